@@ -1,0 +1,1 @@
+"""The daemon: a request in, an activation out."""

@@ -1,0 +1,180 @@
+"""The privileged seam: everything that needs the engine's socket, cgroup files or a foreign network namespace.
+
+`docker.py` implements it for real, `fake.py` for tests and benches, and one contract suite runs on both
+(`tests/pool/test_backend_contract.py`). The verbs return descriptors, so that they can move into a separate
+privileged process which passes them over a Unix socket, and the warm path gains no hop.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pool.model import ContainerId, ContainerSpec, LogTransport, MemoryReading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptors:
+    """Open descriptors of one running container; -1 where this kernel has no such file.
+
+    Attributes:
+        pid: the main process, as the host sees it; valid while `pidfd` is not readable.
+        pidfd: readable once the main process has ended; the pool watches it.
+        network: `/proc/PID/ns/net`, opened under a check of `pidfd`.
+        freeze: v1 `freezer.state`, v2 `cgroup.freeze`.
+        frozen: v1 the same file, v2 `cgroup.events`.
+        cpu: v1 `cpuacct.usage` (ns), v2 `cpu.stat` (us).
+        memory_peak: v1 `memory.max_usage_in_bytes`, v2 `memory.peak`.
+        memory_stat: `memory.stat`.
+        log: read end of the log FIFO; -1 with an attached stream.
+    """
+
+    pid: int
+    pidfd: int
+    network: int
+    freeze: int
+    frozen: int
+    cpu: int
+    memory_peak: int
+    memory_stat: int
+    log: int
+
+
+class ContainerHandle(Protocol):
+    """One running container. Nothing here waits: each method is a read or a write on an open descriptor.
+
+    All raise `OSError` when the kernel refuses; the container is then suspect.
+    """
+
+    container_id: ContainerId
+    engine_id: str
+    descriptors: Descriptors
+
+    def freeze(self) -> None:
+        """Ask the kernel to freeze all of its processes. `is_frozen` tells when that is done."""
+
+    def thaw(self) -> None:
+        """Let its processes run again. Harmless when they run already."""
+
+    def is_frozen(self) -> bool:
+        """Ask the kernel whether all of its processes stand still."""
+
+    def cpu_us(self) -> int:
+        """CPU time of all of its processes since it was created, microseconds, monotonic."""
+
+    def throttled_us(self) -> int:
+        """Time for which the CPU quota stopped it, since it was created, microseconds."""
+
+    def memory(self) -> MemoryReading:
+        """Read memory now, and the peak since the last `reset_memory_peak`."""
+
+    def reset_memory_peak(self) -> None:
+        """Begin a new peak where the kernel can (v1; v2 from Linux 6.12). Else do nothing."""
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed one of its processes for memory, since it was created."""
+
+    def close(self) -> None:
+        """Close all descriptors. Safe to repeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundContainer:
+    """A container that carries this node's labels, as the engine lists it.
+
+    Attributes:
+        running: false for created, exited and dead ones.
+        labels: all of its labels; see `docker.LABEL_...`.
+    """
+
+    container_id: ContainerId
+    engine_id: str
+    running: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image of the engine.
+
+    Attributes:
+        image_id: immutable, `sha256:...`.
+        logs: whether it speaks the framed log pipe (label `invokerd.protocol=pipe`).
+        server_keep_alive_s: label `invokerd.keep-alive-s`; 1 when it says nothing.
+    """
+
+    image_id: str
+    logs: LogTransport
+    server_keep_alive_s: float
+
+
+class ContainerBackend(Protocol):
+    """What the pool needs of an engine. Each verb has its own deadline inside and raises only what it names."""
+
+    async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
+        """Create and start a container, labelled with node, boot id and spec; return as soon as its process runs.
+
+        A failure on the way leaves nothing behind (removal is retried by `reconcile`).
+
+        Raises:
+            ImageNotFound, ContainerStartFailed: the image's fault.
+            EngineError, EngineUnavailable: the engine's.
+        """
+
+    async def adopt(self, found: FoundContainer) -> ContainerHandle:
+        """Open the descriptors of a running container which an earlier daemon left.
+
+        Raises:
+            EngineError, EngineUnavailable, ContainerStartFailed: it has ended meanwhile.
+        """
+
+    async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:
+        """Thaw where the kernel demands it, kill through the cgroup, remove from the engine, close the handle.
+
+        Returns when the engine says that it is gone; gone already is success.
+
+        Raises:
+            EngineError, EngineUnavailable: still there; the caller tries again.
+        """
+
+    async def dial(self, handle: ContainerHandle) -> socket.socket:
+        """Open a non-blocking TCP connection to 127.0.0.1:8080 in the container's network namespace.
+
+        Works while it is frozen: the kernel completes the handshake.
+
+        Raises:
+            ConnectionRefusedError: nothing listens there yet.
+            OSError: the namespace is gone.
+        """
+
+    async def list_containers(self) -> list[FoundContainer]:
+        """List every container that carries this node's label, whatever its state.
+
+        Raises:
+            EngineError, EngineUnavailable.
+        """
+
+    async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+        """Find the immutable image behind a reference; pull it first when absent and `pull` is true.
+
+        Pulls of one reference are shared by all who wait for it.
+
+        Raises:
+            ImageNotFound: not here, and not to be had.
+            EngineError, EngineUnavailable.
+        """
+
+    def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield (`stdout` or `stderr`, bytes) of a container without a log pipe, until it ends.
+
+        Raises:
+            EngineError, EngineUnavailable: the stream broke; lines are lost and must be said to be lost.
+        """
+
+    async def ping(self) -> None:
+        """Raise EngineUnavailable unless the engine answers."""
+
+    async def close(self) -> None:
+        """Stop threads and sessions. Containers stay."""

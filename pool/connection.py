@@ -1,0 +1,164 @@
+"""One kept HTTP/1.1 connection into a container, on a raw non-blocking socket and httptools.
+
+No transport and no stream: `send` hands the request to the kernel before it returns, so that the caller can thaw the
+container in the next line, and the function wakes to a request that is already there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+
+import httptools
+
+from pool.errors import ConnectionLost, ResponseNotHttp
+
+READ_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class Response:
+    """What the container answered.
+
+    Attributes:
+        status: HTTP status.
+        body: at most the limit given to `send`.
+        length: bytes that the body really had; beyond the limit they were read and dropped.
+        logs: value of `X-Invokerd-Logs`, None when the image does not speak it.
+    """
+
+    status: int = 0
+    body: bytearray = field(default_factory=bytearray)
+    length: int = 0
+    logs: str | None = None
+
+
+class Connection:
+    """A connection that carries one request at a time. Not reusable once anything went wrong."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, *, now: float) -> None:
+        """Own a connected non-blocking socket.
+
+        Args:
+            sock: closed by `close`.
+            loop: watches the socket.
+            now: seconds of the loop's clock.
+        """
+        self._sock = sock
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Response] | None = None
+        self._response = Response()
+        self._limit = 0
+        self._unsent = memoryview(b"")
+        self._keep_alive = True
+        #: False once it broke or was closed.
+        self.usable = True
+        #: When it last carried something, seconds of the loop's clock.
+        self.used_at = now
+        loop.add_reader(sock.fileno(), self._on_readable)
+
+    def send(self, path: bytes, body: bytes, *, limit: int, method: bytes = b"POST") -> asyncio.Future[Response]:
+        """Write a request and return the future of its response.
+
+        Args:
+            path: of the URL, e.g. `b"/run"`.
+            body: JSON, on one line.
+            limit: bytes of the response's body that are kept.
+            method: verb.
+
+        Returns:
+            A future that may be cancelled; the connection is then unusable. It fails with ConnectionLost or ResponseNotHttp.
+        """
+        assert self._answer is None, "one request at a time"
+        self._answer = answer = self._loop.create_future()
+        self._response = Response()
+        self._limit = limit
+        head = b"%b %b HTTP/1.1\r\nHost: action\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        request = head % (method, path, len(body)) + body
+        try:
+            sent = self._sock.send(request)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(ConnectionLost(f"the container closed the connection: {error.strerror}"))
+            return answer
+        if sent < len(request):
+            self._unsent = memoryview(request)[sent:]
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        return answer
+
+    def close(self) -> None:
+        """Stop watching and close. A request in flight fails with ConnectionLost. Safe to repeat."""
+        self._fail(ConnectionLost())
+
+    # ---- the loop's callbacks
+
+    def _on_writable(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The container may have answered and closed without reading all: what it said is still to be read.
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(ConnectionLost(f"the container closed the connection: {error.strerror}"))
+            return
+        if not data or self._answer is None:  # the end, or words that nobody asked for
+            self._fail(ConnectionLost())
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(ResponseNotHttp(f"the container answered something that is not HTTP/1.1: {error}"))
+
+    # ---- httptools' callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep what matters."""
+        if len(name) == 15 and name.lower() == b"x-invokerd-logs":
+            self._response.logs = value.decode("ascii", "replace")
+
+    def on_body(self, data: bytes) -> None:
+        """Keep up to the limit, count all."""
+        response = self._response
+        room = self._limit - response.length
+        response.length += len(data)
+        if room > 0:
+            response.body += data[:room]
+
+    def on_message_complete(self) -> None:
+        """Hand the response over."""
+        self._response.status = self._parser.get_status_code()
+        self._keep_alive = self._parser.should_keep_alive()
+        answer, self._answer = self._answer, None
+        self.used_at = self._loop.time()
+        if answer is None or answer.cancelled() or not self._keep_alive or self._unsent:
+            self._shut()
+        if answer is not None and not answer.done():
+            answer.set_result(self._response)
+
+    def _fail(self, error: ConnectionLost | ResponseNotHttp) -> None:
+        self._shut()
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+
+    def _shut(self) -> None:
+        if self.usable:
+            self.usable = False
+            fd = self._sock.fileno()
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+            self._sock.close()

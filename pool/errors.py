@@ -1,0 +1,103 @@
+"""The error tree of the whole daemon: one root, three branches by whose fault it is, and the pool's own leaves.
+
+It stands in `pool` because `pool` is the lowest package; the others add leaves. The docstring of a class is
+its default message. Foreign exceptions are turned into these at one seam each (`docker.py`, `store.py`, `runtime.py`).
+"""
+
+
+class InvokerError(Exception):
+    """Something went wrong in invokerd."""
+
+    #: Stable name of this failure, in kebab case: in logs, in `docs/errors.md`, in metrics.
+    code = "internal"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().split("\n\n")[0])
+
+
+class RequestError(InvokerError):
+    """The request is at fault."""
+
+    code = "request"
+
+
+class ActionError(InvokerError):
+    """The action is at fault."""
+
+    code = "action"
+
+
+class PlatformError(InvokerError):
+    """The platform is at fault."""
+
+    code = "platform"
+
+
+class PoolOverloaded(PlatformError):
+    """The node is busy: too many activations wait for a container. Try again later."""
+
+    code = "node-full"
+
+    def __init__(self, message: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class MemoryNeverAvailable(RequestError):
+    """The action's memory limit is larger than the memory of the whole pool."""
+
+    code = "memory-never-available"
+
+
+class WaitedTooLong(PlatformError):
+    """No container became free within the time an activation may wait."""
+
+    code = "waited-too-long"
+
+
+class PoolClosed(PlatformError):
+    """The daemon is stopping and starts no more work."""
+
+    code = "stopping"
+
+
+class EngineError(PlatformError):
+    """The container engine refused or failed a request."""
+
+    code = "engine-error"
+
+
+class EngineUnavailable(EngineError):
+    """The container engine does not answer."""
+
+    code = "engine-unavailable"
+
+
+class ImageNotFound(ActionError):
+    """The image does not exist, or may not be pulled."""
+
+    code = "image-not-found"
+
+
+class ContainerStartFailed(ActionError):
+    """The container ended before it could serve."""
+
+    code = "container-start-failed"
+
+
+class ConnectionLost(ActionError):
+    """The container closed the connection before it had answered."""
+
+    code = "connection-lost"
+
+
+class ResponseNotHttp(ActionError):
+    """The container answered something that is not HTTP/1.1."""
+
+    code = "response-not-http"
+
+
+class IllegalTransition(InvokerError):
+    """A bug in invokerd: a container was moved to a state that its present state does not allow."""
+
+    code = "illegal-transition"

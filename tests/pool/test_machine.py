@@ -1,0 +1,566 @@
+"""The machine without I/O: events in, commands out, state after."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pool import events as ev
+from pool.books import LEASED, TRANSITIONS, Books, Container
+from pool.errors import (
+    ActionError,
+    ContainerStartFailed,
+    EngineUnavailable,
+    IllegalTransition,
+    MemoryNeverAvailable,
+    PoolClosed,
+    PoolOverloaded,
+)
+from pool.machine import Machine, PoolSettings
+from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
+
+S = ContainerState
+
+
+def spec(memory_mib: int = 256, namespace: str = "anna", uid: int = 1001) -> ContainerSpec:
+    return ContainerSpec(namespace=namespace, uid=uid, gid=uid, image="sha256:00", kind="python:3", memory_mib=memory_mib)
+
+
+def key(
+    name: str = "hello", *, revision: str = "r1", concurrency: int = 1, memory_mib: int = 256, namespace: str = "anna"
+) -> ReuseKey:
+    return ReuseKey(spec=spec(memory_mib, namespace), action=f"{namespace}/{name}", revision=revision, concurrency=concurrency)
+
+
+class Driver:
+    """A machine and the commands that were not carried out yet; checks the invariants after each event."""
+
+    def __init__(self, **changes: object) -> None:
+        counter = itertools.count(1)
+        self.observed: list[tuple[ContainerState | None, ContainerState | None]] = []
+        values = {"memory_mib": 2048, **changes}
+        self.machine = Machine(
+            PoolSettings(**values),
+            name=lambda: ContainerId(f"c{next(counter)}"),
+            observer=lambda _c, before, after, _s: self.observed.append((before, after)),
+        )
+        self.now = 0.0
+
+    def feed(self, event: ev.Event) -> list[ev.Command]:
+        commands = self.machine.handle(event, self.now)
+        self.machine.check_invariants()
+        return commands
+
+    def arrive(self, name: str, a_key: ReuseKey | None = None) -> list[ev.Command]:
+        return self.feed(ev.Arrived(ActivationId(name), a_key or key()))
+
+    def state(self, container: str) -> ContainerState | None:
+        found = self.machine.books.containers.get(ContainerId(container))
+        return found.state if found else None
+
+    def warm(self, name: str = "a1", a_key: ReuseKey | None = None) -> ContainerId:
+        """Bring up one WARM container by a whole cold activation."""
+        commands = self.arrive(name, a_key)
+        container = only(commands, ev.Create).container
+        self.feed(ev.Created(container))
+        self.feed(ev.Initialised(ActivationId(name)))
+        self.feed(ev.Ended(ActivationId(name), True))
+        return container
+
+    def tick(self, seconds: float) -> list[ev.Command]:
+        self.now += seconds
+        return self.feed(ev.Tick())
+
+
+def only(commands: Iterable[ev.Command], kind: type) -> ev.Command:
+    (found,) = [command for command in commands if isinstance(command, kind)]
+    return found
+
+
+def kinds(commands: Iterable[ev.Command]) -> list[str]:
+    return [type(command).__name__ for command in commands]
+
+
+def test_cold_activation_walks_starting_initialising_busy_warm_freezing_frozen():
+    driver = Driver()
+    create = only(driver.arrive("a1"), ev.Create)
+    assert driver.state("c1") is S.STARTING
+    grant = only(driver.feed(ev.Created(create.container)), ev.Grant)
+    assert (grant.activation, grant.start_kind, grant.needs_init) == ("a1", StartKind.COLD, True)
+    assert driver.state("c1") is S.INITIALISING
+    driver.feed(ev.Initialised(ActivationId("a1")))
+    assert driver.state("c1") is S.BUSY
+    assert driver.feed(ev.Ended(ActivationId("a1"), True)) == []
+    assert driver.state("c1") is S.WARM
+    assert driver.machine.next_wake() == pytest.approx(0.05)
+    assert driver.tick(0.05) == [ev.Freeze(ContainerId("c1"))]
+    assert driver.state("c1") is S.FREEZING
+    driver.feed(ev.FreezeConfirmed(ContainerId("c1")))
+    assert driver.state("c1") is S.FROZEN
+    assert driver.machine.next_wake() == pytest.approx(600.05)
+
+
+def test_frozen_container_is_granted_as_frozen_and_warm_one_as_warm():
+    driver = Driver()
+    container = driver.warm()
+    grant = only(driver.arrive("a2"), ev.Grant)
+    assert (grant.start_kind, grant.needs_init) == (StartKind.WARM, False)
+    driver.feed(ev.Ended(ActivationId("a2"), True))
+    driver.tick(0.05)
+    driver.feed(ev.FreezeConfirmed(container))
+    assert only(driver.arrive("a3"), ev.Grant).start_kind is StartKind.FROZEN
+
+
+def test_call_during_freezing_takes_the_container_and_the_late_confirmation_changes_nothing():
+    driver = Driver(freeze_grace_s=0.0)
+    container = driver.warm()
+    assert driver.state(container) is S.FREEZING
+    assert only(driver.arrive("a2"), ev.Grant).start_kind is StartKind.FROZEN
+    driver.feed(ev.FreezeConfirmed(container))
+    assert driver.state(container) is S.BUSY
+
+
+def test_failed_freeze_is_probed_and_an_answering_container_is_warm_again():
+    driver = Driver(freeze_grace_s=0.0)
+    container = driver.warm()
+    assert driver.feed(ev.FreezeFailed(container)) == [ev.Probe(container)]
+    assert driver.state(container) is S.SUSPECT
+    driver.feed(ev.Probed(container, True, False))
+    assert driver.state(container) is S.WARM
+
+
+def test_silent_suspect_is_removed():
+    driver = Driver(freeze_grace_s=0.0)
+    container = driver.warm()
+    driver.feed(ev.FreezeFailed(container))
+    assert driver.feed(ev.Probed(container, False, False)) == [ev.Remove(container)]
+
+
+def test_node_that_cannot_freeze_keeps_containers_warm_until_the_keep_alive_ends():
+    driver = Driver(freezing=False, keep_alive_s=10.0)
+    container = driver.warm()
+    assert driver.tick(5) == []
+    assert driver.state(container) is S.WARM
+    assert driver.tick(5) == [ev.Remove(container)]
+
+
+def test_expired_container_is_removed_and_its_memory_counts_until_the_engine_says_gone():
+    driver = Driver(memory_mib=256, keep_alive_s=10.0)
+    container = driver.warm()
+    driver.tick(1)
+    driver.feed(ev.FreezeConfirmed(container))
+    assert driver.tick(10) == [ev.Remove(container)]
+    assert driver.arrive("a2", key("other")) == []
+    assert kinds(driver.feed(ev.Removed(container))) == ["Create"]
+
+
+def test_unclean_end_destroys_the_container_and_the_queue_gets_a_fresh_one():
+    driver = Driver(max_containers_per_action=1)
+    container = driver.warm()
+    driver.arrive("a2")
+    assert driver.arrive("a3") == []
+    commands = driver.feed(ev.Ended(ActivationId("a2"), False))
+    assert kinds(commands) == ["Remove", "Create"]
+    assert driver.state(container) is S.REMOVING
+
+
+def test_queued_activation_takes_the_container_the_moment_it_is_free():
+    driver = Driver()
+    driver.warm()
+    driver.arrive("a2")
+    assert driver.arrive("a3") == [], "busy for less than the patience: it may soon be free"
+    grant = only(driver.feed(ev.Ended(ActivationId("a2"), True)), ev.Grant)
+    assert grant.activation == "a3"
+
+
+def test_container_busy_beyond_the_patience_is_not_counted_on():
+    driver = Driver(launch_patience_s=0.1)
+    driver.warm()
+    driver.arrive("a2")
+    driver.arrive("a3")
+    assert driver.machine.next_wake() == pytest.approx(0.1)
+    assert kinds(driver.tick(0.1)) == ["Create"]
+
+
+def test_burst_of_first_calls_starts_no_more_than_the_engine_takes_in_parallel():
+    driver = Driver(memory_mib=100_000, parallel_starts=4)
+    created = [c for i in range(500) for c in driver.arrive(f"a{i}") if isinstance(c, ev.Create)]
+    assert len(created) == 4
+
+
+def test_burst_of_a_short_action_is_served_by_the_containers_first_started():
+    driver = Driver(memory_mib=100_000, parallel_starts=4)
+    created = [c for i in range(16) for c in driver.arrive(f"a{i}") if isinstance(c, ev.Create)]
+    for create in created:
+        driver.now += 0.01
+        more = driver.feed(ev.Created(create.container))
+        activation = only(more, ev.Grant).activation
+        assert "Create" not in kinds(more)
+        driver.feed(ev.Initialised(activation))
+    served = 4
+    while held := [a for c in driver.machine.books.containers.values() for a in c.leases]:
+        driver.now += 0.001
+        served += sum(isinstance(c, ev.Grant) for c in driver.feed(ev.Ended(held[0], True)))
+    assert served == 16
+    assert len(driver.machine.books.containers) == 4
+
+
+def test_cancelled_waiter_leaves_the_queue_and_the_started_container_becomes_a_stem_cell():
+    driver = Driver()
+    create = only(driver.arrive("a1"), ev.Create)
+    driver.feed(ev.Ended(ActivationId("a1"), True))
+    assert kinds(driver.feed(ev.Created(create.container))) == ["Freeze"]
+    assert driver.state("c1") is S.STEM
+    driver.feed(ev.FreezeConfirmed(ContainerId("c1")))
+    grant = only(driver.arrive("a2", key("another")), ev.Grant)
+    assert (grant.start_kind, grant.needs_init) == (StartKind.STEM, True)
+
+
+def test_cancelled_waiter_returns_the_granted_container_untouched():
+    driver = Driver()
+    create = only(driver.arrive("a1"), ev.Create)
+    driver.feed(ev.Created(create.container))
+    driver.feed(ev.Ended(ActivationId("a1"), True))
+    assert driver.state("c1") is S.STEM
+
+
+def test_stem_cell_never_serves_another_uid():
+    driver = Driver()
+    create = only(driver.arrive("a1"), ev.Create)
+    driver.feed(ev.Ended(ActivationId("a1"), True))
+    driver.feed(ev.Created(create.container))
+    assert kinds(driver.arrive("b1", key("hello", namespace="bert"))) == ["Create"]
+
+
+def test_stem_cells_are_replenished_only_into_free_memory():
+    driver = Driver(memory_mib=512)
+    commands = driver.feed(ev.StemsWanted(spec(), 4))
+    for _ in range(4):
+        for create in [c for c in commands if isinstance(c, ev.Create)]:
+            assert create.exercise
+            commands = driver.feed(ev.Created(create.container))
+    assert driver.machine.statistics().containers[S.STEM] == 2
+
+
+def test_used_stem_cell_is_replaced():
+    driver = Driver()
+    create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
+    driver.feed(ev.Created(create.container))
+    commands = driver.arrive("a1")
+    assert kinds(commands) == ["Grant"] or kinds(commands) == ["Grant", "Create"]
+    driver.feed(ev.Initialised(ActivationId("a1")))
+    assert driver.machine.statistics().containers[S.STARTING] == 1 or kinds(driver.feed(ev.Ended(ActivationId("a1"), True))) == [
+        "Create"
+    ]
+
+
+def test_unused_stem_cells_expire_and_are_not_replaced():
+    driver = Driver(keep_alive_s=60.0)
+    create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
+    driver.feed(ev.Created(create.container))
+    driver.feed(ev.FreezeConfirmed(create.container))
+    assert driver.tick(60) == [ev.Remove(create.container)]
+    assert driver.feed(ev.Removed(create.container)) == []
+
+
+def test_eviction_takes_the_longest_idle_and_no_more_than_needed():
+    driver = Driver(memory_mib=512)
+    first = driver.warm("a1", key("one"))
+    driver.now += 1
+    driver.warm("a2", key("two"))
+    assert driver.arrive("a3", key("three")) == [ev.Remove(first)]
+    assert kinds(driver.feed(ev.Removed(first))) == ["Create"]
+
+
+def test_nothing_is_evicted_in_vain():
+    driver = Driver(memory_mib=512)
+    driver.warm("a1", key("one"))
+    driver.arrive("a2", key("two"))
+    assert driver.arrive("a3", key("big", memory_mib=512)) == []
+
+
+def test_activation_larger_than_the_pool_is_refused_at_once():
+    reject = only(Driver(memory_mib=512).arrive("a1", key(memory_mib=1024)), ev.Reject)
+    assert isinstance(reject.error, MemoryNeverAvailable)
+    assert "1024" in str(reject.error)
+    assert "512" in str(reject.error)
+
+
+def test_full_queue_refuses_with_a_time_to_come_back():
+    driver = Driver(max_waiting=1, parallel_starts=1)
+    driver.arrive("a1")
+    reject = only(driver.arrive("a2"), ev.Reject)
+    assert isinstance(reject.error, PoolOverloaded)
+    assert reject.error.retry_after_s > 0
+
+
+def test_old_large_request_holds_back_those_that_came_after_it():
+    driver = Driver(memory_mib=512, large_request_patience_s=5.0)
+    driver.warm("a1", key("one"))
+    driver.arrive("a2", key("one"))
+    driver.arrive("big", key("big", memory_mib=512))
+    assert kinds(driver.arrive("s1", key("small"))) == ["Create"], "it may overtake at first"
+    driver.feed(ev.CreateFailed(ContainerId("c2"), EngineUnavailable()))
+    driver.now += 6
+    assert driver.arrive("s2", key("small")) == []
+
+
+def test_platform_fault_at_creation_is_told_to_one_waiter_the_images_fault_to_all():
+    driver = Driver(parallel_starts=1)
+    for i in range(3):
+        driver.arrive(f"a{i}")
+    first = driver.feed(ev.CreateFailed(ContainerId("c1"), EngineUnavailable()))
+    assert kinds(first) == ["Reject", "Create"]
+    second = driver.feed(ev.CreateFailed(ContainerId("c2"), ContainerStartFailed()))
+    assert kinds(second) == ["Reject", "Reject"]
+
+
+def test_retired_revision_is_removed_when_idle_and_drained_when_busy():
+    driver = Driver()
+    idle = driver.warm("a1")
+    driver.warm("b1", key("busy"))
+    driver.arrive("b2", key("busy"))
+    assert driver.feed(ev.Retired("anna/hello", "r2")) == [ev.Remove(idle)]
+    assert driver.feed(ev.Retired("anna/busy", None)) == []
+    assert driver.state("c2") is S.DRAINING
+    assert driver.feed(ev.Ended(ActivationId("b2"), True)) == [ev.Remove(ContainerId("c2"))]
+
+
+def test_retiring_spares_the_revision_that_stays():
+    driver = Driver()
+    container = driver.warm("a1")
+    assert driver.feed(ev.Retired("anna/hello", "r1")) == []
+    assert driver.state(container) is S.WARM
+
+
+def test_dead_idle_container_is_removed_and_never_granted():
+    driver = Driver()
+    container = driver.warm()
+    assert driver.feed(ev.Died(container)) == [ev.Remove(container)]
+    assert "Grant" not in kinds(driver.arrive("a2"))
+
+
+def test_container_that_dies_under_a_lease_takes_no_more_and_goes_when_the_lease_ends():
+    driver = Driver()
+    container = driver.warm("a1", key(concurrency=2))
+    driver.arrive("a2", key(concurrency=2))
+    driver.feed(ev.Died(container))
+    assert driver.state(container) is S.DRAINING
+    assert "Grant" not in kinds(driver.arrive("a3", key(concurrency=2)))
+    assert ev.Remove(container) in driver.feed(ev.Ended(ActivationId("a2"), False))
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 4])
+def test_container_never_holds_more_leases_than_the_concurrency(concurrency: int):
+    driver = Driver(launch_patience_s=1000.0)
+    shared = key(concurrency=concurrency)
+    container = driver.warm("a0", shared)
+    granted = sum("Grant" in kinds(driver.arrive(f"a{i}", shared)) for i in range(1, 10))
+    assert granted == concurrency
+    assert len(driver.machine.books.containers[container].leases) == concurrency
+
+
+def test_close_tells_every_waiter_and_starts_nothing_more():
+    driver = Driver(parallel_starts=1)
+    driver.arrive("a1")
+    driver.arrive("a2", key("two"))
+    assert [type(c.error) for c in driver.feed(ev.Closed())] == [PoolClosed, PoolClosed]
+    assert kinds(driver.feed(ev.Created(ContainerId("c1")))) == ["Remove"]
+    assert isinstance(only(driver.arrive("a3"), ev.Reject).error, PoolClosed)
+
+
+def test_found_container_is_probed_and_adopted_frozen():
+    driver = Driver()
+    assert driver.feed(ev.Found(ContainerId("old"), spec(), key())) == [ev.Probe(ContainerId("old"))]
+    driver.feed(ev.Probed(ContainerId("old"), True, True))
+    assert only(driver.arrive("a1"), ev.Grant).start_kind is StartKind.FROZEN
+
+
+def test_news_about_what_is_gone_is_no_news():
+    driver = Driver()
+    gone = ContainerId("gone")
+    for event in (
+        ev.Created(gone),
+        ev.FreezeConfirmed(gone),
+        ev.FreezeFailed(gone),
+        ev.Probed(gone, True, True),
+        ev.Died(gone),
+        ev.Removed(gone),
+    ):
+        assert driver.feed(event) == []
+    assert driver.feed(ev.Ended(ActivationId("gone"), True)) == []
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(ContainerState, repeat=2)))
+def test_every_pair_of_states_is_either_in_the_table_or_refused_without_a_change(before: ContainerState, after: ContainerState):
+    books = Books(freezing=lambda: True)
+    container = Container(ContainerId("c1"), spec(), key(), before, 0.0, 0.0, 0.0)
+    if before in LEASED:
+        container.leases[ActivationId("a1")] = 0.0
+    books.add(container)
+    books.now = 1.0
+    if (before, after) in TRANSITIONS:
+        books.move(container, after)
+        assert (container.state, container.since) == (after, 1.0)
+    else:
+        with pytest.raises(IllegalTransition, match=before.value):
+            books.move(container, after)
+        assert (container.state, container.since) == (before, 0.0)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Any order of events that a shell could produce keeps the invariants, loses nobody, and ends empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver = Driver(memory_mib=1024, parallel_starts=2, max_waiting=6, keep_alive_s=5.0, launch_patience_s=0.5)
+        self.keys = [key(f"k{i}", concurrency=i, memory_mib=128 * i) for i in (1, 2, 3, 4)]
+        self.names = itertools.count()
+        self.creating: list[ContainerId] = []
+        self.freezing: list[ContainerId] = []
+        self.probing: list[ContainerId] = []
+        self.removing: list[ContainerId] = []
+        self.open: set[ActivationId] = set()
+        self.uninitialised: list[ActivationId] = []
+        self.running: list[ActivationId] = []
+
+    def feed(self, event: ev.Event) -> None:
+        for command in self.driver.feed(event):
+            match command:
+                case ev.Create(container=container):
+                    self.creating.append(container)
+                case ev.Freeze(container=container):
+                    self.freezing.append(container)
+                case ev.Probe(container=container):
+                    self.probing.append(container)
+                case ev.Remove(container=container):
+                    self.removing.append(container)
+                case ev.Reject(activation=activation):
+                    self.open.remove(activation)
+                case ev.Grant(activation=activation, needs_init=needs_init):
+                    assert activation in self.open
+                    (self.uninitialised if needs_init else self.running).append(activation)
+
+    @rule(index=st.integers(0, 3))
+    def arrive(self, index: int) -> None:
+        name = ActivationId(f"a{next(self.names)}")
+        self.open.add(name)
+        self.feed(ev.Arrived(name, self.keys[index]))
+
+    @precondition(lambda self: self.creating)
+    @rule(data=st.data(), ok=st.booleans())
+    def end_creation(self, data: st.DataObject, ok: bool) -> None:
+        container = data.draw(st.sampled_from(self.creating))
+        self.creating.remove(container)
+        self.feed(
+            ev.Created(container)
+            if ok
+            else ev.CreateFailed(container, ActionError() if len(self.open) % 2 else EngineUnavailable())
+        )
+
+    @precondition(lambda self: self.uninitialised)
+    @rule(data=st.data(), ok=st.booleans())
+    def end_init(self, data: st.DataObject, ok: bool) -> None:
+        name = data.draw(st.sampled_from(self.uninitialised))
+        self.uninitialised.remove(name)
+        if ok:
+            self.running.append(name)
+            self.feed(ev.Initialised(name))
+        else:
+            self.open.remove(name)
+            self.feed(ev.Ended(name, False))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), reusable=st.booleans())
+    def end_run(self, data: st.DataObject, reusable: bool) -> None:
+        name = data.draw(st.sampled_from(self.running))
+        self.running.remove(name)
+        self.open.remove(name)
+        self.feed(ev.Ended(name, reusable))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.open)))
+        self.open.remove(name)
+        untouched = name in self.uninitialised or self.driver.machine.is_waiting(name)
+        for held in (self.uninitialised, self.running):
+            if name in held:
+                held.remove(name)
+        self.feed(ev.Ended(name, untouched))
+
+    @precondition(lambda self: self.freezing)
+    @rule(data=st.data(), ok=st.booleans())
+    def end_freeze(self, data: st.DataObject, ok: bool) -> None:
+        container = data.draw(st.sampled_from(self.freezing))
+        self.freezing.remove(container)
+        self.feed(ev.FreezeConfirmed(container) if ok else ev.FreezeFailed(container))
+
+    @precondition(lambda self: self.probing)
+    @rule(data=st.data(), usable=st.booleans(), frozen=st.booleans())
+    def end_probe(self, data: st.DataObject, usable: bool, frozen: bool) -> None:
+        container = data.draw(st.sampled_from(self.probing))
+        self.probing.remove(container)
+        self.feed(ev.Probed(container, usable, frozen))
+
+    @precondition(lambda self: self.removing)
+    @rule(data=st.data())
+    def end_removal(self, data: st.DataObject) -> None:
+        container = data.draw(st.sampled_from(self.removing))
+        self.removing.remove(container)
+        self.feed(ev.Removed(container))
+
+    @precondition(lambda self: self.driver.machine.books.containers)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        self.feed(ev.Died(data.draw(st.sampled_from(sorted(self.driver.machine.books.containers)))))
+
+    @rule(index=st.integers(0, 3), revision=st.sampled_from(["r1", None]))
+    def retire(self, index: int, revision: str | None) -> None:
+        self.feed(ev.Retired(self.keys[index].action, revision))
+
+    @rule(index=st.integers(0, 3), count=st.integers(0, 2))
+    def want_stems(self, index: int, count: int) -> None:
+        self.feed(ev.StemsWanted(self.keys[index].spec, count))
+
+    @rule(seconds=st.floats(0, 3))
+    def pass_time(self, seconds: float) -> None:
+        self.driver.now += seconds
+        self.feed(ev.Tick())
+
+    @invariant()
+    def every_open_activation_is_in_exactly_one_place(self) -> None:
+        machine = self.driver.machine
+        for name in self.open:
+            held = machine.holder(name) is not None
+            assert held != machine.is_waiting(name)
+
+    def teardown(self) -> None:
+        self.feed(ev.Closed())
+        for name in list(self.open):
+            self.open.remove(name)
+            self.feed(ev.Ended(name, False))
+        while self.creating:
+            self.feed(ev.Created(self.creating.pop()))
+        self.driver.now += 1000
+        for _ in range(3):
+            while self.freezing:
+                self.feed(ev.FreezeConfirmed(self.freezing.pop()))
+            while self.probing:
+                self.feed(ev.Probed(self.probing.pop(), False, False))
+            self.driver.now += 1000
+            self.feed(ev.Tick())
+        while self.removing:
+            self.feed(ev.Removed(self.removing.pop()))
+        assert not self.driver.machine.books.containers
+
+
+AnyHistory.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAnyHistory = AnyHistory.TestCase
