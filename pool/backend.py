@@ -29,6 +29,9 @@ class Descriptors:
         memory_peak: v1 `memory.max_usage_in_bytes`, v2 `memory.peak`.
         memory_stat: `memory.stat`.
         log: read end of the log FIFO; -1 with an attached stream.
+        throttled: v1 `cpu.stat`, v2 the same file as `cpu`.
+        oom: v1 `memory.oom_control`, v2 `memory.events`.
+        cgroup_version: 1 or 2: how to read all of them.
     """
 
     pid: int
@@ -40,6 +43,9 @@ class Descriptors:
     memory_peak: int
     memory_stat: int
     log: int
+    throttled: int = -1
+    oom: int = -1
+    cgroup_version: int = 2
 
 
 class ContainerHandle(Protocol):

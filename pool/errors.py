@@ -101,3 +101,9 @@ class IllegalTransition(InvokerError):
     """A bug in invokerd: a container was moved to a state that its present state does not allow."""
 
     code = "illegal-transition"
+
+
+class ThawFailed(PlatformError):
+    """The kernel would not let a frozen container run; nothing was done."""
+
+    code = "thaw-failed"

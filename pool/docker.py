@@ -1,0 +1,610 @@
+"""The container engine: Docker's API through aiodocker, whose only importer this is.
+
+Every call goes through `DockerBackend._request` or `_open_stream`, and so through the guard: a deadline, a turn, the
+breaker, a count. Errors of aiodocker and aiohttp become ours in `_translated`, and nowhere else. The engine makes and
+removes containers and tells their main process; all that happens between is done through the kernel, by descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import aiodocker
+import aiohttp
+import msgspec
+
+from pool import cgroup, fifo, netns, recipe
+from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
+from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
+from pool.frames import AttachedParser
+from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
+from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
+
+log = logging.getLogger(__name__)
+
+#: The newest API whose answers we know; an engine that speaks a newer one is spoken to in this one.
+NEWEST_API = (1, 47)
+#: 19.03, the first whose `info` tells what it can limit.
+OLDEST_API = (1, 40)
+
+#: A reference as the engine's grammar has it, near enough to keep `..`, `?` and `#` out of our URLs.
+_REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+_RECONNECT_S = (0.2, 5.0)
+
+
+class EngineRefused(EngineError):
+    """The container engine answered with an error."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        #: HTTP status.
+        self.status = status
+
+
+class DockerHandle(cgroup.KernelHandle):
+    """A container of this engine; of a foreign image, with its attached stream."""
+
+    def __init__(
+        self, container_id: ContainerId, engine_id: str, descriptors: Descriptors, stream: aiohttp.ClientResponse | None
+    ) -> None:
+        super().__init__(container_id, engine_id, descriptors)
+        self.stream = stream
+
+    def close(self) -> None:
+        """See `ContainerHandle`."""
+        super().close()
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+
+class DockerBackend:
+    """A `ContainerBackend` on a Docker engine of this host. Made by `open`.
+
+    Attributes:
+        facts: what the engine said of itself.
+        guard: the bounds around its calls; `guard.is_open` says that it is sick.
+    """
+
+    def __init__(
+        self,
+        control: aiodocker.Docker,
+        streams: aiodocker.Docker,
+        *,
+        node: str,
+        boot_id: str,
+        run_dir: Path,
+        guard: Guard,
+        facts: recipe.EngineFacts,
+        cgroup_parent: str | None,
+    ) -> None:
+        self._control = control
+        self._streams = streams
+        self._node = node
+        self._boot_id = boot_id
+        self._run_dir = run_dir
+        self._cgroup_parent = cgroup_parent
+        self._dialer = netns.Dialer()
+        #: Pulls under way, by reference and credentials; the result is whether it came to an end by itself.
+        self._pulls: dict[tuple[str, frozenset[tuple[str, str]]], asyncio.Future[bool]] = {}
+        self.guard = guard
+        self.facts = facts
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        node: str,
+        boot_id: str,
+        run_dir: Path,
+        deadlines: Deadlines | None = None,
+        widths: Widths | None = None,
+        cgroup_parent: str | None = None,
+    ) -> Self:
+        """Connect, agree on an API version, and ask the engine what it can do.
+
+        Args:
+            url: `unix:///path` or `tcp://127.0.0.1:port`; the engine must run on this host.
+            node: name of this node; its containers are labelled with it.
+            boot_id: of the running kernel.
+            run_dir: where the containers' log pipes are.
+            deadlines: of the classes of calls.
+            widths: of the classes of calls.
+            cgroup_parent: parent cgroup of all containers; None is the engine's own.
+
+        Raises:
+            EngineUnavailable: it does not answer.
+            EngineError: it is too old.
+        """
+        placeholder = recipe.EngineFacts.of({}, version="", api_version="")
+        self = cls(
+            _connect(url),
+            _connect(url),
+            node=node,
+            boot_id=boot_id,
+            run_dir=run_dir,
+            guard=Guard(deadlines=deadlines or Deadlines(), widths=widths or Widths(create=2 * (os.cpu_count() or 1))),
+            facts=placeholder,
+            cgroup_parent=cgroup_parent,
+        )
+        opened = False
+        try:
+            self.facts = await self._negotiate()
+            opened = True
+            return self
+        finally:
+            if not opened:
+                await self.close()
+
+    @property
+    def calls(self) -> Mapping[str, CallStatistics]:
+        """Count, errors, timeouts and seconds of each verb of the engine, for the metrics."""
+        return self.guard.calls
+
+    async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
+        """See `ContainerBackend`."""
+        stream: aiohttp.ClientResponse | None = None
+        kept = False
+        try:
+            directory = self._create_fifo(container_id, spec) if spec.logs is LogTransport.PIPE else None
+            request = recipe.create_request(
+                spec,
+                self.facts,
+                node=self._node,
+                boot_id=self._boot_id,
+                log_directory=directory,
+                shared_mounts=_shared_sources(spec.mounts),
+                cgroup_parent=self._cgroup_parent,
+            )
+            engine_id = await self._post_create(container_id, request)
+            if spec.logs is LogTransport.ATTACHED:
+                stream = await self._attach(engine_id)  # before the start, so that no line is lost
+            await self._post_start(engine_id)
+            handle = await self._open_handle(container_id, engine_id, spec.logs, stream)
+            kept = True
+            return handle
+        finally:
+            if not kept:
+                if stream is not None:
+                    stream.close()
+                await self._discard(container_id)
+
+    async def adopt(self, found: FoundContainer) -> ContainerHandle:
+        """See `ContainerBackend`."""
+        spec = spec_of(found)
+        return await self._open_handle(found.container_id, found.engine_id, spec.logs, None)
+
+    async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:
+        """See `ContainerBackend`."""
+        if handle is None:
+            await self._thaw_unknown(container_id)
+        else:
+            assert isinstance(handle, DockerHandle)
+            handle.kill()
+        await self._delete(container_id)
+        fifo.remove_fifo(self._run_dir, container_id)
+        if handle is not None:
+            handle.close()
+
+    async def dial(self, handle: ContainerHandle) -> Any:
+        """See `ContainerBackend`."""
+        return await self._dialer.dial(handle.descriptors.network)
+
+    async def list_containers(self) -> list[FoundContainer]:
+        """See `ContainerBackend`."""
+        filters = json.dumps({"label": [f"{recipe.LABEL_NODE}={self._node}"]})
+        listed = await self._request("list", CallClass.READ, "GET", "containers/json", params={"all": "1", "filters": filters})
+        return [
+            FoundContainer(
+                container_id=ContainerId(entry["Names"][0].removeprefix("/")),
+                engine_id=entry["Id"],
+                running=entry["State"] == "running",
+                labels=entry["Labels"],
+            )
+            for entry in listed
+            if entry.get("Names")  # none while it is being removed
+        ]
+
+    async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+        """See `ContainerBackend`."""
+        if not _REFERENCE.fullmatch(reference):
+            raise ImageNotFound(f"{reference!r} is not an image reference")
+        flight_key = (reference, frozenset((credentials or {}).items()))
+        while True:
+            with contextlib.suppress(ImageNotFound):
+                return await self._inspect_image(reference)
+            if not pull:
+                raise ImageNotFound(f"{reference} is not on this node")
+            flight = self._pulls.get(flight_key)
+            if flight is None:
+                await self._lead_pull(flight_key, reference, credentials)
+            else:
+                # wait() and not await: our cancellation must not end the pull for the others. Was its leader
+                # cancelled, the loop makes one of those who wait the next leader.
+                await asyncio.wait({flight})
+                if not flight.cancelled() and (error := flight.exception()) is not None:
+                    raise ImageNotFound(str(error)) from error
+
+    async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
+        """See `ContainerBackend`. Read it at once: an unread stream blocks the container's writes in the end."""
+        assert isinstance(handle, DockerHandle)
+        if handle.stream is None:
+            handle.stream = await self._attach(handle.engine_id)
+        stream, parser = handle.stream, AttachedParser()
+        with _translated("attach"):
+            while data := await stream.content.readany():
+                for piece in parser.feed(data):
+                    yield piece
+        if handle.stream is stream and not netns.has_ended(handle.descriptors.pidfd):
+            raise EngineError(f"the attached stream of {handle.container_id} ended before the container")
+
+    async def watch_events(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever containers should be listed anew. Never returns; reconnects as often as it must.
+
+        A hint, not a truth: deaths are seen through pidfds. It is called when one of our containers dies or is
+        destroyed, and each time the stream had to be opened again (the engine may have restarted).
+        """
+        events = {"type": ["container"], "event": ["die", "destroy"], "label": [f"{recipe.LABEL_NODE}={self._node}"]}
+        params = {"filters": json.dumps(events), "since": str(int(time.time()))}
+        pause, longest = _RECONNECT_S
+        was_open = False
+        while True:
+            try:
+                response = await self._open_stream("events", "GET", "events", params)
+                pause = _RECONNECT_S[0]
+                async with contextlib.aclosing(_read_json_lines(response, "events")) as lines:
+                    if was_open:
+                        on_change()
+                    was_open = True
+                    async for event in lines:
+                        params["since"] = _stamp(event)
+                        on_change()
+            except EngineError as error:
+                log.info("the event stream broke: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def ping(self) -> None:
+        """See `ContainerBackend`."""
+        try:
+            await self._request("ping", CallClass.READ, "GET", "_ping", versioned=False)
+        except EngineRefused as error:
+            raise EngineUnavailable(str(error)) from error
+
+    async def close(self) -> None:
+        """See `ContainerBackend`."""
+        self._dialer.close()
+        for client in (self._control, self._streams):
+            await client.close()
+            await client.connector.close()
+
+    # ---- steps of the verbs
+
+    async def _negotiate(self) -> recipe.EngineFacts:
+        version = await self._request("version", CallClass.READ, "GET", "version", versioned=False)
+        newest, oldest = (_api(version.get(name) or "0.0") for name in ("ApiVersion", "MinAPIVersion"))
+        if newest < OLDEST_API:
+            raise EngineError(f"the engine speaks API {version.get('ApiVersion')}, invokerd needs 1.40 (Docker 19.03) or later")
+        chosen = "v{}.{}".format(*max(min(newest, NEWEST_API), oldest))
+        self._control.api_version = self._streams.api_version = chosen
+        info = await self._request("info", CallClass.READ, "GET", "info")
+        return recipe.EngineFacts.of(info, version=str(version.get("Version")), api_version=chosen)
+
+    def _create_fifo(self, container_id: ContainerId, spec: ContainerSpec) -> Path:
+        try:
+            return fifo.create_fifo(self._run_dir, container_id, spec.uid, spec.gid)
+        except OSError as error:
+            raise EngineError(f"the log pipe of {container_id} cannot be made: {error}") from error
+
+    async def _post_create(self, container_id: ContainerId, request: dict[str, Any]) -> str:
+        try:
+            made = await self._request(
+                "create", CallClass.CREATE, "POST", "containers/create", params={"name": container_id}, body=request
+            )
+        except EngineRefused as error:
+            if error.status == 404:
+                raise ImageNotFound(f"image {request['Image']} is gone from this node") from error
+            raise
+        return str(made["Id"])
+
+    async def _post_start(self, engine_id: str) -> None:
+        try:
+            await self._request("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start")
+        except EngineRefused as error:
+            if 400 <= error.status < 500:  # the image's entry point cannot be executed
+                raise ContainerStartFailed(str(error)) from error
+            raise
+
+    async def _open_handle(
+        self, container_id: ContainerId, engine_id: str, logs: LogTransport, stream: aiohttp.ClientResponse | None
+    ) -> DockerHandle:
+        """Find the main process and open all descriptors, under its pidfd."""
+        state = (await self._inspect(engine_id))["State"]
+        pid = int(state.get("Pid") or 0)
+        if not pid:
+            raise ContainerStartFailed(f"{container_id} ended at once, exit code {state.get('ExitCode')}")
+        try:
+            log_dir = self._run_dir if logs is LogTransport.PIPE else None
+            descriptors = open_descriptors(pid, engine_id, container_id, log_dir)
+        except ProcessLookupError as error:
+            raise ContainerStartFailed(f"{container_id} ended at once") from error
+        except OSError as error:
+            raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
+        return DockerHandle(container_id, engine_id, descriptors, stream)
+
+    async def _inspect(self, name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = await self._request("inspect", CallClass.READ, "GET", f"containers/{name}/json")
+        except EngineRefused as error:
+            if error.status == 404:
+                raise ContainerStartFailed(f"{name} is gone") from error
+            raise
+        return found
+
+    async def _thaw_unknown(self, container_id: ContainerId) -> None:
+        """Thaw a container that we have no handle of: under v1 the engine could not kill it."""
+        with contextlib.suppress(ContainerStartFailed):
+            pid = int((await self._inspect(container_id))["State"].get("Pid") or 0)
+            if pid:
+                with contextlib.suppress(OSError):
+                    cgroup.thaw_process(pid)
+
+    async def _delete(self, container_id: ContainerId) -> None:
+        try:
+            await self._request(
+                "remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params={"force": "1", "v": "1"}
+            )
+        except EngineRefused as error:
+            if error.status != 404:
+                raise
+
+    async def _discard(self, container_id: ContainerId) -> None:
+        """Remove what a failed create has made. What the engine refuses to remove now, the next reconcile finds."""
+        try:
+            await self._delete(container_id)
+        except EngineError as error:
+            log.warning("%s stays behind until the next reconcile: %s", container_id, error)
+        fifo.remove_fifo(self._run_dir, container_id)
+
+    async def _inspect_image(self, reference: str) -> Image:
+        try:
+            found = await self._request("image", CallClass.READ, "GET", f"images/{reference}/json")
+        except EngineRefused as error:
+            if error.status == 404:
+                raise ImageNotFound(f"{reference} is not on this node") from error
+            raise
+        labels = (found.get("Config") or {}).get("Labels") or {}
+        speaks_pipe = labels.get(recipe.LABEL_PROTOCOL) == "pipe"
+        keep_alive_s = 1.0
+        with contextlib.suppress(ValueError):
+            keep_alive_s = float(labels.get(recipe.LABEL_KEEP_ALIVE, 1.0))
+        return Image(
+            image_id=found["Id"],
+            logs=LogTransport.PIPE if speaks_pipe else LogTransport.ATTACHED,
+            server_keep_alive_s=keep_alive_s,
+        )
+
+    async def _lead_pull(
+        self, key: tuple[str, frozenset[tuple[str, str]]], reference: str, credentials: Mapping[str, str] | None
+    ) -> None:
+        flight: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pulls[key] = flight
+        try:
+            await self._pull(reference, credentials)
+            flight.set_result(True)
+        except EngineError as error:
+            flight.set_exception(error)
+            raise
+        except ImageNotFound as error:
+            flight.set_exception(error)
+            raise
+        finally:
+            del self._pulls[key]
+            if flight.done() and not flight.cancelled():
+                flight.exception()  # looked at: nobody else may be waiting
+            flight.cancel()
+
+    async def _pull(self, reference: str, credentials: Mapping[str, str] | None) -> None:
+        name, tag = split_reference(reference)
+        auth = base64.urlsafe_b64encode(json.dumps(dict(credentials or {})).encode()).decode()
+        try:
+            async with self.guard.call("pull", CallClass.PULL):
+                with _translated("pull"):
+                    response = await self._streams._do_query(  # noqa: SLF001 -- the typed helper cannot be bounded
+                        "images/create", "POST", params={"fromImage": name, "tag": tag}, headers={"X-Registry-Auth": auth}
+                    )
+                async with contextlib.aclosing(_read_json_lines(response, "pull")) as lines:
+                    async for progress in lines:
+                        if "error" in progress:
+                            raise ImageNotFound(f"{reference} cannot be pulled: {progress['error']}")
+        except EngineRefused as error:
+            raise ImageNotFound(f"{reference} cannot be pulled: {error}") from error
+
+    async def _attach(self, engine_id: str) -> aiohttp.ClientResponse:
+        params = {"stream": "1", "stdout": "1", "stderr": "1"}
+        return await self._open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
+
+    # ---- the only two doors to the engine (a pull is a bounded stream)
+
+    async def _request(
+        self,
+        verb: str,
+        kind: CallClass,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        versioned: bool = True,
+    ) -> Any:
+        """Send one request; return its answer, decoded when it is JSON."""
+        async with self.guard.call(verb, kind):
+            with _translated(verb):
+                data = None if body is None else json.dumps(body)
+                async with await self._control._do_query(  # noqa: SLF001 -- the typed helpers lack options
+                    path, method, params=params, data=data, versioned_api=versioned
+                ) as response:
+                    answer = await response.read()
+                    return json.loads(answer) if answer[:1] in (b"{", b"[") else answer
+
+    async def _open_stream(self, verb: str, method: str, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Send one request whose answer goes on for ever; only its beginning has a deadline."""
+        async with self.guard.call(verb, CallClass.READ):
+            with _translated(verb):
+                return await self._streams._do_query(path, method, params=params)  # noqa: SLF001 -- as above
+
+
+def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_dir: Path | None) -> Descriptors:
+    """Open everything of a running container: nine descriptors at most.
+
+    The pid came from the engine a moment ago and may be another process' by now. So the pidfd comes first, then the
+    proof that it is the container's (its cgroup bears the engine's id), then the files, then that it still runs.
+
+    Args:
+        pid: of its main process.
+        engine_id: the engine's id of the container.
+        container_id: ours.
+        run_dir: where its log FIFO is; None with an attached stream.
+
+    Raises:
+        ProcessLookupError: the process has ended.
+        OSError: some file cannot be opened.
+    """
+    opened: list[int] = []
+    files: cgroup.CgroupFiles | None = None
+    complete = False
+    try:
+        pidfd = os.pidfd_open(pid)
+        opened.append(pidfd)
+        try:
+            if engine_id not in Path(f"/proc/{pid}/cgroup").read_text():
+                raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
+            files = cgroup.open_files(cgroup.find_directories(pid))
+        except OSError as error:
+            if netns.has_ended(pidfd):
+                raise ProcessLookupError(f"process {pid} has ended") from error
+            raise
+        log_fd = -1
+        if run_dir is not None:
+            log_fd = fifo.open_fifo(run_dir, container_id)
+            opened.append(log_fd)
+        network = netns.open_network(pid, pidfd)
+        complete = True
+        return Descriptors(
+            pid=pid,
+            pidfd=pidfd,
+            network=network,
+            freeze=files.freeze,
+            frozen=files.frozen,
+            cpu=files.cpu,
+            throttled=files.throttled,
+            memory_peak=files.memory_peak,
+            memory_stat=files.memory_stat,
+            oom=files.oom,
+            log=log_fd,
+            cgroup_version=files.cgroup_version,
+        )
+    finally:
+        if not complete:
+            cgroup.close_all(opened)
+            if files is not None:
+                files.close()
+
+
+def spec_of(found: FoundContainer) -> ContainerSpec:
+    """Decode the spec that a container was created from.
+
+    Raises:
+        ContainerStartFailed: the label is not there or not ours.
+    """
+    try:
+        return msgspec.json.decode(found.labels.get(recipe.LABEL_SPEC, ""), type=ContainerSpec)
+    except msgspec.DecodeError as error:
+        raise ContainerStartFailed(f"{found.container_id} does not say what it was made from") from error
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """Split an image reference into name and tag (or digest); `latest` where it names none."""
+    name, at, digest = reference.partition("@")
+    if at:
+        return name, digest
+    head, colon, tag = name.rpartition(":")
+    return (head, tag) if colon and "/" not in tag else (name, "latest")
+
+
+def _connect(url: str) -> aiodocker.Docker:
+    """Make a client whose connections only the guard bounds; the default connector stops at 100."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        return aiodocker.Docker("unix://localhost", connector=aiohttp.UnixConnector(rest, limit=0), api_version="v1.40")
+    if scheme in ("tcp", "http"):
+        return aiodocker.Docker(f"http://{rest}", connector=aiohttp.TCPConnector(limit=0), api_version="v1.40")
+    raise EngineError(f"engine url {url!r}: only unix:// and tcp:// are spoken")
+
+
+def _api(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)
+
+
+async def _read_json_lines(response: aiohttp.ClientResponse, verb: str) -> AsyncGenerator[dict[str, Any], None]:
+    """Decode a stream of JSON objects, one a line; close it at the end, whoever ends it."""
+    try:
+        with _translated(verb):
+            async for line in response.content:
+                yield json.loads(line)
+    finally:
+        response.close()
+
+
+def _stamp(event: Mapping[str, Any]) -> str:
+    """An event's time as the `since` parameter wants it."""
+    seconds, nanos = divmod(int(event.get("timeNano", 0)), 1_000_000_000)
+    return f"{seconds}.{nanos:09d}"
+
+
+@contextlib.contextmanager
+def _translated(verb: str) -> Iterator[None]:
+    """Turn foreign exceptions into ours."""
+    try:
+        yield
+    except aiodocker.DockerError as error:
+        if error.status == 900:  # aiodocker's number for: no connection
+            raise EngineUnavailable(f"{verb}: {error.message}") from error
+        raise EngineRefused(f"{verb}: {error.message}", error.status) from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise EngineUnavailable(f"{verb}: the connection to the engine broke: {error!r}") from error
+    except (ValueError, LookupError) as error:
+        raise EngineError(f"{verb}: the engine's answer makes no sense: {error}") from error
+
+
+def _shared_sources(mounts: tuple[Mount, ...]) -> frozenset[str]:
+    """Tell the read-only mounts that can be `rslave`: the engine refuses that where the host's mount is private."""
+    wanted = [mount.source for mount in mounts if mount.read_only]
+    if not wanted:
+        return frozenset()
+    points: dict[str, bool] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        columns = line.partition(" - ")[0].split(" ")
+        points[columns[4]] = any(option.startswith(("shared:", "master:")) for option in columns[6:])
+    return frozenset(source for source in wanted if _mount_of(source, points))
+
+
+def _mount_of(source: str, points: Mapping[str, bool]) -> bool:
+    """Whether the mount that holds a path is shared: that of its nearest ancestor which is a mount point."""
+    path = Path(source).resolve()
+    for ancestor in (path, *path.parents):
+        if str(ancestor) in points:
+            return points[str(ancestor)]
+    return False

@@ -1,0 +1,287 @@
+"""A container held for one activation: its requests, its counters, its log lines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pool.backend import ContainerBackend, ContainerHandle
+from pool.connection import Connection, Response
+from pool.errors import ConnectionLost, ContainerStartFailed, ThawFailed
+from pool.logs import LogReader
+from pool.model import ActivationId, ContainerId, ContainerSpec, MemoryReading, StartKind
+from pool.table import Slot
+
+#: A thawed container that says nothing for this long is looked at in the kernel, s.
+VERIFY_THAW_S = 0.05
+#: Pauses between attempts to reach a server that does not listen yet, s: the first while it boots, then the second.
+DIAL_RETRY_S = (0.001, 0.02)
+DIAL_EAGER_S = 0.75
+
+
+class Live:
+    """What the shell keeps of a running container."""
+
+    __slots__ = (
+        "connection",
+        "container_id",
+        "cpu_us",
+        "create_began",
+        "create_ended",
+        "dead",
+        "freezes",
+        "handle",
+        "last_activation",
+        "logs",
+        "slot",
+        "spec",
+    )
+
+    def __init__(
+        self, container_id: ContainerId, spec: ContainerSpec, handle: ContainerHandle, slot: Slot, logs: LogReader
+    ) -> None:
+        self.container_id = container_id
+        self.spec = spec
+        self.handle = handle
+        self.slot = slot
+        self.logs = logs
+        #: Kept over activations and freezes.
+        self.connection: Connection | None = None
+        #: Its main process has ended.
+        self.dead = False
+        #: When the engine was asked and when it was done, seconds of the monotonic clock; 0 for an adopted one.
+        self.create_began = self.create_ended = 0.0
+        #: CPU time up to which everything is booked, microseconds; -1 before the first lease.
+        self.cpu_us = -1
+        #: To whom CPU time used between leases belongs.
+        self.last_activation: ActivationId | None = None
+        #: How often it was asked to freeze: a late confirmation of an earlier attempt is told by it.
+        self.freezes = 0
+
+    def take_tail(self) -> tuple[ActivationId | None, int]:
+        """CPU time since the last lease ended, and whose it is. Counted once. May raise OSError."""
+        now_us = self.handle.cpu_us()
+        tail_us = now_us - self.cpu_us if self.cpu_us >= 0 else 0
+        self.cpu_us = now_us
+        return self.last_activation, tail_us
+
+    async def connect(self, backend: ContainerBackend, loop: asyncio.AbstractEventLoop, *, deadline: float) -> Connection:
+        """Return the kept connection, or a new one where reuse would race with the server's idle timer.
+
+        A connection is reused only when it was idle, frozen time included, for less than half of the server's
+        keep-alive: a server that wakes with an expired timer closes at once what was just written to it.
+
+        Raises:
+            TimeoutError: nothing listened before the deadline (seconds of the loop's clock).
+            ContainerStartFailed: the container ended.
+            OSError: its network namespace is gone.
+        """
+        connection = self.connection
+        if connection is not None:
+            if connection.usable and loop.time() - connection.used_at < self.spec.server_keep_alive_s / 2:
+                return connection
+            connection.close()
+            self.connection = None
+        eager_until = loop.time() + DIAL_EAGER_S
+        while True:
+            try:
+                sock = await backend.dial(self.handle)
+                break
+            except ConnectionRefusedError:
+                if self.dead:
+                    raise ContainerStartFailed from None
+            if loop.time() >= deadline:
+                raise TimeoutError
+            await asyncio.sleep(DIAL_RETRY_S[loop.time() >= eager_until])
+        self.connection = connection = Connection(sock, loop, now=loop.time())
+        return connection
+
+    async def exercise(self, backend: ContainerBackend, loop: asyncio.AbstractEventLoop, *, deadline: float) -> None:
+        """Let it serve one empty request, so that pages and code are touched. Raises as `connect`, and InvokerError."""
+        connection = await self.connect(backend, loop, deadline=deadline)
+        async with asyncio.timeout_at(deadline):
+            await connection.send(b"/", b"", limit=1024, method=b"GET")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the kernel counted from `Lease.begin` to `Lease.read_usage`."""
+
+    cpu_us: int
+    throttled_us: int
+    oom_kills: int
+    memory: MemoryReading
+
+
+class Lease:
+    """A container held for one activation. Made by the pool."""
+
+    def __init__(
+        self,
+        backend: ContainerBackend,
+        live: Live,
+        activation: ActivationId,
+        *,
+        start_kind: StartKind,
+        needs_init: bool,
+        loop: asyncio.AbstractEventLoop,
+        initialised: Callable[[ActivationId], None],
+        on_tail: Callable[[ActivationId, ContainerId, int], None] | None,
+        on_repair: Callable[[ContainerId], None] | None,
+        key_digest: str,
+    ) -> None:
+        self._backend = backend
+        self._live = live
+        self._loop = loop
+        self._initialised = initialised
+        self._on_tail = on_tail
+        self._on_repair = on_repair
+        self._key_digest = key_digest
+        self._facts = b""
+        #: Something was sent: from then on the container is reusable only after a clean end.
+        self._touched = False
+        self._to_thaw = start_kind in {StartKind.STEM, StartKind.FROZEN}
+        self._cpu_us = self._throttled_us = self._oom_kills = 0
+        #: When the first request was sent, and the container thawed, seconds of the monotonic clock; 0 before.
+        self.sent_at = 0.0
+        self.activation = activation
+        self.start_kind = start_kind
+        #: /init must come before /run.
+        self.needs_init = needs_init
+        #: Set by the caller once the function came to a clean end: then the container is kept.
+        self.clean = False
+
+    @property
+    def container_id(self) -> ContainerId:
+        """The container."""
+        return self._live.container_id
+
+    @property
+    def logs(self) -> LogReader:
+        """Its log lines."""
+        return self._live.logs
+
+    @property
+    def created_between(self) -> tuple[float, float]:
+        """When its creation began and ended, seconds of the monotonic clock; (0, 0) for an adopted one."""
+        return self._live.create_began, self._live.create_ended
+
+    @property
+    def dead(self) -> bool:
+        """Whether its main process has ended."""
+        return self._live.dead
+
+    def begin(self, facts: bytes) -> None:
+        """Note in the table that the activation begins, and start its counters. Called by the pool.
+
+        CPU time used since the last lease is the last activation's tail, so this one starts at zero.
+        """
+        live = self._live
+        try:
+            previous, tail_us = live.take_tail()
+            live.handle.reset_memory_peak()
+            self._oom_kills = live.handle.oom_kills()
+            self._throttled_us = live.handle.throttled_us() if live.spec.cpu_millis else 0
+        except OSError as error:
+            self._touched = True  # it must not be used again
+            raise ThawFailed(f"the container's counters cannot be read: {error}") from error
+        if previous is not None and tail_us > 0 and self._on_tail:
+            self._on_tail(previous, live.container_id, tail_us)
+        self._cpu_us = live.cpu_us
+        live.last_activation = self.activation
+        self._facts = facts
+        live.slot.begin(self.activation, time.time_ns() // 1_000_000)
+
+    def end(self) -> bool:
+        """Clear the table and say whether the container may be reused. Called by the pool."""
+        live = self._live
+        reusable = self.clean or not self._touched
+        live.slot.end(live.cpu_us, self.activation)
+        if not reusable and live.connection is not None:
+            live.connection.close()
+        return reusable and not live.dead
+
+    def initialised(self) -> None:
+        """The container took its code."""
+        self._initialised(self.activation)
+
+    async def request(self, path: bytes, body: bytes, *, deadline: float, limit: int) -> Response:
+        """Send one request and wait for its response.
+
+        A frozen container gets the request first and is thawed in the same breath: it wakes to work that is there,
+        and its idle timers find a busy connection.
+
+        Args:
+            path: `b"/init"` or `b"/run"`.
+            body: JSON on one line.
+            deadline: seconds of the loop's clock.
+            limit: bytes of the response that are kept.
+
+        Raises:
+            TimeoutError: the deadline came first. The connection is closed.
+            ConnectionLost, ResponseNotHttp, ContainerStartFailed: what the container did.
+            ThawFailed: the kernel refused; nothing has run.
+        """
+        live, loop = self._live, self._loop
+        try:
+            connection = await live.connect(self._backend, loop, deadline=deadline)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ConnectionLost(f"the container cannot be reached: {error}") from error
+        if self.needs_init and not self._touched:
+            live.slot.specialise(self._key_digest, self._facts)
+        self._touched = True
+        answer = connection.send(path, body, limit=limit)
+        verify: asyncio.TimerHandle | None = None
+        if self._to_thaw:
+            self._to_thaw = False
+            try:
+                live.handle.thaw()
+            except OSError as error:
+                connection.close()
+                raise ThawFailed(f"the container cannot be thawed: {error}") from error
+            verify = loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
+        self.sent_at = self.sent_at or time.monotonic()
+        expire = loop.call_at(deadline, _expire, answer)
+        try:
+            return await answer
+        finally:
+            expire.cancel()
+            if verify is not None:
+                verify.cancel()
+            if not answer.done() or answer.cancelled() or answer.exception() is not None:
+                connection.close()
+
+    def _verify_thaw(self, answer: asyncio.Future[Response]) -> None:
+        """Believe the reply, not the write: no answer yet, so ask the kernel, and thaw again if it says frozen."""
+        live = self._live
+        if answer.done():
+            return
+        try:
+            if live.handle.is_frozen():
+                live.handle.thaw()
+                if self._on_repair:
+                    self._on_repair(live.container_id)
+                self._loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
+        except OSError as error:
+            answer.set_exception(ConnectionLost(f"the container cannot be thawed: {error}"))
+
+    def read_usage(self) -> Usage:
+        """Read the counters. Raises OSError when the container's cgroup is gone."""
+        live = self._live
+        handle = live.handle
+        live.cpu_us = max(handle.cpu_us(), live.cpu_us)
+        return Usage(
+            cpu_us=live.cpu_us - self._cpu_us,
+            throttled_us=handle.throttled_us() - self._throttled_us if live.spec.cpu_millis else 0,
+            oom_kills=handle.oom_kills() - self._oom_kills,
+            memory=handle.memory(),
+        )
+
+
+def _expire(answer: asyncio.Future[Response]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

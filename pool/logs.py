@@ -1,0 +1,240 @@
+"""Log lines of one container, from its pipe or its attached stream, sorted to the activations that wrote them.
+
+A result never waits for its lines: our runtimes write all frames of an activation before they answer, so that one
+read of the pipe has them; a foreign image's stream is read on, after the result has gone, until its sentinels came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from pool.frames import Frame, FrameParser
+from pool.model import ActivationId
+
+SENTINEL = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
+READ_BYTES = 256 * 1024
+#: A foreign image that writes nothing for this long after its answer, and no sentinel, has said all it had to say.
+QUIET_S = 0.1
+
+
+@dataclass(slots=True)
+class LogCollection:
+    """The lines of one activation so far.
+
+    Attributes:
+        limit_bytes: text beyond it is dropped, and a last line says so.
+        lines: as the API shows them.
+        dropped: lines that the runtime could not write because the pipe was full.
+    """
+
+    limit_bytes: int
+    lines: list[str] = field(default_factory=list)
+    taken: int = 0
+    truncated: bool = False
+    dropped: int = 0
+    #: Stream -> text of a line that goes on in the next frame, and when it began, microseconds.
+    partial: dict[str, tuple[int, list[bytes]]] = field(default_factory=dict)
+
+    def add(self, stream: str, time_us: int, text: bytes) -> None:
+        """Take one line, or drop it when the limit is reached. Limit 0 collects nothing, and says nothing."""
+        if self.truncated or self.limit_bytes <= 0:
+            return
+        if self.taken + len(text) > self.limit_bytes:
+            text = text[: self.limit_bytes - self.taken]
+            self.truncated = True
+        self.taken += len(text)
+        if text or not self.truncated:
+            self.lines.append(format_line(time_us, stream, text.decode("utf-8", "replace")))
+        if self.truncated:
+            said = f"Logs were truncated because the total bytes size exceeds the limit of {self.limit_bytes} bytes."
+            self.lines.append(format_line(time_us, "stderr", said))
+
+    def finish(self) -> list[str]:
+        """Close it: partial lines count as lines; what is lost is said to be lost."""
+        for stream, (time_us, parts) in self.partial.items():
+            self.add(stream, time_us, b"".join(parts))
+        self.partial.clear()
+        if self.dropped:
+            said = f"There was an issue while collecting your logs: {self.dropped} lines were lost, the log pipe was full."
+            self.lines.append(format_line(time.time_ns() // 1000, "stderr", said))
+        return self.lines
+
+
+def format_line(time_us: int, stream: str, text: str) -> str:
+    """Format one line as the API shows it: RFC 3339 time in UTC, to width 30, the stream, the text."""
+    seconds, micros = divmod(time_us, 1_000_000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{stamp}.{micros:06d}000Z {stream}: {text}"
+
+
+class LogReader:
+    """Reads one container's lines. Collections of activations that are gone take no lines; such lines are counted."""
+
+    #: Whether lines may still be on their way when the action has answered; then `wait_complete` waits for them.
+    come_late = False
+
+    def __init__(self, *, on_late: Callable[[int], None] | None = None) -> None:
+        self._open: dict[ActivationId, LogCollection] = {}
+        self._on_late = on_late
+
+    def begin(self, activation: ActivationId, *, limit_bytes: int) -> LogCollection:
+        """Open the collection of an activation."""
+        collection = self._open[activation] = LogCollection(limit_bytes)
+        return collection
+
+    def end(self, activation: ActivationId) -> list[str]:
+        """Close it and return its lines."""
+        collection = self._open.pop(activation, None)
+        return collection.finish() if collection else []
+
+    def drain(self) -> None:
+        """Read what is there, without waiting."""
+
+    async def wait_complete(self, deadline: float) -> None:
+        """Wait until all lines of the activations that have answered are here.
+
+        Args:
+            deadline: seconds of the loop's clock.
+        """
+
+    def close(self) -> None:
+        """Stop reading."""
+
+    def _late(self, lines: int) -> None:
+        if self._on_late:
+            self._on_late(lines)
+
+
+class PipeLogReader(LogReader):
+    """Reads framed lines from a FIFO's read end, which it does not close."""
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, *, on_late: Callable[[int], None] | None = None) -> None:
+        super().__init__(on_late=on_late)
+        self._fd = fd
+        self._loop = loop
+        self._parser = FrameParser()
+        self._watching = True
+        loop.add_reader(fd, self._on_readable)
+
+    def drain(self) -> None:
+        """Read until the pipe is empty: all frames of an activation that has answered are in it."""
+        while self._read():
+            pass
+
+    def close(self) -> None:
+        """Read the rest and stop watching."""
+        if self._watching:
+            self.drain()
+            self._stop()
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take one piece; false when there is none."""
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:  # every writer is gone, and with them the container
+            self._stop()
+            return False
+        for frame in self._parser.feed(data):
+            self._take(frame)
+        return True
+
+    def _take(self, frame: Frame) -> None:
+        collection = self._open.get(frame.activation)
+        if collection is None:
+            self._late(1)
+            return
+        stream = "stdout" if frame.stream in "oO" else "stderr"
+        if frame.stream in "OE":
+            time_us, parts = collection.partial.setdefault(stream, (frame.time_us, []))
+            if sum(map(len, parts)) <= collection.limit_bytes:
+                parts.append(frame.text)
+            return
+        text = frame.text
+        time_us = frame.time_us
+        if stream in collection.partial:
+            time_us, parts = collection.partial.pop(stream)
+            text = b"".join([*parts, text])
+        collection.add(stream, time_us, text)
+
+    def _stop(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._fd)
+
+
+class AttachedLogReader(LogReader):
+    """Reads a foreign image's attached stream. One activation at a time; sentinels, where it prints them, end it."""
+
+    come_late = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, on_late: Callable[[int], None] | None = None) -> None:
+        super().__init__(on_late=on_late)
+        self._loop = loop
+        self._rest = {"stdout": b"", "stderr": b""}
+        self._sentinels = 0
+        self._heard_at = loop.time()
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def begin(self, activation: ActivationId, *, limit_bytes: int) -> LogCollection:
+        """Open the collection; the sentinels of an earlier activation count no more."""
+        self._sentinels = 0
+        return super().begin(activation, limit_bytes=limit_bytes)
+
+    async def read(self, stream: AsyncIterator[tuple[str, bytes]]) -> None:
+        """Read to the end of the stream. A broken stream raises what the backend raises."""
+        try:
+            async for name, data in stream:
+                self._feed(name, data)
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    async def wait_complete(self, deadline: float) -> None:
+        """Wait for both sentinels, for silence, or for the deadline."""
+        began = self._loop.time()
+        while self._sentinels < 2 and not self._ended:
+            quiet_until = max(began, self._heard_at) + QUIET_S
+            until = min(quiet_until, deadline)
+            if self._loop.time() >= until:
+                break
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        self._flush()
+
+    def _feed(self, stream: str, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        *lines, self._rest[stream] = (self._rest[stream] + data).split(b"\n")
+        for line in lines:
+            if line == SENTINEL:
+                self._sentinels += 1
+            else:
+                self._line(stream, line)
+        self._changed.set()
+
+    def _flush(self) -> None:
+        for stream, text in self._rest.items():
+            if text:
+                self._line(stream, text)
+                self._rest[stream] = b""
+
+    def _line(self, stream: str, text: bytes) -> None:
+        if not self._open:
+            self._late(1)
+        for collection in self._open.values():
+            collection.add(stream, time.time_ns() // 1000, text)

@@ -1,0 +1,179 @@
+"""Sockets inside a container's network namespace: one thread goes in, creates a socket, comes home.
+
+A thread, because `setns` moves a thread and not a process; one of its own, because the default executor's threads
+must never be found in a foreign namespace. The socket belongs for ever to the namespace in which it was created, so
+the event loop connects and uses it like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import queue
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+#: Where every action container listens: on its own loopback.
+ACTION_ADDRESS = ("127.0.0.1", 8080)
+#: The kernel completes a loopback handshake at once; only a full backlog makes it wait, for a second or more.
+CONNECT_DEADLINE_S = 0.25
+
+_CLONE_NEWNET = 0x40000000
+
+
+def _setns(fd: int, kind: int) -> None:
+    """`setns(2)`; Python has it from 3.12.
+
+    Raises:
+        OSError: as the kernel says.
+    """
+    if _libc.setns(fd, kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "setns")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_network(pid: int, pidfd: int) -> int:
+    """Open the network namespace of a process, and make sure that it is that process'.
+
+    The number `pid` may be another process' by the time it is opened; but while `pidfd` is not readable the process
+    has not been reaped, and the number was its own all along.
+
+    Raises:
+        ProcessLookupError: the process has ended.
+    """
+    try:
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"process {pid} has ended") from error
+    if has_ended(pidfd):
+        os.close(network)
+        raise ProcessLookupError(f"process {pid} has ended")
+    return network
+
+
+def has_ended(pidfd: int) -> bool:
+    """Ask the kernel whether the process behind a pidfd has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Dialer:
+    """Dials into network namespaces. Start it on the loop that awaits `dial`; `close` it there."""
+
+    def __init__(
+        self,
+        *,
+        address: tuple[str, int] = ACTION_ADDRESS,
+        deadline_s: float = CONNECT_DEADLINE_S,
+        setns: Callable[[int, int], None] = _setns,
+    ) -> None:
+        self._address = address
+        self._deadline_s = deadline_s
+        self._setns = setns
+        self._loop = asyncio.get_running_loop()
+        self._wishes: queue.SimpleQueue[tuple[int, asyncio.Future[socket.socket]] | None] = queue.SimpleQueue()
+        self._closed = False
+        #: How many threads had to be replaced because they could not return home.
+        self.lost_threads = 0
+        self._start_thread()
+
+    async def dial(self, network: int) -> socket.socket:
+        """Connect a non-blocking TCP socket in the namespace `network`, a descriptor.
+
+        Raises:
+            ConnectionRefusedError: nothing listens there.
+            TimeoutError: its backlog is full.
+            OSError: the namespace cannot be entered, or the dialer is closed.
+        """
+        if self._closed:
+            raise OSError("the dialer is closed")
+        wish: asyncio.Future[socket.socket] = self._loop.create_future()
+        # A duplicate: the caller may be cancelled and close its own before the thread has used it, and the number
+        # could by then mean another container's namespace.
+        self._wishes.put((os.dup(network), wish))
+        sock = await wish
+        connected = False
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._loop.sock_connect(sock, self._address)
+            connected = True
+            return sock
+        finally:
+            if not connected:
+                sock.close()
+
+    def close(self) -> None:
+        """Stop the thread and wait for it; dials under way fail."""
+        if not self._closed:
+            self._closed = True
+            self._wishes.put(None)
+            self._thread.join()
+            with contextlib.suppress(queue.Empty):
+                while (left := self._wishes.get_nowait()) is not None:
+                    os.close(left[0])
+                    left[1].cancel()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="netns dialer", daemon=True)
+        self._thread.start()
+
+    def _replace_thread(self) -> None:
+        """Start the successor of a lost thread: from the loop's thread, since a new thread inherits the namespace."""
+        self._thread.join()
+        self.lost_threads += 1
+        if not self._closed:
+            self._start_thread()
+
+    def _work(self) -> None:
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while (wish := self._wishes.get()) is not None:
+                if not self._serve(wish[0], wish[1], home):
+                    self._loop.call_soon_threadsafe(self._replace_thread)
+                    return
+        finally:
+            os.close(home)
+
+    def _serve(self, network: int, wish: asyncio.Future[socket.socket], home: int) -> bool:
+        """Create one socket. Return whether this thread is at home again."""
+        try:
+            sock = self._create_in(network)
+        except OSError as error:
+            self._loop.call_soon_threadsafe(_fail, wish, error)
+        else:
+            self._loop.call_soon_threadsafe(_deliver, wish, sock)
+        finally:
+            os.close(network)
+        try:
+            self._setns(home, _CLONE_NEWNET)
+        except OSError:
+            return False
+        return True
+
+    def _create_in(self, network: int) -> socket.socket:
+        self._setns(network, _CLONE_NEWNET)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        # Begin the handshake here: on loopback it is over before the loop hears of it.
+        sock.connect_ex(self._address)
+        return sock
+
+
+def _deliver(wish: asyncio.Future[socket.socket], sock: socket.socket) -> None:
+    """Runs on the loop: nobody may wait any more."""
+    if wish.done():
+        sock.close()
+    else:
+        wish.set_result(sock)
+
+
+def _fail(wish: asyncio.Future[socket.socket], error: OSError) -> None:
+    if not wish.done():
+        wish.set_exception(error)

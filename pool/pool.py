@@ -1,0 +1,402 @@
+"""The shell around the machine: it carries commands out, and tells the machine how they ended.
+
+`Pool.lease` is the one thing that callers need. Everything that waits runs as a named task of the group that the
+pool was given; everything that does not, a thaw, a freeze, a counter, is a system call right here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pool import events as ev
+from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
+from pool.books import Container, Observer
+from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
+from pool.lease import Lease, Live
+from pool.logs import AttachedLogReader, LogReader, PipeLogReader
+from pool.machine import Machine, PoolSettings
+from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, ReuseKey
+from pool.table import ContainerTable
+
+log = logging.getLogger(__name__)
+
+#: How long the kernel may take to freeze a container before it is suspect, s.
+FREEZE_DEADLINE_S = 1.0
+#: How long a container may take to answer an empty request, s.
+PROBE_DEADLINE_S = 5.0
+#: How long a stem cell may take to come up, s.
+EXERCISE_DEADLINE_S = 60.0
+#: Pauses between attempts to remove a container that the engine would not remove, s: doubled up to the second.
+REMOVE_RETRY_S = (0.25, 30.0)
+
+
+@dataclass(slots=True)
+class PoolHooks:
+    """What the pool tells whoever wants to know. None may raise.
+
+    Attributes:
+        transition: each change of a container's state.
+        tail: CPU microseconds used after the reply of an activation: (activation, container id, microseconds).
+        late_lines: log lines that came after their activation was over.
+        repaired: a container was found frozen with a call in flight, and thawed.
+    """
+
+    transition: Observer | None = None
+    tail: Callable[[ActivationId, ContainerId, int], None] | None = None
+    late_lines: Callable[[int], None] | None = None
+    repaired: Callable[[ContainerId], None] | None = None
+
+
+class Pool:
+    """Containers of one node, leased to activations."""
+
+    def __init__(
+        self,
+        backend: ContainerBackend,
+        settings: PoolSettings,
+        *,
+        node: str,
+        group: asyncio.TaskGroup,
+        table: ContainerTable,
+        hooks: PoolHooks | None = None,
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            backend: closed by its owner.
+            settings: numbers to decide by.
+            node: part of each container's name.
+            group: runs the pool's operations; it ends after `close`.
+            table: survives a crash; says after it which container was what.
+            hooks: observers.
+        """
+        self.backend = backend
+        self._group = group
+        self._loop = asyncio.get_running_loop()
+        self._table = table
+        self._hooks = hooks or PoolHooks()
+        self._node = node
+        self.machine = Machine(settings, name=self._new_name, observer=self._hooks.transition)
+        #: Every container that has a handle.
+        self._lives: dict[ContainerId, Live] = {}
+        #: Activation -> its lease, from the grant to the end.
+        self._leases: dict[ActivationId, Lease] = {}
+        #: Activation -> who waits for its lease. Only those that did not get one at once.
+        self._waiting: dict[ActivationId, asyncio.Future[Lease]] = {}
+        #: Activations refused before anybody waited.
+        self._refused: dict[ActivationId, InvokerError] = {}
+        self._wake: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._run: dict[type[ev.Command], Callable[[Any], None]] = {
+            ev.Create: lambda command: self._spawn(self._create(command), f"create {command.container}"),
+            ev.Grant: self._grant,
+            ev.Reject: self._reject,
+            ev.Freeze: self._freeze,
+            ev.Probe: lambda command: self._spawn(self._probe(command.container), f"probe {command.container}"),
+            ev.Remove: lambda command: self._spawn(self._remove(command.container), f"remove {command.container}"),
+        }
+
+    # ---- what callers need
+
+    @asynccontextmanager
+    async def lease(self, activation: ActivationId, key: ReuseKey, *, facts: bytes, deadline: float) -> AsyncIterator[Lease]:
+        """Hold a container for one activation.
+
+        The container goes back for reuse when nothing was sent to it, or when the caller set `lease.clean`;
+        else it is destroyed. Giving back is synchronous: nothing can interrupt it.
+
+        Args:
+            activation: unique.
+            key: who may reuse the container.
+            facts: at most 3000 bytes that the table keeps for the daemon's successor.
+            deadline: until when to wait for a container, seconds of the loop's clock.
+
+        Raises:
+            WaitedTooLong: the deadline came first.
+            PoolOverloaded, MemoryNeverAvailable, PoolClosed: refused.
+            EngineError, ActionError: no container could be created.
+        """
+        lease: Lease | None = None
+        try:
+            lease = await self._obtain(activation, key, deadline)
+            lease.begin(facts)
+            yield lease
+        finally:
+            self._waiting.pop(activation, None)
+            self._leases.pop(activation, None)
+            reusable = True
+            if lease is not None:
+                reusable = lease.end()
+            self._feed(ev.Ended(activation, reusable))
+
+    def retire(self, action: str, *, revision: str | None) -> None:
+        """The action was rewritten (`revision` stays) or deleted (None): no old container serves it any more."""
+        self._feed(ev.Retired(action, revision))
+
+    def want_stems(self, spec: ContainerSpec, count: int) -> None:
+        """Keep `count` stem cells of this spec ready while they are being used."""
+        self._feed(ev.StemsWanted(spec, count))
+
+    def change_settings(self, settings: PoolSettings) -> None:
+        """Decide by other numbers from now on."""
+        self.machine.settings = settings
+        self._feed(ev.Tick())
+
+    def statistics(self) -> PoolStatistics:
+        """Look at the whole pool."""
+        return self.machine.statistics()
+
+    def containers(self) -> list[Container]:
+        """Every container, in the order they were made. Not to be changed."""
+        return list(self.machine.books.containers.values())
+
+    # ---- beginning and end
+
+    def found(self, found: FoundContainer, handle: ContainerHandle, spec: ContainerSpec, key: ReuseKey | None) -> None:
+        """Take over an idle container of an earlier daemon; it is probed before it serves."""
+        self._live(found.container_id, spec, handle)
+        self._feed(ev.Found(found.container_id, spec, key))
+
+    def stop_starting(self) -> None:
+        """Refuse new activations and tell those that wait. Those that hold a container go on."""
+        self._feed(ev.Closed())
+
+    def close(self) -> None:
+        """Freeze what the next daemon may adopt and let go of all containers. Leases must have ended."""
+        self._closing = True
+        if self._wake:
+            self._wake.cancel()
+        for live in self._lives.values():
+            container = self.machine.books.containers.get(live.container_id)
+            if container is not None and container.state in {ContainerState.WARM, ContainerState.STEM}:
+                try:
+                    live.handle.freeze()
+                except OSError as error:
+                    log.warning("%s stays runnable: %s", live.container_id, error)
+            self._let_go(live)
+            live.handle.close()
+        self._lives.clear()
+
+    # ---- the machine's door
+
+    def _feed(self, event: ev.Event) -> None:
+        """Tell the machine what happened and carry out what it says."""
+        for command in self.machine.handle(event, self._loop.time()):
+            self._run[type(command)](command)
+        self._plan_wake()
+
+    def _plan_wake(self) -> None:
+        """One timer for the whole pool. One that rings too early costs a look; it is moved only to an earlier time."""
+        due = self.machine.next_wake()
+        if due is None or self._closing:
+            return
+        if self._wake is not None:
+            if self._wake.when() <= due:
+                return
+            self._wake.cancel()
+        self._wake = self._loop.call_at(due, self._on_wake)
+
+    def _on_wake(self) -> None:
+        self._wake = None
+        self._feed(ev.Tick())
+
+    def _spawn(self, operation: Any, name: str) -> None:
+        if self._closing:
+            operation.close()
+            return
+        self._group.create_task(operation, name=name)
+
+    def _new_name(self) -> ContainerId:
+        return ContainerId(f"invokerd-{self._node}-{secrets.token_hex(6)}")
+
+    # ---- leases
+
+    async def _obtain(self, activation: ActivationId, key: ReuseKey, deadline: float) -> Lease:
+        self._feed(ev.Arrived(activation, key))
+        lease = self._leases.get(activation)
+        if lease is not None:
+            return lease
+        if refused := self._refused.pop(activation, None):
+            raise refused
+        future = self._waiting[activation] = self._loop.create_future()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await future
+        except TimeoutError:
+            raise WaitedTooLong from None
+
+    def _grant(self, command: ev.Grant) -> None:
+        live = self._lives[command.container]
+        lease = Lease(
+            self.backend,
+            live,
+            command.activation,
+            start_kind=command.start_kind,
+            needs_init=command.needs_init,
+            loop=self._loop,
+            initialised=self._initialised,
+            on_tail=self._hooks.tail,
+            on_repair=self._hooks.repaired,
+            key_digest=self._key_digest(command.container),
+        )
+        self._leases[command.activation] = lease
+        waiter = self._waiting.get(command.activation)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(lease)
+
+    def _reject(self, command: ev.Reject) -> None:
+        waiter = self._waiting.get(command.activation)
+        if waiter is None:
+            self._refused[command.activation] = command.error
+        elif not waiter.done():
+            waiter.set_exception(command.error)
+
+    def _initialised(self, activation: ActivationId) -> None:
+        self._feed(ev.Initialised(activation))
+
+    def _key_digest(self, container_id: ContainerId) -> str:
+        key = self.machine.books.containers[container_id].key
+        assert key is not None
+        return key.digest
+
+    # ---- operations: the end of each is an event
+
+    async def _create(self, command: ev.Create) -> None:
+        container_id, began = command.container, time.monotonic()
+        try:
+            handle = await self.backend.create(container_id, command.spec)
+        except InvokerError as error:
+            log.warning("%s could not be created: %s", container_id, error)
+            self._feed(ev.CreateFailed(container_id, error))
+            return
+        live = self._live(container_id, command.spec, handle)
+        live.create_began, live.create_ended = began, time.monotonic()
+        if command.exercise:
+            try:
+                await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
+            except (InvokerError, OSError, TimeoutError) as error:
+                log.warning("stem cell %s does not answer: %s", container_id, error)
+                await self._destroy(container_id)
+                failure = error if isinstance(error, InvokerError) else ContainerStartFailed(str(error))
+                self._feed(ev.CreateFailed(container_id, failure))
+                return
+        self._feed(ev.Created(container_id))
+
+    async def _remove(self, container_id: ContainerId) -> None:
+        await self._destroy(container_id)
+        self._feed(ev.Removed(container_id))
+
+    async def _destroy(self, container_id: ContainerId) -> None:
+        """Remove it, however often the engine refuses; its memory counts until it is gone."""
+        live = self._lives.pop(container_id, None)
+        if live is not None:
+            self._let_go(live)
+        pause, longest = REMOVE_RETRY_S
+        while True:
+            try:
+                await self.backend.remove(container_id, live.handle if live else None)
+            except EngineError as error:
+                log.warning("%s could not be removed, next attempt in %.2f s: %s", container_id, pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
+            else:
+                break
+        if live is not None:
+            live.handle.close()
+            live.slot.release()
+
+    async def _probe(self, container_id: ContainerId) -> None:
+        """A found container that stands still is as it should be; any other must answer."""
+        live = self._lives[container_id]
+        adopting = self.machine.books.containers[container_id].state is ContainerState.ADOPTING
+        usable, frozen = False, False
+        try:
+            if adopting and live.handle.is_frozen():
+                usable = frozen = True
+            else:
+                live.handle.thaw()
+                await live.exercise(self.backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
+                usable = True
+        except (InvokerError, OSError, TimeoutError) as error:
+            log.warning("%s does not answer and is removed: %s", container_id, error)
+        self._feed(ev.Probed(container_id, usable, frozen))
+
+    def _freeze(self, command: ev.Freeze) -> None:
+        live = self._lives.get(command.container)
+        if live is None:
+            return
+        try:
+            live.handle.freeze()
+        except OSError as error:
+            log.warning("%s cannot be frozen: %s", command.container, error)
+            self._loop.call_soon(self._feed, ev.FreezeFailed(command.container))
+            return
+        live.freezes += 1
+        self._confirm_freeze(live, live.freezes, self._loop.time() + FREEZE_DEADLINE_S, 0.0005)
+
+    def _confirm_freeze(self, live: Live, attempt: int, deadline: float, pause_s: float) -> None:
+        """Believe the kernel, not the write. Looks again until it stands still, or was wanted again meanwhile."""
+        container = self.machine.books.containers.get(live.container_id)
+        stopping = container is not None and container.state in {ContainerState.FREEZING, ContainerState.STEM}
+        if not stopping or live.freezes != attempt or live.container_id not in self._lives:
+            return
+        try:
+            frozen = live.handle.is_frozen()
+            if frozen:
+                self._book_tail(live)
+        except OSError:
+            frozen, deadline = False, 0.0
+        if frozen:
+            self._feed(ev.FreezeConfirmed(live.container_id))
+        elif self._loop.time() >= deadline:
+            self._feed(ev.FreezeFailed(live.container_id))
+        else:
+            self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, 0.05))
+
+    def _book_tail(self, live: Live) -> None:
+        activation, tail_us = live.take_tail()
+        if activation is not None and tail_us > 0 and self._hooks.tail:
+            self._hooks.tail(activation, live.container_id, tail_us)
+
+    # ---- what a running container needs
+
+    def _live(self, container_id: ContainerId, spec: ContainerSpec, handle: ContainerHandle) -> Live:
+        slot = self._table.claim(container_id)
+        logs: LogReader
+        if spec.logs is LogTransport.PIPE:
+            logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=self._hooks.late_lines)
+        else:
+            logs = AttachedLogReader(self._loop, on_late=self._hooks.late_lines)
+            self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}")
+        live = self._lives[container_id] = Live(container_id, spec, handle, slot, logs)
+        self._loop.add_reader(handle.descriptors.pidfd, self._on_death, container_id)
+        return live
+
+    async def _read_attached(self, container_id: ContainerId, handle: ContainerHandle, logs: AttachedLogReader) -> None:
+        try:
+            await logs.read(self.backend.attach_logs(handle))
+        except EngineError as error:
+            log.warning("log lines of %s are lost: %s", container_id, error)
+
+    def _let_go(self, live: Live) -> None:
+        """Stop watching it. Its descriptors stay open for the removal."""
+        if not live.dead:
+            self._loop.remove_reader(live.handle.descriptors.pidfd)
+        live.logs.close()
+        if live.connection is not None:
+            live.connection.close()
+
+    def _on_death(self, container_id: ContainerId) -> None:
+        live = self._lives.get(container_id)
+        if live is None:
+            return
+        self._loop.remove_reader(live.handle.descriptors.pidfd)
+        live.dead = True
+        self._feed(ev.Died(container_id))
