@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiodocker
 import aiohttp
@@ -39,7 +39,47 @@ OLDEST_API = (1, 40)
 
 #: A reference as the engine's grammar has it, near enough to keep `..`, `?` and `#` out of our URLs.
 _REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+#: Kill it if it still runs; remove its anonymous volumes too.
+_WITH_FORCE = {"force": "1", "v": "1"}
 _RECONNECT_S = (0.2, 5.0)
+
+
+T = TypeVar("T")
+
+
+class _Created(msgspec.Struct):
+    engine_id: str = msgspec.field(name="Id")
+
+
+class _State(msgspec.Struct):
+    pid: int = msgspec.field(name="Pid", default=0)
+    exit_code: int = msgspec.field(name="ExitCode", default=0)
+
+
+class _Inspected(msgspec.Struct):
+    state: _State = msgspec.field(name="State")
+
+
+class _Listed(msgspec.Struct):
+    engine_id: str = msgspec.field(name="Id")
+    state: str = msgspec.field(name="State")
+    names: list[str] | None = msgspec.field(name="Names", default=None)
+    labels: dict[str, str] = msgspec.field(name="Labels", default_factory=dict)
+
+
+class _ImageConfig(msgspec.Struct):
+    labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
+
+
+class _InspectedImage(msgspec.Struct):
+    image_id: str = msgspec.field(name="Id")
+    config: _ImageConfig | None = msgspec.field(name="Config", default=None)
+
+
+class _Version(msgspec.Struct):
+    newest: str = msgspec.field(name="ApiVersion")
+    oldest: str = msgspec.field(name="MinAPIVersion", default="0.0")
+    version: str = msgspec.field(name="Version", default="")
 
 
 class EngineRefused(EngineError):
@@ -182,7 +222,7 @@ class DockerBackend:
 
     async def adopt(self, found: FoundContainer) -> ContainerHandle:
         """See `ContainerBackend`."""
-        spec = spec_of(found)
+        spec = recipe.spec_of(found)
         return await self._open_handle(found.container_id, found.engine_id, spec.logs, None)
 
     async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:
@@ -204,16 +244,17 @@ class DockerBackend:
     async def list_containers(self) -> list[FoundContainer]:
         """See `ContainerBackend`."""
         filters = json.dumps({"label": [f"{recipe.LABEL_NODE}={self._node}"]})
-        listed = await self._request("list", CallClass.READ, "GET", "containers/json", params={"all": "1", "filters": filters})
+        params = {"all": "1", "filters": filters}
+        listed = await self._request("list", CallClass.READ, "GET", "containers/json", list[_Listed], params=params)
         return [
             FoundContainer(
-                container_id=ContainerId(entry["Names"][0].removeprefix("/")),
-                engine_id=entry["Id"],
-                running=entry["State"] == "running",
-                labels=entry["Labels"],
+                container_id=ContainerId(entry.names[0].removeprefix("/")),
+                engine_id=entry.engine_id,
+                running=entry.state == "running",
+                labels=entry.labels,
             )
             for entry in listed
-            if entry.get("Names")  # none while it is being removed
+            if entry.names  # none while it is being removed
         ]
 
     async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
@@ -278,7 +319,7 @@ class DockerBackend:
     async def ping(self) -> None:
         """See `ContainerBackend`."""
         try:
-            await self._request("ping", CallClass.READ, "GET", "_ping", versioned=False)
+            await self._request("ping", CallClass.READ, "GET", "_ping", None, versioned=False)
         except EngineRefused as error:
             raise EngineUnavailable(str(error)) from error
 
@@ -292,14 +333,14 @@ class DockerBackend:
     # ---- steps of the verbs
 
     async def _negotiate(self) -> recipe.EngineFacts:
-        version = await self._request("version", CallClass.READ, "GET", "version", versioned=False)
-        newest, oldest = (_api(version.get(name) or "0.0") for name in ("ApiVersion", "MinAPIVersion"))
+        version = await self._request("version", CallClass.READ, "GET", "version", _Version, versioned=False)
+        newest, oldest = _api(version.newest), _api(version.oldest)
         if newest < OLDEST_API:
-            raise EngineError(f"the engine speaks API {version.get('ApiVersion')}, invokerd needs 1.40 (Docker 19.03) or later")
+            raise EngineError(f"the engine speaks API {version.newest}, invokerd needs 1.40 (Docker 19.03) or later")
         chosen = "v{}.{}".format(*max(min(newest, NEWEST_API), oldest))
         self._control.api_version = self._streams.api_version = chosen
-        info = await self._request("info", CallClass.READ, "GET", "info")
-        return recipe.EngineFacts.of(info, version=str(version.get("Version")), api_version=chosen)
+        info = await self._request("info", CallClass.READ, "GET", "info", dict[str, Any])
+        return recipe.EngineFacts.of(info, version=version.version, api_version=chosen)
 
     def _create_fifo(self, container_id: ContainerId, spec: ContainerSpec) -> Path:
         try:
@@ -310,17 +351,17 @@ class DockerBackend:
     async def _post_create(self, container_id: ContainerId, request: dict[str, Any]) -> str:
         try:
             made = await self._request(
-                "create", CallClass.CREATE, "POST", "containers/create", params={"name": container_id}, body=request
+                "create", CallClass.CREATE, "POST", "containers/create", _Created, params={"name": container_id}, body=request
             )
         except EngineRefused as error:
             if error.status == 404:
                 raise ImageNotFound(f"image {request['Image']} is gone from this node") from error
             raise
-        return str(made["Id"])
+        return made.engine_id
 
     async def _post_start(self, engine_id: str) -> None:
         try:
-            await self._request("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start")
+            await self._request("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start", None)
         except EngineRefused as error:
             if 400 <= error.status < 500:  # the image's entry point cannot be executed
                 raise ContainerStartFailed(str(error)) from error
@@ -330,35 +371,34 @@ class DockerBackend:
         self, container_id: ContainerId, engine_id: str, logs: LogTransport, stream: aiohttp.ClientResponse | None
     ) -> DockerHandle:
         """Find the main process and open all descriptors, under its pidfd."""
-        state = (await self._inspect(engine_id))["State"]
-        pid = int(state.get("Pid") or 0)
-        if not pid:
-            raise ContainerStartFailed(f"{container_id} ended at once, exit code {state.get('ExitCode')}")
+        state = await self._inspect(engine_id)
+        if not state.pid:
+            raise ContainerStartFailed(f"{container_id} ended at once, exit code {state.exit_code}")
         try:
             log_dir = self._run_dir if logs is LogTransport.PIPE else None
-            descriptors = open_descriptors(pid, engine_id, container_id, log_dir)
+            descriptors = open_descriptors(state.pid, engine_id, container_id, log_dir)
         except ProcessLookupError as error:
             raise ContainerStartFailed(f"{container_id} ended at once") from error
         except OSError as error:
             raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
         return DockerHandle(container_id, engine_id, descriptors, stream)
 
-    async def _inspect(self, name: str) -> dict[str, Any]:
+    async def _inspect(self, name: str) -> _State:
         try:
-            found: dict[str, Any] = await self._request("inspect", CallClass.READ, "GET", f"containers/{name}/json")
+            found = await self._request("inspect", CallClass.READ, "GET", f"containers/{name}/json", _Inspected)
         except EngineRefused as error:
             if error.status == 404:
                 raise ContainerStartFailed(f"{name} is gone") from error
             raise
-        return found
+        return found.state
 
     async def _thaw_unknown(self, container_id: ContainerId) -> None:
         """Thaw a container that we have no handle of: under v1 the engine could not kill it."""
         with contextlib.suppress(ContainerStartFailed):
-            pid = int((await self._inspect(container_id))["State"].get("Pid") or 0)
-            if pid:
+            state = await self._inspect(container_id)
+            if state.pid:
                 with contextlib.suppress(OSError):
-                    cgroup.thaw_process(pid)
+                    cgroup.thaw_process(state.pid)
 
     async def _delete(self, container_id: ContainerId) -> None:
         try:
@@ -379,18 +419,18 @@ class DockerBackend:
 
     async def _inspect_image(self, reference: str) -> Image:
         try:
-            found = await self._request("image", CallClass.READ, "GET", f"images/{reference}/json")
+            found = await self._request("image", CallClass.READ, "GET", f"images/{reference}/json", _InspectedImage)
         except EngineRefused as error:
             if error.status == 404:
                 raise ImageNotFound(f"{reference} is not on this node") from error
             raise
-        labels = (found.get("Config") or {}).get("Labels") or {}
+        labels = (found.config.labels if found.config else None) or {}
         speaks_pipe = labels.get(recipe.LABEL_PROTOCOL) == "pipe"
         keep_alive_s = 1.0
         with contextlib.suppress(ValueError):
             keep_alive_s = float(labels.get(recipe.LABEL_KEEP_ALIVE, 1.0))
         return Image(
-            image_id=found["Id"],
+            image_id=found.image_id,
             logs=LogTransport.PIPE if speaks_pipe else LogTransport.ATTACHED,
             server_keep_alive_s=keep_alive_s,
         )
@@ -443,20 +483,21 @@ class DockerBackend:
         kind: CallClass,
         method: str,
         path: str,
+        answer_type: type[T],
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
         versioned: bool = True,
-    ) -> Any:
-        """Send one request; return its answer, decoded when it is JSON."""
+    ) -> T:
+        """Send one request; decode and check its answer, unless `answer_type` is None."""
         async with self.guard.call(verb, kind):
             with _translated(verb):
-                data = None if body is None else json.dumps(body)
+                data = None if body is None else msgspec.json.encode(body)
                 async with await self._control._do_query(  # noqa: SLF001 -- the typed helpers lack options
                     path, method, params=params, data=data, versioned_api=versioned
                 ) as response:
                     answer = await response.read()
-                    return json.loads(answer) if answer[:1] in (b"{", b"[") else answer
+                    return msgspec.json.decode(answer, type=answer_type)
 
     async def _open_stream(self, verb: str, method: str, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send one request whose answer goes on for ever; only its beginning has a deadline."""
@@ -520,18 +561,6 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
             cgroup.close_all(opened)
             if files is not None:
                 files.close()
-
-
-def spec_of(found: FoundContainer) -> ContainerSpec:
-    """Decode the spec that a container was created from.
-
-    Raises:
-        ContainerStartFailed: the label is not there or not ours.
-    """
-    try:
-        return msgspec.json.decode(found.labels.get(recipe.LABEL_SPEC, ""), type=ContainerSpec)
-    except msgspec.DecodeError as error:
-        raise ContainerStartFailed(f"{found.container_id} does not say what it was made from") from error
 
 
 def split_reference(reference: str) -> tuple[str, str]:

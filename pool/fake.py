@@ -15,6 +15,7 @@ import socket
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 
+from pool import recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.errors import ContainerStartFailed, EngineUnavailable, ImageNotFound, InvokerError
 from pool.fake_server import Action, ActionConnection, echo
@@ -205,11 +206,13 @@ class FakeBackend:
         *,
         action: Action = echo,
         containers: dict[ContainerId, FakeContainer] | None = None,
-        labels: Mapping[str, str] | None = None,
+        node: str = "fake",
+        boot_id: str = "boot",
     ) -> None:
         self.containers = {} if containers is None else containers
         self.action = action
-        self.labels = dict(labels or {})
+        self._node = node
+        self._boot_id = boot_id
         self.images: dict[str, Image] = {}
         self.registry: dict[str, Image] = {}
         self.delay: dict[str, float] = {}
@@ -239,7 +242,10 @@ class FakeBackend:
         with self._whole_or_nothing(container_id):
             await self._enter("create")
             assert container_id not in self.containers, f"{container_id}: created twice"
-            container = FakeContainer(container_id, spec, self.action, {**self.labels, "invokerd.spec": spec.digest})
+            if self.images and spec.image not in {image.image_id for image in self.images.values()}:
+                raise ImageNotFound(f"image {spec.image} is gone from this node")
+            labels = recipe.labels_of(spec, node=self._node, boot_id=self._boot_id)
+            container = FakeContainer(container_id, spec, self.action, labels)
             self.containers[container_id] = container
             await self._stage("create:done")
             if not container.alive:

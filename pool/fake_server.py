@@ -15,6 +15,9 @@ import msgspec
 
 from pool.model import LogTransport
 
+#: What OpenWhisk's images print on both streams after each run.
+SENTINEL = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -62,6 +65,7 @@ class _Container(Protocol):
     action: Action
     requests: list[str]
     connections: set[ActionConnection]
+    attached: asyncio.Queue[tuple[str, bytes] | None]
     spec: Any
 
     def advance_cpu(self, microseconds: int) -> None: ...
@@ -172,12 +176,11 @@ class ActionConnection(asyncio.Protocol):
     def _write_logs(self, request: _Request, answer: Answer) -> bytes:
         """Write the lines as our runtimes do, or as foreign images do; return the header that counts them."""
         if self._container.spec.logs is not LogTransport.PIPE:
-            for _, line in answer.logs:
-                self._container.write_log(line.encode() + b"\n")
-            self._container.write_log(b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n")
+            for stream, line in (*answer.logs, ("stdout", SENTINEL), ("stderr", SENTINEL)):
+                self._container.attached.put_nowait((stream, line.encode() + b"\n"))
             return b""
         body = msgspec.json.decode(request.body) if request.body else {}
-        activation = body.get("activation_id", "0" * 32)
+        activation = body.get("activation_id") or (body.get("value") or {}).get("env", {}).get("__OW_ACTIVATION_ID", "0" * 32)
         for seq, (stream, line) in enumerate(answer.logs):
             kind = "o" if stream == "stdout" else "e"
             self._container.write_log(f"{activation} {seq} {kind} {time.time_ns() // 1000} {line}\n".encode())

@@ -247,13 +247,22 @@ class Lease:
         self.sent_at = self.sent_at or time.monotonic()
         expire = loop.call_at(deadline, _expire, answer)
         try:
-            return await answer
+            response = await answer
+            if response.logs is not None:
+                self._note_logs(response.logs)
+            return response
         finally:
             expire.cancel()
             if verify is not None:
                 verify.cancel()
             if not answer.done() or answer.cancelled() or answer.exception() is not None:
                 connection.close()
+
+    def _note_logs(self, said: str) -> None:
+        """Take the runtime's word, `frames,dropped`, for lines that did not fit into the pipe."""
+        dropped = said.rpartition(",")[2]
+        if dropped.isascii() and dropped.isdigit() and dropped != "0":
+            self._live.logs.note_dropped(self.activation, int(dropped))
 
     def _verify_thaw(self, answer: asyncio.Future[Response]) -> None:
         """Believe the reply, not the write: no answer yet, so ask the kernel, and thaw again if it says frozen."""

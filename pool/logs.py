@@ -91,6 +91,12 @@ class LogReader:
         collection = self._open.pop(activation, None)
         return collection.finish() if collection else []
 
+    def note_dropped(self, activation: ActivationId, lines: int) -> None:
+        """The runtime says that it could not write so many lines."""
+        collection = self._open.get(activation)
+        if collection is not None:
+            collection.dropped += lines
+
     def drain(self) -> None:
         """Read what is there, without waiting."""
 

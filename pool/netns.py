@@ -143,20 +143,22 @@ class Dialer:
             os.close(home)
 
     def _serve(self, network: int, wish: asyncio.Future[socket.socket], home: int) -> bool:
-        """Create one socket. Return whether this thread is at home again."""
+        """Create one socket, come home, hand it over. Return whether this thread is at home again."""
+        sock: socket.socket | None = None
+        failure: OSError | None = None
+        at_home = True
         try:
             sock = self._create_in(network)
         except OSError as error:
-            self._loop.call_soon_threadsafe(_fail, wish, error)
-        else:
-            self._loop.call_soon_threadsafe(_deliver, wish, sock)
+            failure = error
         finally:
             os.close(network)
         try:
             self._setns(home, _CLONE_NEWNET)
         except OSError:
-            return False
-        return True
+            at_home = False
+        self._loop.call_soon_threadsafe(_settle, wish, sock, failure)
+        return at_home
 
     def _create_in(self, network: int) -> socket.socket:
         self._setns(network, _CLONE_NEWNET)
@@ -166,14 +168,12 @@ class Dialer:
         return sock
 
 
-def _deliver(wish: asyncio.Future[socket.socket], sock: socket.socket) -> None:
+def _settle(wish: asyncio.Future[socket.socket], sock: socket.socket | None, failure: OSError | None) -> None:
     """Runs on the loop: nobody may wait any more."""
     if wish.done():
-        sock.close()
-    else:
+        if sock is not None:
+            sock.close()
+    elif sock is not None:
         wish.set_result(sock)
-
-
-def _fail(wish: asyncio.Future[socket.socket], error: OSError) -> None:
-    if not wish.done():
-        wish.set_exception(error)
+    else:
+        wish.set_exception(failure or OSError("no socket"))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,8 @@ FREEZE_DEADLINE_S = 1.0
 PROBE_DEADLINE_S = 5.0
 #: How long a stem cell may take to come up, s.
 EXERCISE_DEADLINE_S = 60.0
+#: How long operations may still take when the pool closes, s.
+CLOSE_DEADLINE_S = 10.0
 #: Pauses between attempts to remove a container that the engine would not remove, s: doubled up to the second.
 REMOVE_RETRY_S = (0.25, 30.0)
 
@@ -94,6 +96,10 @@ class Pool:
         self._refused: dict[ActivationId, InvokerError] = {}
         self._wake: asyncio.TimerHandle | None = None
         self._closing = False
+        #: Creations, probes and removals under way.
+        self._operations: set[asyncio.Task[None]] = set()
+        #: Readers of attached streams.
+        self._readers: set[asyncio.Task[None]] = set()
         self._run: dict[type[ev.Command], Callable[[Any], None]] = {
             ev.Create: lambda command: self._spawn(self._create(command), f"create {command.container}"),
             ev.Grant: self._grant,
@@ -153,9 +159,30 @@ class Pool:
         """Look at the whole pool."""
         return self.machine.statistics()
 
+    def now(self) -> float:
+        """Seconds of the pool's clock, which `Container.since` and its like are of."""
+        return self._loop.time()
+
     def containers(self) -> list[Container]:
         """Every container, in the order they were made. Not to be changed."""
         return list(self.machine.books.containers.values())
+
+    # ---- what a look at the engine tells
+
+    def gone(self, container_id: ContainerId) -> None:
+        """The engine has no such container any more, or it does not run."""
+        self._feed(ev.Died(container_id))
+
+    def refreeze(self, container_id: ContainerId) -> None:
+        """Freeze a resting container again that somebody else has thawed."""
+        live = self._lives.get(container_id)
+        try:
+            if live is not None and not live.handle.is_frozen():
+                log.warning("%s was thawed from outside and is frozen again", container_id)
+                live.handle.freeze()
+        except OSError as error:
+            log.warning("%s: %s", container_id, error)
+            self._feed(ev.Died(container_id))
 
     # ---- beginning and end
 
@@ -168,11 +195,19 @@ class Pool:
         """Refuse new activations and tell those that wait. Those that hold a container go on."""
         self._feed(ev.Closed())
 
-    def close(self) -> None:
-        """Freeze what the next daemon may adopt and let go of all containers. Leases must have ended."""
+    async def close(self) -> None:
+        """Let operations end, freeze what the next daemon may adopt, and let go of all containers. Leases must have ended."""
+        self.stop_starting()
+        if self._operations:
+            await asyncio.wait(self._operations, timeout=CLOSE_DEADLINE_S)
         self._closing = True
         if self._wake:
             self._wake.cancel()
+        leftovers = self._operations | self._readers
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            await asyncio.wait(leftovers)
         for live in self._lives.values():
             container = self.machine.books.containers.get(live.container_id)
             if container is not None and container.state in {ContainerState.WARM, ContainerState.STEM}:
@@ -207,11 +242,14 @@ class Pool:
         self._wake = None
         self._feed(ev.Tick())
 
-    def _spawn(self, operation: Any, name: str) -> None:
+    def _spawn(self, operation: Coroutine[Any, Any, None], name: str, kept: set[asyncio.Task[None]] | None = None) -> None:
         if self._closing:
             operation.close()
             return
-        self._group.create_task(operation, name=name)
+        kept = self._operations if kept is None else kept
+        task = self._group.create_task(operation, name=name)
+        kept.add(task)
+        task.add_done_callback(kept.discard)
 
     def _new_name(self) -> ContainerId:
         return ContainerId(f"invokerd-{self._node}-{secrets.token_hex(6)}")
@@ -225,7 +263,8 @@ class Pool:
             return lease
         if refused := self._refused.pop(activation, None):
             raise refused
-        future = self._waiting[activation] = self._loop.create_future()
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        self._waiting[activation] = future
         try:
             async with asyncio.timeout_at(deadline):
                 return await future
@@ -374,7 +413,7 @@ class Pool:
             logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=self._hooks.late_lines)
         else:
             logs = AttachedLogReader(self._loop, on_late=self._hooks.late_lines)
-            self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}")
+            self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}", self._readers)
         live = self._lives[container_id] = Live(container_id, spec, handle, slot, logs)
         self._loop.add_reader(handle.descriptors.pidfd, self._on_death, container_id)
         return live

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from pool.backend import FoundContainer
+from pool.errors import ContainerStartFailed
 from pool.model import ContainerSpec, LogTransport, Mount
 
 LABEL_NODE = "invokerd.node"
@@ -85,6 +87,23 @@ class EngineFacts:
         return tuple(name for name in limits if not getattr(self, name))
 
 
+def labels_of(spec: ContainerSpec, *, node: str, boot_id: str) -> dict[str, str]:
+    """Build the labels by which a later daemon finds a container and knows what it is."""
+    return {LABEL_NODE: node, LABEL_BOOT: boot_id, LABEL_SPEC: msgspec.json.encode(spec).decode()}
+
+
+def spec_of(found: FoundContainer) -> ContainerSpec:
+    """Decode the spec that a container was created from.
+
+    Raises:
+        ContainerStartFailed: the label is not there, or is of another version's making.
+    """
+    try:
+        return msgspec.json.decode(found.labels.get(LABEL_SPEC, ""), type=ContainerSpec)
+    except msgspec.DecodeError as error:
+        raise ContainerStartFailed(f"{found.container_id} does not say what it was made from") from error
+
+
 def create_request(
     spec: ContainerSpec,
     facts: EngineFacts,
@@ -110,7 +129,7 @@ def create_request(
         "Image": spec.image,
         "User": f"{spec.uid}:{spec.gid}",
         "Env": [f"{name}={value}" for name, value in _environment(spec)],
-        "Labels": {LABEL_NODE: node, LABEL_BOOT: boot_id, LABEL_SPEC: msgspec.json.encode(spec).decode()},
+        "Labels": labels_of(spec, node=node, boot_id=boot_id),
         "Healthcheck": {"Test": ["NONE"]},
         "AttachStdout": spec.logs is LogTransport.ATTACHED,
         "AttachStderr": spec.logs is LogTransport.ATTACHED,
@@ -124,7 +143,8 @@ def create_request(
             "SecurityOpt": ["no-new-privileges"],
             "UsernsMode": "host",  # files belong to the user, even where the engine remaps ids for others
             "ReadonlyRootfs": True,
-            "Tmpfs": {_TMP: f"rw,exec,nosuid,nodev,size={spec.tmp_mib}m,mode=1777"},
+            # Owned by the user: runc before 1.2 gives it the mode of the image's own /tmp, whatever `mode` says.
+            "Tmpfs": {_TMP: f"rw,exec,nosuid,nodev,size={spec.tmp_mib}m,mode=1777,uid={spec.uid},gid={spec.gid}"},
             "IpcMode": "private",
             "ShmSize": spec.tmp_mib * _MIB,
             "Ulimits": [

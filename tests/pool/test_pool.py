@@ -92,7 +92,7 @@ async def bench(tmp_path: Path, *, backend: FakeBackend | None = None, **changes
             assert known == set(fake.containers), "the pool and the engine disagree"
             assert {entry.container_id for entry in table.entries()} == known
             assert all(not entry.activations for entry in table.entries())
-            the_bench.pool.close()
+            await the_bench.pool.close()
     finally:
         fake.bury_all()
         await fake.close()

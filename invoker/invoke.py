@@ -1,0 +1,559 @@
+"""READ THIS FIRST: one invocation, top to bottom.
+
+`Invoker.invoke` takes a call that was authenticated and admitted. `_conduct` is its whole way: plan, lease, /init, /run,
+counters, journal, answer. What the action does wrong is an outcome; what the platform does wrong is an outcome too,
+and an error for the caller. Whatever happens, exactly one finished record is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from invoker.arguments import merge_arguments, refuse_final
+from invoker.code import MOUNT_TARGET
+from invoker.errors import IdempotencyConflict, JournalFull
+from invoker.invocation import Accepted202, Call
+from invoker.model import (
+    MIB,
+    Accepted,
+    Activation,
+    CpuQuality,
+    Limits,
+    Meter,
+    Phases,
+    Status,
+)
+from invoker.plan import Facts, Plan, Planner
+from invoker.recorder import Recorder, RecordTooLarge
+from invoker.runtime import Outcome, init_body, initialise, run, run_body
+from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
+from pool.lease import Lease, Usage
+from pool.model import ActivationId, PeakQuality, StartKind
+from pool.pool import Pool
+
+log = logging.getLogger(__name__)
+
+#: How long the lines of a foreign image may take after its answer, s. Our runtimes' lines are there with it.
+LOG_DEADLINE_S = 2.0
+#: A container that would not thaw has run nothing: the activation may have another, this often.
+THAW_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class Trace:
+    """Stamps of one activation, seconds of the monotonic clock; 0 where it did not get."""
+
+    received: float
+    planned: float = 0.0
+    pulled: float = 0.0
+    granted: float = 0.0
+    created_from: float = 0.0
+    created_to: float = 0.0
+    init_began: float = 0.0
+    sent: float = 0.0
+    run_began: float = 0.0
+    ended: float = 0.0
+    start_kind: StartKind | None = None
+    container: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One activation in flight."""
+
+    activation_id: ActivationId
+    call: Call
+    #: Wall clock at arrival, seconds. Durations never come from it.
+    wall: float
+    #: Accepted in the journal before it begins: it survives the daemon.
+    durable: bool
+    trace: Trace
+    task: asyncio.Task[None] | None = None
+    cancelled: bool = False
+    done: Activation | None = None
+    error: InvokerError | None = None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def resolve(self, activation: Activation, error: InvokerError | None = None) -> None:
+        """Tell all who wait."""
+        self.done, self.error = activation, error
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Invoker:
+    """Conducts activations. Owns none of its parts."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        planner: Planner,
+        recorder: Recorder,
+        read_code: Callable[[str], Awaitable[str]],
+        group: asyncio.TaskGroup,
+        node: str,
+        max_wait_s: Callable[[], float],
+        result_bytes: Callable[[], int],
+        on_finished: Callable[[Activation], None],
+    ) -> None:
+        """Begin with nothing in flight.
+
+        Args:
+            pool: leases containers.
+            planner: knows what an action needs.
+            recorder: journal and stores.
+            read_code: code string of a digest.
+            group: runs the activations.
+            node: in every record.
+            max_wait_s: how long an activation may wait for a container.
+            result_bytes: longest result.
+            on_finished: told of each finished activation; may not raise.
+        """
+        self._pool = pool
+        self._planner = planner
+        self._recorder = recorder
+        self._read_code = read_code
+        self._group = group
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._max_wait_s = max_wait_s
+        self._result_bytes = result_bytes
+        self._on_finished = on_finished
+        self._tickets: dict[ActivationId, Ticket] = {}
+        self._in_flight: dict[str, int] = {}
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---- from the API
+
+    async def invoke(self, call: Call) -> Activation | Accepted202:
+        """Run an action.
+
+        A client that goes away changes nothing: the activation has a task of its own.
+
+        Returns:
+            The finished activation of a blocking call; else, or when it takes longer than `call.wait_s`, its id.
+
+        Raises:
+            PoolClosed, JournalFull: refused; nothing was done.
+            IdempotencyConflict: the key was used with another body.
+            InvalidRequest: the payload names a final parameter.
+            PlatformError: it was accepted and recorded, and the platform failed.
+        """
+        refuse_final(call.action, call.payload)
+        digest = hashlib.sha256(call.payload).hexdigest() if call.idempotency_key else None
+        if digest is not None:
+            known = self._recorder.find_idempotent(
+                call.identity.namespace.name, call.action.full_path, call.idempotency_key or ""
+            )
+            if known is not None:
+                return await self._repeat(known[0], call, same=known[1] == digest)
+        if self._stopping:
+            raise PoolClosed
+        if not self._recorder.room():
+            raise JournalFull
+        durable = not call.blocking or digest is not None
+        activation_id = ActivationId(secrets.token_hex(16))
+        ticket = Ticket(activation_id, call, time.time(), durable, Trace(received=call.received))
+        self._enter(ticket)
+        if durable:
+            try:
+                await self._recorder.accepted(self._accepted(ticket, digest))
+            except BaseException:
+                self._leave(ticket)
+                raise
+        self._begin(ticket)
+        if not call.blocking:
+            return Accepted202(activation_id=activation_id)
+        return await self._wait(ticket, call.wait_s)
+
+    def in_flight(self, namespace: str) -> int:
+        """Activations of a namespace that have not ended."""
+        return self._in_flight.get(namespace, 0)
+
+    def cancel(self, activation_id: ActivationId, *, namespace: str | None = None) -> str | None:
+        """End an activation now: what is queued never runs, what runs is killed, recorded and billed to this moment.
+
+        Args:
+            activation_id: of one in flight.
+            namespace: None cancels anybody's.
+
+        Returns:
+            What it was: `queued` or `running`; None when there is none such, or it has ended already.
+        """
+        ticket = self._tickets.get(activation_id)
+        if ticket is None or ticket.task is None or ticket.done is not None:
+            return None
+        if namespace not in {None, ticket.call.identity.namespace.name}:
+            return None
+        ticket.cancelled = True
+        ticket.task.cancel()
+        return "running" if ticket.trace.granted else "queued"
+
+    @property
+    def total_in_flight(self) -> int:
+        """Activations of all namespaces that have not ended."""
+        return len(self._tickets)
+
+    def resume(self, accepted: Accepted, call: Call) -> None:
+        """Run what an earlier daemon accepted and had not begun."""
+        ticket = Ticket(accepted.activation_id, call, time.time(), True, Trace(received=call.received))
+        self._enter(ticket)
+        self._begin(ticket)
+
+    # ---- beginning and end
+
+    def refuse(self) -> None:
+        """Take no more. What waits for a container is told; what has one goes on."""
+        self._stopping = True
+        self._pool.stop_starting()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is in flight."""
+        await self._idle.wait()
+
+    def cancel_all(self) -> None:
+        """Cancel what is in flight."""
+        for activation_id in list(self._tickets):
+            self.cancel(activation_id)
+
+    async def record_lost(self, lost: Iterable[tuple[ActivationId, Facts, int]]) -> int:
+        """End what an earlier daemon had begun: once, as lost, never repeated.
+
+        Args:
+            lost: (id, facts, wall clock of its start in ms) each. What has a finished record keeps that one.
+
+        Returns:
+            How many there were.
+        """
+        count = 0
+        for activation_id, facts, start_ms in lost:
+            count += 1
+            activation = Activation(
+                activation_id=activation_id,
+                node=self._node,
+                namespace=facts.namespace,
+                subject=facts.namespace,
+                path=facts.path,
+                version=facts.version,
+                kind=facts.kind,
+                limits=Limits(timeout=facts.timeout, memory=facts.memory, logs=facts.logs, concurrency=facts.concurrency),
+                start_ms=start_ms,
+                end_ms=start_ms,
+                status=Status.INTERNAL_ERROR,
+                result=msgspec.Raw(b'{"error":"The daemon was stopped while the action ran: lost, may have run."}'),
+                meter=Meter(memory_limit_mib=facts.memory, outcome="lost"),
+            )
+            await self._record(activation, [])
+        return count
+
+    # ---- one activation
+
+    async def _conduct(self, ticket: Ticket) -> None:
+        """The whole way of one activation. Raises only bugs."""
+        call, trace = ticket.call, ticket.trace
+        try:
+            trace.planned = time.monotonic()
+            plan = self._planner.find(call.identity.namespace, call.action)
+            if plan is None:
+                plan = await self._planner.make(call.identity.namespace, call.action)
+            trace.pulled = time.monotonic()
+            if plan.stems:
+                self._pool.want_stems(plan.key.spec, plan.stems)
+            await self._with_a_container(ticket, plan)
+        except asyncio.CancelledError:
+            if not ticket.cancelled or ticket.task is None:
+                raise
+            ticket.task.uncancel()
+            await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
+        except MemoryNeverAvailable as error:
+            await self._fail(ticket, Status.APPLICATION_ERROR, str(error), error.code)
+        except ActionError as error:
+            await self._fail(ticket, Status.DEVELOPER_ERROR, str(error), error.code)
+        except PlatformError as error:
+            await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
+        finally:
+            self._leave(ticket)
+
+    async def _with_a_container(self, ticket: Ticket, plan: Plan) -> None:
+        """Lease a container, have the work done, record it, answer. A container that would not thaw is replaced."""
+        activation_id = ticket.activation_id
+        for attempt in range(1, THAW_ATTEMPTS + 1):
+            deadline = self._loop.time() + self._max_wait_s()
+            try:
+                async with self._pool.lease(activation_id, plan.key, facts=plan.facts, deadline=deadline) as lease:
+                    outcome = await self._serve(ticket, plan, lease)
+                    if lease.logs.come_late:
+                        await self._end(ticket, outcome, logs=None)
+                        await lease.logs.wait_complete(self._loop.time() + LOG_DEADLINE_S)
+                        self._recorder.logs(activation_id, lease.logs.end(activation_id))
+                    else:
+                        lease.logs.drain()
+                        await self._end(ticket, outcome, logs=lease.logs.end(activation_id))
+            except ThawFailed:
+                if attempt == THAW_ATTEMPTS:
+                    raise
+            else:
+                return
+
+    async def _serve(self, ticket: Ticket, plan: Plan, lease: Lease) -> Outcome:
+        """Have the container do the work, and read what it cost."""
+        call, trace, action = ticket.call, ticket.trace, ticket.call.action
+        trace.granted = time.monotonic()
+        trace.created_from, trace.created_to = lease.created_between
+        trace.start_kind, trace.container = lease.start_kind, lease.container_id
+        if ticket.durable:
+            await self._recorder.begun(ticket.activation_id)
+        lease.logs.begin(ticket.activation_id, limit_bytes=action.limits.logs * MIB)
+        arguments, environment = merge_arguments(action.parameters, call.payload)
+        try:
+            outcome = await self._initialise(ticket, plan, lease, environment) if lease.needs_init else None
+            if outcome is None:
+                outcome = await self._run(ticket, plan, lease, arguments)
+            lease.clean = outcome.keep
+        finally:
+            trace.ended = time.monotonic()
+            trace.sent = lease.sent_at
+            try:
+                trace.usage = lease.read_usage()
+            except OSError as error:  # the cgroup goes with the container
+                log.info("activation %s has no counters: %s", ticket.activation_id, error)
+        if not outcome.keep and trace.usage is not None and trace.usage.oom_kills and not outcome.timed_out:
+            sentence = f"The action exhausted its memory and was aborted: its limit is {action.limits.memory} MB."
+            return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "oom")
+        return outcome
+
+    async def _initialise(self, ticket: Ticket, plan: Plan, lease: Lease, environment: dict[str, str]) -> Outcome | None:
+        """Send /init; None when the container is ready to run."""
+        action, timeout_ms = ticket.call.action, ticket.call.action.limits.timeout
+        executable = action.exec
+        ticket.trace.init_began = ticket.trace.granted
+        body = init_body(
+            name=action.name,
+            main=executable.main,
+            code=await self._read_code(executable.code) if executable.code and plan.mounted_code is None else None,
+            code_path=MOUNT_TARGET if plan.mounted_code is not None else None,
+            binary=executable.binary,
+            environment=environment | self._context(ticket, plan),
+        )
+        deadline = self._loop.time() + timeout_ms / 1000
+        outcome = await initialise(lease, body, deadline=deadline, timeout_ms=timeout_ms)
+        if outcome is None:
+            lease.initialised()
+        return outcome
+
+    def _context(self, ticket: Ticket, plan: Plan) -> dict[str, str]:
+        """What /init tells the action of its surroundings."""
+        call = ticket.call
+        context = {
+            "__OW_NAMESPACE": call.identity.namespace.name,
+            "__OW_ACTION_NAME": plan.action_name,
+            "__OW_ACTION_VERSION": call.action.version,
+            "__OW_ACTIVATION_ID": ticket.activation_id,
+            "__OW_TRANSACTION_ID": call.transaction,
+            "__OW_DEADLINE": str(int(time.time() * 1000) + call.action.limits.timeout),
+        }
+        if plan.gives_api_key:
+            context["__OW_API_KEY"] = call.identity.api_key
+        return context
+
+    async def _run(self, ticket: Ticket, plan: Plan, lease: Lease, arguments: msgspec.Raw) -> Outcome:
+        """Send /run."""
+        call, timeout_ms = ticket.call, ticket.call.action.limits.timeout
+        body = run_body(
+            plan.prefix,
+            arguments,
+            activation_id=ticket.activation_id,
+            transaction=call.transaction,
+            deadline_ms=int(time.time() * 1000) + timeout_ms,
+            api_key=call.identity.api_key if plan.gives_api_key else None,
+        )
+        deadline = self._loop.time() + timeout_ms / 1000
+        ticket.trace.run_began = time.monotonic()
+        return await run(lease, body, deadline=deadline, timeout_ms=timeout_ms, limit_bytes=self._result_bytes())
+
+    # ---- the end of one
+
+    async def _fail(self, ticket: Ticket, status: Status, sentence: str, reason: str, error: InvokerError | None = None) -> None:
+        """End an activation that got no answer from its action."""
+        if ticket.done is None:
+            ticket.trace.ended = ticket.trace.ended or time.monotonic()
+            await self._end(ticket, Outcome.failure(status, sentence, reason), logs=[], error=error)
+
+    async def _end(self, ticket: Ticket, outcome: Outcome, *, logs: list[str] | None, error: InvokerError | None = None) -> None:
+        """Write the finished record, then answer: in this order, so that no answer is without its record."""
+        activation = finished_activation(ticket, outcome, node=self._node)
+        await self._record(activation, logs)
+        ticket.resolve(activation, error)
+
+    async def _record(self, activation: Activation, logs: list[str] | None) -> None:
+        try:
+            self._recorder.finish(activation, logs=logs)
+        except RecordTooLarge:
+            await self._recorder.finish_large(activation, logs=logs)
+        self._on_finished(activation)
+
+    # ---- books
+
+    def _enter(self, ticket: Ticket) -> None:
+        namespace = ticket.call.identity.namespace.name
+        self._tickets[ticket.activation_id] = ticket
+        self._in_flight[namespace] = self._in_flight.get(namespace, 0) + 1
+        self._idle.clear()
+
+    def _leave(self, ticket: Ticket) -> None:
+        namespace = ticket.call.identity.namespace.name
+        del self._tickets[ticket.activation_id]
+        self._in_flight[namespace] -= 1
+        if not self._in_flight[namespace]:
+            del self._in_flight[namespace]
+        if not self._tickets:
+            self._idle.set()
+
+    def _begin(self, ticket: Ticket) -> None:
+        ticket.task = self._group.create_task(self._conduct(ticket), name=f"activation {ticket.activation_id}")
+
+    async def _wait(self, ticket: Ticket, wait_s: float) -> Activation | Accepted202:
+        """Wait for an activation, or for its id alone once the time is up."""
+        if ticket.done is None:
+            waiter = self._loop.create_future()
+            ticket.waiters.append(waiter)
+            timer = self._loop.call_later(wait_s, _release, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.done or Accepted202(activation_id=ticket.activation_id)
+
+    async def _repeat(self, activation_id: ActivationId, call: Call, *, same: bool) -> Activation | Accepted202:
+        """Answer a call whose idempotency key was used before with the first activation."""
+        if not same:
+            raise IdempotencyConflict
+        if not call.blocking:
+            return Accepted202(activation_id=activation_id)
+        ticket = self._tickets.get(activation_id)
+        if ticket is not None:
+            return await self._wait(ticket, call.wait_s)
+        activation = await self._recorder.get(call.identity.namespace.name, activation_id)
+        return activation or Accepted202(activation_id=activation_id)
+
+    def _accepted(self, ticket: Ticket, digest: str | None) -> Accepted:
+        call = ticket.call
+        return Accepted(
+            activation_id=ticket.activation_id,
+            namespace=call.identity.namespace.name,
+            subject=call.identity.namespace.name,
+            path=call.action.full_path,
+            payload=call.payload,
+            transaction=call.transaction,
+            accepted_ms=int(ticket.wall * 1000),
+            idempotency_key=call.idempotency_key,
+            body_sha256=digest,
+        )
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activation:
+    """Make the record of an activation from its stamps, its counters and its outcome."""
+    call, trace, action = ticket.call, ticket.trace, ticket.call.action
+    phases = phases_of(ticket)
+    began = trace.init_began or trace.run_began or trace.ended
+    billed_us = phases.init + phases.run
+    start_ms = int((ticket.wall + began - trace.received) * 1000)
+    usage = trace.usage
+    meter = Meter(
+        start_kind=trace.start_kind,
+        memory_limit_mib=action.limits.memory,
+        billed_us=billed_us,
+        cpu_us=usage.cpu_us if usage else 0,
+        cpu_quality=(CpuQuality.SHARED if action.limits.concurrency > 1 else CpuQuality.EXACT) if usage else CpuQuality.MISSING,
+        peak_bytes=usage.memory.peak if usage else 0,
+        peak_quality=usage.memory.peak_quality if usage else PeakQuality.LIFETIME,
+        anonymous_bytes=usage.memory.anonymous if usage else 0,
+        shared_bytes=usage.memory.shared if usage else 0,
+        cache_bytes=usage.memory.cache if usage else 0,
+        throttled_us=usage.throttled_us if usage else 0,
+        oom_kills=usage.oom_kills if usage else 0,
+        request_bytes=call.payload_bytes,
+        response_bytes=outcome.response_bytes,
+        outcome=outcome.reason,
+        phases=phases,
+    )
+    return Activation(
+        activation_id=ticket.activation_id,
+        node=node,
+        namespace=call.identity.namespace.name,
+        subject=call.identity.namespace.name,
+        path=action.full_path,
+        version=action.version,
+        kind=action.exec.kind,
+        limits=action.limits,
+        start_ms=start_ms,
+        end_ms=start_ms + round(billed_us / 1000),
+        status=outcome.status,
+        result=outcome.result,
+        size=outcome.size,
+        wait_ms=max(0, round((began - trace.received) * 1000)),
+        init_ms=round(phases.init / 1000) if trace.init_began else None,
+        timed_out=outcome.timed_out,
+        container=trace.container,
+        transaction=call.transaction,
+        meter=meter,
+    )
+
+
+def phases_of(ticket: Ticket) -> Phases:
+    """Cut the time from arrival to now into disjoint phases: each begins where the one before it ends."""
+    call, trace = ticket.call, ticket.trace
+    now = time.monotonic()
+    known = (call.authenticate_us + call.authorise_us) / 1e6
+    planned = trace.planned or now
+    pulled = trace.pulled or (now if trace.planned else planned)
+    granted = trace.granted or now
+    create = (
+        max(0.0, min(granted, trace.created_to) - max(pulled, trace.created_from)) if trace.start_kind is StartKind.COLD else 0.0
+    )
+    run_began = trace.run_began or trace.ended or now
+    ended = trace.ended or now
+    thaw = init = run_time = 0.0
+    if trace.granted:
+        if trace.init_began:
+            init = run_began - granted
+        else:
+            thaw = max(0.0, (trace.sent or run_began) - granted)
+            run_began = granted + thaw
+        run_time = max(0.0, ended - run_began)
+    queue = max(0.0, granted - pulled - create)
+    spans = {
+        "resolve": planned - trace.received - known,
+        "queue": queue,
+        "pull": pulled - planned,
+        "create": create,
+        "thaw": thaw,
+        "init": init,
+        "run": run_time,
+        "collect": now - ended if trace.granted else 0.0,
+    }
+    return Phases(
+        authenticate=call.authenticate_us,
+        authorise=call.authorise_us,
+        **{name: max(0, round(seconds * 1e6)) for name, seconds in spans.items()},
+    )

@@ -1,0 +1,541 @@
+"""`DockerBackend` against engines that misbehave (scripted, on a Unix socket), and against a real one."""
+
+import asyncio
+import inspect
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from pool import recipe
+from pool.backend import Descriptors, FoundContainer
+from pool.docker import DockerBackend, DockerHandle, split_reference
+from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
+from pool.guard import Deadlines
+from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
+
+A = ContainerId("invokerd-n-aaaaaaaaaaaa")
+SPEC = ContainerSpec(namespace="n", uid=os.getuid(), gid=os.getgid(), image="sha256:1", kind="k", memory_mib=64)
+FOREIGN = ContainerSpec(namespace="n", uid=1, gid=1, image="sha256:1", kind="k", memory_mib=64, logs=LogTransport.ATTACHED)
+QUICK = Deadlines(create_s=0.1, remove_s=0.1, read_s=0.1, pull_s=0.2)
+
+
+class Engine:
+    """An engine that answers as told: `answers[verb path prefix] = (status, body)`, or a callable, or None for never."""
+
+    def __init__(self, path: str) -> None:
+        self.url = f"unix://{path}"
+        self.path = path
+        self.requests: list[tuple[str, str, dict[str, list[str]], Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: dict[str, Any] = {
+            "GET /version": (200, {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"}),
+            "GET /info": (200, {"MemoryLimit": True}),
+            "GET /_ping": (200, "OK"),
+            "POST /containers/create": (201, {"Id": "e" * 64}),
+            "POST /containers/eeee": (204, None),
+            "GET /containers/eeee": (200, {"State": {"Pid": 0, "ExitCode": 3}}),
+            "GET /containers/json": (200, []),
+            "DELETE /containers/": (204, None),
+        }
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> "Engine":
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    def verbs(self) -> list[str]:
+        return [f"{method} {path}" for method, path, _, _ in self.requests]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                method, target, _ = line.decode().split(" ")
+                headers: dict[str, str] = {}
+                while (header := await reader.readline()) not in (b"\r\n", b""):
+                    name, _, value = header.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                await self._answer(method, target, headers, body, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> None:
+        url = urlsplit(target)
+        path = "/" + url.path.split("/", 2)[2] if url.path.startswith("/v1.") else url.path
+        self.requests.append((method, unquote(path), parse_qs(url.query), json.loads(body) if body else None))
+        self.headers.append({**headers, "version": url.path.split("/")[1]})
+        known = [prefix for prefix in self.answers if f"{method} {path}".startswith(prefix)]
+        answer = self.answers[max(known, key=len)] if known else (404, {"message": "page not found"})
+        if isinstance(answer, Callable):
+            answer = await answer()
+        if answer is None:
+            await asyncio.Event().wait()
+        status, content = answer
+        if isinstance(content, bytes):
+            writer.write(b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n%s" % (status, content))
+            await writer.drain()
+            writer.close()
+            return
+        data = b"" if content is None else json.dumps(content).encode()
+        kind = "text/plain" if isinstance(content, str) else "application/json"
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
+        writer.write(head.encode() + data)
+        await writer.drain()
+
+
+@pytest.fixture
+async def engine(tmp_path):
+    async with Engine(str(tmp_path / "engine.sock")) as engine:
+        yield engine
+
+
+async def opened(url: str, tmp_path, **changes) -> DockerBackend:
+    settings = {"node": "n", "boot_id": "b", "run_dir": tmp_path / "containers", "deadlines": QUICK, **changes}
+    return await DockerBackend.open(url, **settings)
+
+
+@pytest.fixture
+async def backend(engine, tmp_path):
+    backend = await opened(engine.url, tmp_path)
+    yield backend
+    await backend.close()
+
+
+# ---- an engine that accepts and never answers
+
+
+def a_handle() -> DockerHandle:
+    child = os.pidfd_open(os.getpid())
+    null = os.open("/dev/null", os.O_RDONLY)
+    numbers = dict.fromkeys(("freeze", "frozen", "cpu", "memory_peak", "memory_stat", "log"), -1)
+    return DockerHandle(A, "e" * 64, Descriptors(pid=os.getpid(), pidfd=child, network=null, **numbers), None)
+
+
+async def read_logs(backend: DockerBackend) -> None:
+    handle = a_handle()
+    try:
+        async for _ in backend.attach_logs(handle):
+            pass
+    finally:
+        handle.close()
+
+
+FOUND = FoundContainer(container_id=A, engine_id="e" * 64, running=True, labels=recipe.labels_of(SPEC, node="n", boot_id="b"))
+#: Every verb that asks the engine. One that is missing here fails the test below.
+VERBS: dict[str, Callable[[DockerBackend], Any]] = {
+    "create": lambda backend: backend.create(A, SPEC),
+    "adopt": lambda backend: backend.adopt(FOUND),
+    "remove": lambda backend: backend.remove(A, None),
+    "list_containers": lambda backend: backend.list_containers(),
+    "resolve_image": lambda backend: backend.resolve_image("a", pull=True),
+    "attach_logs": read_logs,
+    "ping": lambda backend: backend.ping(),
+}
+NOT_THE_ENGINE = {"dial", "close", "open", "watch_events"}  # watch_events never ends; tested below
+
+
+async def black_hole(path: str) -> asyncio.Server:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.read(4096):
+                pass
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    return await asyncio.start_unix_server(swallow, path)
+
+
+def test_every_verb_is_tried_against_the_black_hole():
+    public = {
+        name
+        for name, member in inspect.getmembers(DockerBackend)
+        if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
+    }
+    assert public == set(VERBS) | NOT_THE_ENGINE
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_each_verb_ends_in_its_deadline_where_nobody_answers(verb, engine, tmp_path):
+    backend = await opened(engine.url, tmp_path)
+    engine.answers = {f"{method} /": None for method in ("GET", "POST", "DELETE")}
+    began = time.perf_counter()
+    with pytest.raises(EngineUnavailable):
+        await VERBS[verb](backend)
+    assert time.perf_counter() - began < 1.0
+    assert sum(counted.timeouts for counted in backend.calls.values()) >= 1
+    await backend.close()
+
+
+async def test_opening_where_nobody_answers_ends_in_the_deadline(tmp_path):
+    hole = await black_hole(str(tmp_path / "hole.sock"))
+    with pytest.raises(EngineUnavailable, match="version"):
+        await opened(f"unix://{tmp_path}/hole.sock", tmp_path)
+    hole.close()
+
+
+async def test_an_engine_that_is_down_is_unavailable_at_once(tmp_path):
+    with pytest.raises(EngineUnavailable):
+        await opened(f"unix://{tmp_path}/nobody.sock", tmp_path)
+
+
+async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, backend):
+    engine.answers["GET /containers/json"] = None
+    for _ in range(3):
+        with pytest.raises(EngineUnavailable):
+            await backend.list_containers()
+    assert backend.guard.is_open
+    asked = len(engine.requests)
+    with pytest.raises(EngineUnavailable, match="not tried"):
+        await backend.create(A, FOREIGN)
+    assert len(engine.requests) == asked
+
+
+# ---- versions
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "chosen"), [("1.41", "1.12", "v1.41"), ("1.52", "1.44", "v1.47"), ("1.60", "1.50", "v1.50")]
+)
+async def test_the_newest_version_that_both_speak_is_used(engine, tmp_path, newest, oldest, chosen):
+    engine.answers["GET /version"] = (200, {"ApiVersion": newest, "MinAPIVersion": oldest, "Version": "x"})
+    backend = await opened(engine.url, tmp_path)
+    assert backend.facts.api_version == chosen
+    await backend.list_containers()
+    assert engine.headers[-1]["version"] == chosen
+    await backend.close()
+
+
+async def test_an_engine_that_is_too_old_is_refused(engine, tmp_path):
+    engine.answers["GET /version"] = (200, {"ApiVersion": "1.39", "MinAPIVersion": "1.12"})
+    with pytest.raises(EngineError, match="1.39"):
+        await opened(engine.url, tmp_path)
+
+
+async def test_a_url_that_is_no_local_engine_is_refused(tmp_path):
+    with pytest.raises(EngineError, match="ssh"):
+        await opened("ssh://host", tmp_path)
+
+
+# ---- a create that fails
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "error"),
+    [
+        ("POST /containers/create", (404, {"message": "No such image"}), ImageNotFound),
+        ("POST /containers/create", (500, {"message": "no space left"}), EngineError),
+        ("POST /containers/create", None, EngineUnavailable),
+        ("POST /containers/create", (201, "rubbish"), EngineError),
+        ("POST /containers/eeee", (400, {"message": "exec: not found"}), ContainerStartFailed),
+        ("POST /containers/eeee", (500, {"message": "cgroup"}), EngineError),
+        ("POST /containers/eeee", None, EngineUnavailable),
+        ("GET /containers/eeee", (200, {"State": {"Pid": 0, "ExitCode": 3}}), ContainerStartFailed),
+        ("GET /containers/eeee", (200, {"State": {"Pid": 2**22 + 1}}), ContainerStartFailed),
+        ("GET /containers/eeee", (200, {"State": {"Pid": os.getpid()}}), ContainerStartFailed),
+        ("GET /containers/eeee", (500, {"message": "sick"}), EngineError),
+    ],
+)
+async def test_a_create_that_fails_at_any_step_removes_what_was_made(engine, backend, tmp_path, step, answer, error):
+    engine.answers[step] = answer
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(error):
+        await backend.create(A, SPEC)
+    assert engine.verbs()[-1] == f"DELETE /containers/{A}"
+    assert engine.requests[-1][2] == {"force": ["1"], "v": ["1"]}
+    assert list((tmp_path / "containers").iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # a connection to the engine may have been added
+
+
+async def test_a_cancelled_create_removes_what_was_made(engine, backend, tmp_path):
+    engine.answers["POST /containers/eeee"] = None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await backend.create(A, SPEC)
+    assert engine.verbs()[-1] == f"DELETE /containers/{A}"
+    assert list((tmp_path / "containers").iterdir()) == []
+
+
+async def test_a_create_asks_the_engine_three_times(engine, backend):
+    with pytest.raises(ContainerStartFailed):
+        await backend.create(A, SPEC)
+    asked = [verb for verb in engine.verbs() if "containers/" in verb and not verb.startswith("DELETE")]
+    assert asked == ["POST /containers/create", f"POST /containers/{'e' * 64}/start", f"GET /containers/{'e' * 64}/json"]
+    sent = engine.requests[engine.verbs().index("POST /containers/create")]
+    assert sent[2] == {"name": [A]}
+    assert sent[3]["Labels"] == recipe.labels_of(SPEC, node="n", boot_id="b")
+
+
+async def test_a_foreign_image_is_attached_before_it_starts(engine, backend):
+    engine.answers["POST /containers/eeee"] = (200, b"")
+    with pytest.raises(ContainerStartFailed):
+        await backend.create(A, FOREIGN)
+    verbs = engine.verbs()
+    assert verbs.index(f"POST /containers/{'e' * 64}/attach") < verbs.index(f"POST /containers/{'e' * 64}/start")
+
+
+async def test_a_removal_that_the_engine_refuses_is_told(engine, backend):
+    engine.answers["GET /containers/invokerd"] = (200, {"State": {"Pid": 0}})
+    engine.answers["DELETE /containers/"] = (409, {"message": "removal is already in progress"})
+    with pytest.raises(EngineError, match="in progress"):
+        await backend.remove(A, None)
+    engine.answers["DELETE /containers/"] = (404, {"message": "no such container"})
+    await backend.remove(A, None)
+
+
+# ---- images
+
+PIPE = (200, {"Id": "sha256:77", "Config": {"Labels": {"invokerd.protocol": "pipe", "invokerd.keep-alive-s": "86400"}}})
+
+
+async def test_an_image_tells_how_it_speaks(engine, backend):
+    engine.answers["GET /images/ours"] = PIPE
+    engine.answers["GET /images/theirs"] = (200, {"Id": "sha256:78", "Config": {"Labels": None}})
+    engine.answers["GET /images/odd"] = (200, {"Id": "sha256:79", "Config": {"Labels": {"invokerd.keep-alive-s": "soon"}}})
+    ours, theirs, odd = [await backend.resolve_image(name, pull=True) for name in ("ours:1", "theirs", "odd")]
+    assert (ours.image_id, ours.logs, ours.server_keep_alive_s) == ("sha256:77", LogTransport.PIPE, 86400.0)
+    assert (theirs.image_id, theirs.logs, theirs.server_keep_alive_s) == ("sha256:78", LogTransport.ATTACHED, 1.0)
+    assert odd.server_keep_alive_s == 1.0
+    assert not [verb for verb in engine.verbs() if verb.startswith("POST")]  # what is here is never pulled
+
+
+@pytest.mark.parametrize("reference", ["", "../containers/x", "a/../../info", "a?b", "a#b", "a b", "-a", "a" * 600, "a\n"])
+async def test_what_is_no_reference_never_reaches_the_engine(engine, backend, reference):
+    asked = len(engine.requests)
+    with pytest.raises(ImageNotFound):
+        await backend.resolve_image(reference, pull=True)
+    assert len(engine.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("python", ("python", "latest")),
+        ("python:3", ("python", "3")),
+        ("host:5000/a/b", ("host:5000/a/b", "latest")),
+        ("host:5000/a/b:v1", ("host:5000/a/b", "v1")),
+        ("a/b@sha256:12", ("a/b", "sha256:12")),
+        ("a/b:v1@sha256:12", ("a/b:v1", "sha256:12")),
+    ],
+)
+def test_a_reference_is_split_into_name_and_tag(reference, parts):
+    assert split_reference(reference) == parts
+
+
+def pulls(engine: Engine, said: bytes = b'{"status":"done"}\n') -> asyncio.Event:
+    """Let a pull of `r/i` succeed once the event is set."""
+    go = asyncio.Event()
+
+    async def pull():
+        await go.wait()
+        engine.answers["GET /images/r/i"] = PIPE
+        return 200, said
+
+    engine.answers["GET /images/r/i"] = (404, {"message": "no such image"})
+    engine.answers["POST /images/create"] = pull
+    return go
+
+
+async def test_an_absent_image_is_pulled_once_for_all_who_wait(engine, backend):
+    go = pulls(engine)
+    async with asyncio.TaskGroup() as group:
+        waiters = [group.create_task(backend.resolve_image("r/i:2", pull=True)) for _ in range(5)]
+        while "POST /images/create" not in engine.verbs():
+            await asyncio.sleep(0)
+        go.set()
+    assert {waiter.result().image_id for waiter in waiters} == {"sha256:77"}
+    (pulled,) = [request for request in engine.requests if request[1] == "/images/create"]
+    assert pulled[2] == {"fromImage": ["r/i"], "tag": ["2"]}
+
+
+async def test_a_pull_whose_first_waiter_goes_away_is_led_by_the_next(engine, backend):
+    go = pulls(engine)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(backend.resolve_image("r/i", pull=True))
+        while "POST /images/create" not in engine.verbs():
+            await asyncio.sleep(0)
+        second = group.create_task(backend.resolve_image("r/i", pull=True))
+        while engine.verbs().count("GET /images/r/i/json") < 2:
+            await asyncio.sleep(0)
+        first.cancel()
+        go.set()
+    assert first.cancelled()
+    assert second.result().image_id == "sha256:77"
+
+
+async def test_a_waiter_that_goes_away_does_not_end_the_pull_for_the_others(engine, backend):
+    go = pulls(engine)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(backend.resolve_image("r/i", pull=True))
+        while "POST /images/create" not in engine.verbs():
+            await asyncio.sleep(0)
+        second = group.create_task(backend.resolve_image("r/i", pull=True))
+        while engine.verbs().count("GET /images/r/i/json") < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        second.cancel()
+        go.set()
+    assert first.result().image_id == "sha256:77"
+
+
+async def test_credentials_go_to_the_registry_and_are_not_shared(engine, backend):
+    import base64
+
+    go = pulls(engine)
+    async with asyncio.TaskGroup() as group:
+        for name in ("ana", "bob"):
+            credentials = {"username": name, "password": "x?>"}
+            group.create_task(backend.resolve_image("r/i", pull=True, credentials=credentials))
+        while engine.verbs().count("POST /images/create") < 2:
+            await asyncio.sleep(0)
+        go.set()
+    sent = [headers["x-registry-auth"] for headers in engine.headers if "x-registry-auth" in headers]
+    assert {json.loads(base64.urlsafe_b64decode(auth))["username"] for auth in sent} == {"ana", "bob"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, {"message": "repository does not exist"}),
+        (500, {"message": "dial tcp: no such host"}),
+        (200, b'{"status":"Pulling"}\n{"errorDetail":{"message":"denied"},"error":"denied"}\n'),
+        None,
+    ],
+)
+async def test_a_pull_that_fails_says_that_the_image_is_not_to_be_had(engine, backend, answer):
+    engine.answers["GET /images/r/i"] = (404, {"message": "no such image"})
+    engine.answers["POST /images/create"] = answer
+    with pytest.raises(ImageNotFound, match="pull"):
+        await backend.resolve_image("r/i", pull=True)
+    assert not backend.guard.is_open
+
+
+# ---- events
+
+
+async def test_the_event_stream_is_opened_again_and_says_so(engine, backend):
+    event = json.dumps({"Action": "die", "timeNano": 1_700_000_000_123_456_789}).encode() + b"\n"
+    engine.answers["GET /events"] = (200, event)
+    heard = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(backend.watch_events(heard.release))
+        async with asyncio.timeout(5):
+            for _ in range(3):  # the event, the reconnect, the event
+                await heard.acquire()
+        watching.cancel()
+    streams = [request for request in engine.requests if request[1] == "/events"]
+    assert streams[1][2]["since"] == ["1700000000.123456789"]
+    assert json.loads(streams[0][2]["filters"][0])["label"] == ["invokerd.node=n"]
+
+
+async def test_the_event_stream_survives_an_engine_that_goes_away(engine, backend):
+    engine.answers["GET /events"] = (500, {"message": "shutting down"})
+    changes = []
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(backend.watch_events(lambda: changes.append(1)))
+        async with asyncio.timeout(5):
+            while engine.verbs().count("GET /events") < 2:
+                await asyncio.sleep(0.01)
+        assert not watching.done()
+        watching.cancel()
+    assert changes == []
+
+
+# ---- on a real engine
+
+
+@pytest.fixture
+async def real(engine_url, tmp_path):
+    backend = await DockerBackend.open(engine_url, node=f"test-{uuid.uuid4().hex[:6]}", boot_id="b", run_dir=tmp_path)
+    try:
+        yield backend
+    finally:
+        for left in await backend.list_containers():
+            await backend.remove(left.container_id, None)
+        await backend.close()
+
+
+def new_id() -> ContainerId:
+    return ContainerId(f"invokerd-test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("kind", ["crashing", "broken"])
+async def test_an_image_that_ends_at_once_fails_to_start_and_leaves_nothing(real, probe_images, kind):
+    spec = ContainerSpec(
+        namespace="n", uid=1000, gid=1000, image=probe_images[kind].image_id, kind="k", memory_mib=64, logs=LogTransport.ATTACHED
+    )
+    with pytest.raises(ContainerStartFailed):
+        # `false` may live long enough to have a pid: then its death shows on the pidfd, as later deaths do
+        handle = await real.create(new_id(), spec)
+        async with asyncio.timeout(5):
+            while any(found.running for found in await real.list_containers()):
+                await asyncio.sleep(0.005)
+        await real.remove(handle.container_id, handle)
+        raise ContainerStartFailed
+    assert await real.list_containers() == []
+
+
+@pytest.mark.docker
+async def test_a_mount_that_does_not_exist_is_an_error_and_is_not_created(real, probe_images, tmp_path):
+    mount = Mount(source=str(tmp_path / "absent"), target="/data")
+    spec = ContainerSpec(
+        namespace="n", uid=1000, gid=1000, image=probe_images["pipe"].image_id, kind="k", memory_mib=64, mounts=(mount,)
+    )
+    with pytest.raises(EngineError, match="absent"):
+        await real.create(new_id(), spec)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.docker
+async def test_two_daemons_on_one_engine_see_only_their_own(real, engine_url, probe_images, tmp_path):
+    other = await DockerBackend.open(engine_url, node=f"other-{uuid.uuid4().hex[:6]}", boot_id="b", run_dir=tmp_path)
+    spec = ContainerSpec(namespace="n", uid=1000, gid=1000, image=probe_images["pipe"].image_id, kind="k", memory_mib=64)
+    handle = await real.create(new_id(), spec)
+    assert await other.list_containers() == []
+    await real.remove(handle.container_id, handle)
+    await other.close()
+
+
+@pytest.mark.docker
+async def test_the_death_of_our_container_is_an_event(real, probe_images):
+    spec = ContainerSpec(namespace="n", uid=1000, gid=1000, image=probe_images["pipe"].image_id, kind="k", memory_mib=64)
+    handle = await real.create(new_id(), spec)
+    changed = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(real.watch_events(changed.set))
+        os.kill(handle.descriptors.pid, 9)
+        await asyncio.wait_for(changed.wait(), 10)
+        watching.cancel()
+
+
+@pytest.mark.docker
+@pytest.mark.long
+async def test_two_hundred_frozen_containers_are_removed_in_twenty_seconds(real, probe_images):
+    spec = ContainerSpec(namespace="n", uid=1000, gid=1000, image=probe_images["pipe"].image_id, kind="k", memory_mib=16)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(real.create(new_id(), spec)) for _ in range(200)]
+    handles = [task.result() for task in tasks]
+    for handle in handles:
+        handle.freeze()
+    while not all(handle.is_frozen() for handle in handles):
+        await asyncio.sleep(0.01)
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for handle in handles:
+            group.create_task(real.remove(handle.container_id, handle))
+    took = time.perf_counter() - began
+    assert await real.list_containers() == []
+    assert took <= 20.0

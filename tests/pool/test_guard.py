@@ -1,0 +1,140 @@
+import asyncio
+
+import pytest
+
+from pool.errors import EngineError, EngineUnavailable, ImageNotFound
+from pool.guard import CallClass, Deadlines, Guard, Widths
+
+READ, CREATE, PULL = CallClass.READ, CallClass.CREATE, CallClass.PULL
+
+
+def quick(**changes) -> Guard:
+    return Guard(deadlines=Deadlines(create_s=0.02, remove_s=0.02, read_s=0.01, pull_s=0.01), **changes)
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def miss(guard: Guard, kind: CallClass = READ) -> None:
+    with pytest.raises(EngineUnavailable):
+        async with guard.call("verb", kind):
+            await never()
+
+
+async def test_a_call_that_is_answered_passes_and_is_counted():
+    guard = quick()
+    async with guard.call("inspect", READ):
+        pass
+    counted = guard.calls["inspect"]
+    assert (counted.count, counted.errors, counted.timeouts, counted.refused) == (1, 0, 0, 0)
+    assert counted.seconds >= 0
+
+
+async def test_a_call_without_an_answer_ends_in_its_deadline():
+    guard = quick()
+    async with asyncio.timeout(1):
+        await miss(guard)
+    counted = guard.calls["verb"]
+    assert (counted.count, counted.errors, counted.timeouts) == (1, 1, 1)
+    assert 0.009 < counted.seconds < 0.5
+
+
+async def test_an_error_is_an_answer():
+    guard = quick(misses_to_open=2)
+    await miss(guard)
+    with pytest.raises(EngineError):
+        async with guard.call("verb", READ):
+            raise EngineError
+    await miss(guard)
+    assert not guard.is_open
+    counted = guard.calls["verb"]
+    assert (counted.count, counted.errors, counted.timeouts) == (3, 3, 2)
+
+
+async def test_after_some_misses_in_a_row_calls_are_refused_at_once_until_it_has_cooled():
+    guard = quick(misses_to_open=2, cooling_s=0.05)
+    await miss(guard)
+    await miss(guard)
+    assert guard.is_open
+    with pytest.raises(EngineUnavailable, match="not tried"):
+        async with guard.call("other", CREATE):
+            pytest.fail("it was let through")
+    assert (guard.calls["other"].count, guard.calls["other"].refused) == (0, 1)
+    async with asyncio.timeout(1):
+        while guard.is_open:
+            await asyncio.sleep(0)
+    async with guard.call("verb", READ):
+        pass
+    await miss(guard)
+    assert not guard.is_open  # an answer began the count anew
+
+
+async def test_one_more_miss_after_the_cooling_opens_it_again():
+    guard = quick(misses_to_open=2, cooling_s=0.02)
+    await miss(guard)
+    await miss(guard)
+    async with asyncio.timeout(1):
+        while guard.is_open:
+            await asyncio.sleep(0)
+    await miss(guard)
+    assert guard.is_open
+
+
+async def test_calls_that_waited_for_their_turn_are_refused_when_it_opened_meanwhile():
+    guard = quick(misses_to_open=1, widths=Widths(read=1))
+    async with asyncio.timeout(1):
+        answers = await asyncio.gather(*(miss(guard) for _ in range(20)))
+    assert len(answers) == 20
+    assert (guard.calls["verb"].timeouts, guard.calls["verb"].refused) == (1, 19)
+
+
+async def test_no_more_calls_of_a_class_are_under_way_than_its_width():
+    guard = Guard(widths=Widths(create=2, read=1))
+    inside, most = 0, 0
+
+    async def call() -> None:
+        nonlocal inside, most
+        async with guard.call("create", CREATE):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    async with guard.call("inspect", READ):  # another class does not take its places
+        await asyncio.gather(*(call() for _ in range(10)))
+    assert most == 2
+
+
+async def test_waiting_for_a_turn_does_not_use_up_the_deadline():
+    guard = Guard(deadlines=Deadlines(read_s=0.05), widths=Widths(read=1))
+
+    async def call() -> None:
+        async with guard.call("read", READ):
+            await asyncio.sleep(0.02)
+
+    await asyncio.gather(*(call() for _ in range(5)))
+    assert guard.calls["read"].timeouts == 0
+
+
+async def test_a_pull_that_takes_too_long_blames_the_image_and_not_the_engine():
+    guard = quick(misses_to_open=1)
+    with pytest.raises(ImageNotFound, match="no answer"):
+        async with guard.call("pull", PULL):
+            await never()
+    assert not guard.is_open
+
+
+async def test_a_cancelled_call_gives_back_its_turn_and_says_nothing_about_the_engine():
+    guard = Guard(widths=Widths(read=1), misses_to_open=1)
+
+    async def call() -> None:
+        async with guard.call("read", READ):
+            await never()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(call(), 0.01)
+    assert not guard.is_open
+    assert guard.calls["read"].timeouts == 0
+    async with asyncio.timeout(1), guard.call("read", READ):
+        pass

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+
+from pool.logs import AttachedLogReader, LogCollection, PipeLogReader, format_line
+from pool.model import ActivationId
+
+ONE, TWO = ActivationId("1" * 32), ActivationId("2" * 32)
+#: What upstream's tests match.
+LINE = re.compile(r"\d+-\d+-\d+T\d+:\d+:\d+\.\d+Z\s+(stdout|stderr): (.*)")
+
+
+def frame(activation: str, seq: int, stream: str, text: str, time_us: int = 1_700_000_000_123_456) -> bytes:
+    return f"{activation} {seq} {stream} {time_us} {text}\n".encode()
+
+
+def texts(lines: list[str]) -> list[tuple[str, str]]:
+    return [match.groups() for line in lines if (match := LINE.fullmatch(line))]  # type: ignore[misc]
+
+
+def test_line_has_the_form_that_clients_strip():
+    line = format_line(1_700_000_000_123_456, "stdout", "hello")
+    assert line == "2023-11-14T22:13:20.123456000Z stdout: hello"
+    assert line.index(" ") == 30
+
+
+async def test_lines_are_sorted_to_their_activations_and_others_are_counted():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    late: list[int] = []
+    reader = PipeLogReader(read, asyncio.get_running_loop(), on_late=late.append)
+    reader.begin(ONE, limit_bytes=1000)
+    reader.begin(TWO, limit_bytes=1000)
+    os.write(
+        write, frame(ONE, 0, "o", "a") + frame(TWO, 0, "e", "b") + frame("3" * 32, 0, "o", "whose?") + frame(ONE, 1, "o", "c")
+    )
+    reader.drain()
+    assert texts(reader.end(ONE)) == [("stdout", "a"), ("stdout", "c")]
+    assert texts(reader.end(TWO)) == [("stderr", "b")]
+    assert sum(late) == 1
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+async def test_long_line_is_put_together_also_when_its_end_never_comes():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=1000)
+    os.write(
+        write,
+        frame(ONE, 0, "O", "long ") + frame(ONE, 1, "e", "between") + frame(ONE, 2, "o", "line") + frame(ONE, 3, "O", "cut"),
+    )
+    reader.drain()
+    assert texts(reader.end(ONE)) == [("stderr", "between"), ("stdout", "long line"), ("stdout", "cut")]
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+def test_limit_is_kept_and_the_last_line_says_so():
+    collection = LogCollection(10)
+    for _ in range(5):
+        collection.add("stdout", 0, b"12345678")
+    lines = texts(collection.finish())
+    assert lines[:2] == [("stdout", "12345678"), ("stdout", "12")]
+    assert "Logs were truncated" in lines[2][1]
+    assert "exceeds the limit of 10 bytes." in lines[2][1]
+    assert len(lines) == 3
+
+
+def test_limit_zero_collects_nothing():
+    collection = LogCollection(0)
+    collection.add("stdout", 0, b"x")
+    assert collection.finish() == []
+
+
+def test_lost_lines_are_said_to_be_lost():
+    collection = LogCollection(10)
+    collection.dropped = 7
+    assert "7 lines were lost" in collection.finish()[-1]
+
+
+async def stream(*chunks: tuple[str, bytes]) -> AsyncIterator[tuple[str, bytes]]:
+    for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(0)
+
+
+async def test_attached_stream_is_complete_with_both_sentinels_which_never_appear():
+    loop = asyncio.get_running_loop()
+    reader = AttachedLogReader(loop)
+    reader.begin(ONE, limit_bytes=1000)
+    sentinel = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n"
+    await reader.read(stream(("stdout", b"he"), ("stdout", b"llo\n" + sentinel), ("stderr", b"oops\n" + sentinel)))
+    await reader.wait_complete(loop.time() + 60)
+    assert texts(reader.end(ONE)) == [("stdout", "hello"), ("stderr", "oops")]
+
+
+async def test_attached_stream_without_sentinels_is_complete_when_it_is_quiet():
+    loop = asyncio.get_running_loop()
+    reader = AttachedLogReader(loop)
+    reader.begin(ONE, limit_bytes=1000)
+    open_end = asyncio.Event()
+
+    async def talk() -> AsyncIterator[tuple[str, bytes]]:
+        yield "stdout", b"no newline"
+        await open_end.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reader.read(talk()))
+        await reader.wait_complete(loop.time() + 60)
+        open_end.set()
+    assert texts(reader.end(ONE)) == [("stdout", "no newline")]

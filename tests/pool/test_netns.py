@@ -1,0 +1,212 @@
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pool.netns import Dialer, has_ended, open_network
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="entering a network namespace needs root")
+
+#: A server in a network namespace of its own: unshare, bring up loopback, listen, answer each connection once.
+SERVER = """
+import ctypes, fcntl, socket, struct, sys
+assert ctypes.CDLL(None).unshare(0x40000000) == 0
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
+listener = socket.socket()
+if sys.argv[1] != "deaf":
+    listener.bind(("127.0.0.1", 8080))
+    listener.listen(int(sys.argv[2]))
+print("ready", flush=True)
+while sys.argv[1] == "serve":
+    connection, _ = listener.accept()
+    connection.sendall(b"from " + str(connection.getsockname()[1]).encode())
+    connection.close()
+sys.stdin.readline()
+"""
+
+
+class Namespace:
+    def __init__(self, mode: str, backlog: int) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", SERVER, mode, str(backlog)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.child.stdout.readline() == b"ready\n"
+        self.pidfd = os.pidfd_open(self.child.pid)
+        self.network = open_network(self.child.pid, self.pidfd)
+
+    def close(self) -> None:
+        self.child.kill()
+        self.child.communicate()
+        os.close(self.pidfd)
+        os.close(self.network)
+
+
+@pytest.fixture
+def namespace():
+    opened = []
+
+    def make(mode: str = "serve", backlog: int = 16) -> Namespace:
+        opened.append(Namespace(mode, backlog))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+async def dialer():
+    dialer = Dialer()
+    yield dialer
+    dialer.close()
+
+
+def every_thread_is_at(home: Path) -> bool:
+    return all((thread / "ns/net").readlink() == home for thread in Path("/proc/self/task").iterdir())
+
+
+async def read_all(sock: socket.socket) -> bytes:
+    with sock:
+        return await asyncio.get_running_loop().sock_recv(sock, 100)
+
+
+async def test_a_socket_reaches_the_server_in_its_namespace(dialer, namespace):
+    sock = await dialer.dial(namespace().network)
+    assert sock.getblocking() is False
+    assert await read_all(sock) == b"from 8080"
+
+
+async def test_this_process_stays_in_its_own_namespace(dialer, namespace):
+    home = Path("/proc/self/ns/net").readlink()
+    other = namespace()
+    (await dialer.dial(other.network)).close()
+    assert Path(f"/proc/{other.child.pid}/ns/net").readlink() != home
+    assert every_thread_is_at(home)
+
+
+async def test_many_dials_at_once_all_arrive(dialer, namespace):
+    network = namespace(backlog=64).network
+    async with asyncio.TaskGroup() as group:
+        dials = [group.create_task(dialer.dial(network)) for _ in range(32)]
+    assert [await read_all(dial.result()) for dial in dials] == [b"from 8080"] * 32
+
+
+async def test_a_port_where_nothing_listens_refuses_at_once(dialer, namespace):
+    with pytest.raises(ConnectionRefusedError):
+        await dialer.dial(namespace("deaf").network)
+
+
+async def test_a_server_that_stands_still_can_be_dialled_and_answers_later(dialer, namespace):
+    other = namespace()
+    other.child.send_signal(19)
+    sock = await dialer.dial(other.network)
+    with pytest.raises(BlockingIOError):
+        sock.recv(1)
+    other.child.send_signal(18)
+    assert await read_all(sock) == b"from 8080"
+
+
+async def test_a_full_backlog_ends_in_the_deadline_and_holds_up_nobody(namespace):
+    full, good = namespace("silent", backlog=0), namespace()
+    dialer = Dialer(deadline_s=0.1)
+    kept = []
+    try:
+        with pytest.raises(TimeoutError):  # noqa: PT012 -- how many fit is the kernel's business
+            while True:
+                kept.append(await dialer.dial(full.network))
+        async with asyncio.TaskGroup() as group:
+            stuck = group.create_task(asyncio.wait_for(asyncio.gather(dialer.dial(full.network), return_exceptions=True), 5))
+            assert await read_all(await dialer.dial(good.network)) == b"from 8080"
+            assert not stuck.done()
+        assert isinstance(stuck.result()[0], TimeoutError)
+    finally:
+        for sock in kept:
+            sock.close()
+        dialer.close()
+
+
+async def test_a_descriptor_that_is_no_namespace_is_an_error_and_the_thread_lives_on(dialer, namespace):
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            await dialer.dial(reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert await read_all(await dialer.dial(namespace().network)) == b"from 8080"
+    assert dialer.lost_threads == 0
+
+
+async def test_a_thread_that_cannot_return_home_is_replaced_by_one_at_home(namespace):
+    from pool.netns import _setns
+
+    home = Path("/proc/self/ns/net").readlink()
+    entries: list[threading.Thread] = []
+
+    def setns(fd: int, kind: int) -> None:
+        entries.append(threading.current_thread())
+        if len(entries) == 2:  # the first return
+            raise OSError(1, "Operation not permitted")
+        _setns(fd, kind)
+
+    dialer = Dialer(setns=setns)
+    try:
+        network = namespace().network
+        first, second = await asyncio.gather(dialer.dial(network), dialer.dial(network))
+        assert await read_all(first) == await read_all(second) == b"from 8080"
+        assert dialer.lost_threads == 1
+        assert len(set(entries)) == 2
+        assert every_thread_is_at(home)
+    finally:
+        dialer.close()
+
+
+async def test_a_cancelled_dial_leaves_no_descriptor(dialer, namespace):
+    network = namespace().network
+    (await dialer.dial(network)).close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    async with asyncio.TaskGroup() as group:
+        dials = [group.create_task(dialer.dial(network)) for _ in range(8)]
+        await asyncio.sleep(0)
+        for dial in dials:
+            dial.cancel()
+    (await dialer.dial(network)).close()  # the thread has served all before it
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_closed_dialer_refuses_and_leaves_no_thread(namespace):
+    before = threading.active_count()
+    dialer = Dialer()
+    assert threading.active_count() == before + 1
+    dialer.close()
+    dialer.close()
+    assert threading.active_count() == before
+    with pytest.raises(OSError, match="closed"):
+        await dialer.dial(namespace().network)
+
+
+def test_the_namespace_of_a_process_that_has_ended_is_not_opened(namespace):
+    other = namespace()
+    assert not has_ended(other.pidfd)
+    other.child.kill()
+    other.child.wait()
+    assert has_ended(other.pidfd)
+    with pytest.raises(ProcessLookupError):
+        open_network(other.child.pid, other.pidfd)
+
+
+def test_a_number_that_means_another_process_by_now_is_not_believed(namespace):
+    """The pid is alive, but the pidfd says that its first owner is not."""
+    other = namespace()
+    other.child.kill()
+    other.child.wait()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ProcessLookupError):
+        open_network(os.getpid(), other.pidfd)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
