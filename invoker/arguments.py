@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from invoker.errors import InvalidRequest
+from invoker.errors import ParametersNotAllowed
 from invoker.model import Action, Parameter
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -44,8 +44,8 @@ def refuse_final(action: Action, payload: msgspec.Raw) -> None:
     """Refuse a payload that names a bound, non-null parameter of an action annotated `final`.
 
     Raises:
-        InvalidRequest: it does.
+        ParametersNotAllowed: it does.
     """
     bound = {parameter.key for parameter in action.parameters if bytes(parameter.value) != b"null"}
     if bound and len(payload) > 2 and action.annotation("final") is True and bound & _decode_object(payload).keys():
-        raise InvalidRequest("Request defines parameters that are not allowed (e.g., reserved properties).")
+        raise ParametersNotAllowed

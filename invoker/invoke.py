@@ -149,8 +149,8 @@ class Invoker:
         Raises:
             PoolClosed, JournalFull: refused; nothing was done.
             IdempotencyConflict: the key was used with another body.
-            InvalidRequest: the payload names a final parameter.
-            PlatformError: it was accepted and recorded, and the platform failed.
+            ParametersNotAllowed: the payload names a final parameter.
+            PlatformError: it was accepted and recorded, and the platform failed; it bears the activation's id.
         """
         refuse_final(call.action, call.payload)
         digest = hashlib.sha256(call.payload).hexdigest() if call.idempotency_key else None
@@ -283,6 +283,7 @@ class Invoker:
         except ActionError as error:
             await self._fail(ticket, Status.DEVELOPER_ERROR, str(error), error.code)
         except PlatformError as error:
+            error.activation_id = ticket.activation_id
             await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
         finally:
             self._leave(ticket)

@@ -172,6 +172,35 @@ class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     image_id: str | None = None
 
 
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An activation that was promised: it survives the daemon until it has a finished record.
+
+    Attributes:
+        namespace: the caller's, which is billed.
+        subject: who called.
+        path: of the action, `ns/[package/]name`.
+        payload: JSON text of the arguments, as the caller sent it.
+        transaction: id of the request.
+        accepted_ms: wall clock.
+        timeout_ms: time limit of the action at that moment; 0 when unknown.
+        cause: id of the enclosing sequence.
+        idempotency_key: from the header `Idempotency-Key`.
+        body_sha256: of the request's body, hexadecimal; with the key.
+    """
+
+    activation_id: ActivationId
+    namespace: str
+    subject: str
+    path: str
+    payload: msgspec.Raw
+    transaction: str
+    accepted_ms: int
+    timeout_ms: int = 0
+    cause: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+
+
 class Status(enum.IntEnum):
     """How an activation ended, by whose fault. The numbers are OpenWhisk's `statusCode`."""
 

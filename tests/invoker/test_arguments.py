@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from invoker.arguments import environment_text, merge_arguments, refuse_final
-from invoker.errors import InvalidRequest
+from invoker.errors import ParametersNotAllowed
 from invoker.model import Action, Annotation, Exec, Parameter
 
 
@@ -56,7 +56,7 @@ def test_environment_text(value: str, text: str):
 
 def test_final_action_refuses_an_override_but_not_of_a_null():
     final = action(Parameter(key="a", value=raw("1")), Parameter(key="free", value=raw("null")), final=True)
-    with pytest.raises(InvalidRequest, match="parameters that are not allowed"):
+    with pytest.raises(ParametersNotAllowed, match="parameters that are not allowed"):
         refuse_final(final, raw('{"a":2}'))
     refuse_final(final, raw('{"free":2}'))
     refuse_final(action(Parameter(key="a", value=raw("1"))), raw('{"a":2}'))

@@ -1,0 +1,130 @@
+"""The command `invokerd`: run the daemon, check its configuration, tell what of this node is fit.
+
+Exit codes: 0 done, 1 failed or not fit, 2 usage, 78 the configuration is bad (systemd does not restart on it).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from invoker.cli import CONTEXT_SETTINGS, EXIT_BAD_CONFIG, completion_command, config_option, json_option, version_option
+
+if TYPE_CHECKING:
+    from invoker.config_load import Loaded
+
+
+@click.group(
+    context_settings=CONTEXT_SETTINGS,
+    epilog="Operators' and users' commands are in invokerctl. Documentation: docs/configuration.md.",
+)
+@version_option
+def main() -> None:
+    """Functions as a service on one bare-metal node.
+
+    \b
+    Examples:
+      invokerd doctor                                     what of this node is fit, and what to do about the rest
+      invokerd check-config --config invokerd.toml        what would be in effect, and where each value comes from
+      invokerd serve --config invokerd.toml               run in the foreground; SIGTERM drains, SIGHUP reloads
+      invokerd example-config > invokerd.toml             every key with its default
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+
+
+main.add_command(completion_command("invokerd"))
+
+
+@main.command()
+@config_option
+def serve(config_path: Path | None) -> NoReturn:
+    """Run the daemon in the foreground.
+
+    The first SIGTERM or SIGINT lets running calls end (http.drain_s), a second one hurries, SIGHUP reloads the limits,
+    prices, log level and mounts. Under systemd it reports readiness and takes an inherited socket.
+    """
+    loaded = _load_or_exit(config_path)
+    import logging
+
+    from invoker.systemd import configure_logging
+
+    configure_logging(loaded.config.log.level)
+    log = logging.getLogger("invokerd")
+    log.info("configuration: %s", loaded.path or "no file: defaults and environment")
+
+    import uvloop
+
+    from invoker import daemon
+    from invoker.config import ConfigError
+    from pool.errors import InvokerError
+
+    try:
+        code = uvloop.run(daemon.serve(loaded.config, loaded.path))
+    except ConfigError as error:
+        # What only the start can find: a price plan or a manifest whose content is no good.
+        _exit_bad_config(error.problems)
+    except InvokerError as error:
+        log.error("%s (%s)", error, error.code)  # noqa: TRY400 - an expected refusal, such as another daemon: no traceback
+        sys.exit(1)
+    sys.exit(code)
+
+
+@main.command("check-config")
+@config_option
+@json_option
+def check_config(config_path: Path | None, as_json: bool) -> None:
+    """Check the configuration and print what is in effect.
+
+    Exits with 78, and a line for each problem, when the daemon would refuse to start with it.
+    """
+    loaded = _load_or_exit(config_path)
+    from invoker.config_text import render_effective, render_effective_json
+
+    click.echo(render_effective_json(loaded) if as_json else render_effective(loaded), nl=False)
+
+
+@main.command("example-config")
+@click.option("--reference", is_flag=True, help="Print the tables of docs/configuration.md instead.")
+def example_config(reference: bool) -> None:
+    """Print a configuration file with every key, its meaning and its default."""
+    from invoker.config_text import render_example, render_reference
+
+    click.echo(render_reference() if reference else render_example(), nl=False)
+
+
+@main.command()
+@config_option
+@json_option
+def doctor(config_path: Path | None, as_json: bool) -> None:
+    """Tell what of this node is fit for invokerd and what is not, each with what to do.
+
+    Exits with 0 when the node is fit (warnings or not), with 1 when it is not.
+    """
+    loaded = _load_or_exit(config_path)
+    from invoker import doctor as examination
+
+    findings = examination.examine(loaded.config)
+    click.echo(examination.render_json(findings) if as_json else examination.render(findings), nl=False)
+    sys.exit(0 if examination.is_fit(findings) else 1)
+
+
+def _load_or_exit(path: Path | None) -> Loaded:
+    from invoker.config import ConfigError
+    from invoker.config_load import load
+
+    try:
+        return load(path)
+    except ConfigError as error:
+        _exit_bad_config(error.problems)
+
+
+def _exit_bad_config(problems: tuple[str, ...]) -> NoReturn:
+    for problem in problems:
+        click.echo(f"invokerd: {problem}", err=True)
+    sys.exit(EXIT_BAD_CONFIG)
+
+
+if __name__ == "__main__":
+    main(prog_name="invokerd")

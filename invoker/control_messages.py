@@ -1,0 +1,187 @@
+"""What the operators' command and the daemon say to each other: paths, requests and replies.
+
+`ctl_operator.py` and `control.py` both import this and nothing else of each other, so that they cannot drift. Only
+msgspec is needed here: the command starts quickly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+#: Collections of the control socket; `{name}` and `{id}` are one path segment.
+NAMESPACES = "/v1/namespaces"
+NAMESPACE = "/v1/namespaces/{name}"
+NAMESPACE_KEY = "/v1/namespaces/{name}/key"
+POOL = "/v1/pool"
+STATUS = "/v1/status"
+USAGE = "/v1/usage"
+CANCEL = "/v1/activations/{id}/cancel"
+DRAIN = "/v1/drain"
+#: The only one of these on the public API, for users with their key.
+USER_CANCEL = "/invokerd/v1/activations/{id}/cancel"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """A request or a reply. Unknown fields are ignored, so that a newer command may talk to an older daemon."""
+
+
+class CreateNamespace(Message, frozen=True, kw_only=True):
+    """Create a namespace with its Unix identity and the names of its mounts."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    mounts: tuple[str, ...] = ()
+
+
+class KeyReply(Message, frozen=True, kw_only=True):
+    """A key, `uuid:key`; shown once, since only its keyed hash is kept."""
+
+    key: str
+
+
+class NamespaceRow(Message, frozen=True, kw_only=True):
+    """A namespace, as operators see it."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    mounts: tuple[str, ...] = ()
+    created_ms: int = 0
+    blocked: bool = False
+
+
+class NamespacesReply(Message, frozen=True, kw_only=True):
+    """All namespaces, by name."""
+
+    namespaces: tuple[NamespaceRow, ...]
+
+
+class PoolRow(Message, frozen=True, kw_only=True):
+    """One container.
+
+    Attributes:
+        action: path of the action, or `stem KIND`.
+        state: `ContainerState`'s value.
+        age_s: since it was created.
+        memory_mib: what is reserved for it.
+        leases: activations that run in it.
+    """
+
+    container: str
+    action: str
+    namespace: str
+    uid: int
+    state: str
+    age_s: float
+    memory_mib: int
+    leases: int = 0
+
+
+class PoolReply(Message, frozen=True, kw_only=True):
+    """Every container, and the pool's memory."""
+
+    containers: tuple[PoolRow, ...]
+    waiting: int = 0
+    memory_used_mib: int = 0
+    memory_budget_mib: int = 0
+
+
+class StatusReply(Message, frozen=True, kw_only=True):
+    """How the daemon fares.
+
+    Attributes:
+        state: `ready`, `draining`, or `degraded` (see `problems`).
+        started_ms: wall clock.
+        running: activations under way.
+        waiting: activations that wait for a container.
+        problems: what is not as it should be, a sentence each, with what to do.
+    """
+
+    node: str
+    version: str
+    state: str
+    pid: int
+    started_ms: int
+    running: int = 0
+    waiting: int = 0
+    containers: dict[str, int] = {}
+    memory_used_mib: int = 0
+    memory_budget_mib: int = 0
+    problems: tuple[str, ...] = ()
+
+
+class UsageRow(Message, frozen=True, kw_only=True):
+    """What one namespace used and what that costs. Facts are integers, the cost is exact decimal text.
+
+    Attributes:
+        failed: those of `activations` that did not succeed.
+        billed_us: init plus run.
+        memory_byte_us: declared memory times that time.
+        cost: exact, in `currency`.
+        plan: version of the price plan.
+    """
+
+    namespace: str
+    activations: int
+    failed: int
+    billed_us: int
+    cpu_us: int
+    memory_byte_us: int
+    cost: str
+    currency: str
+    plan: str = ""
+
+
+class UsageReply(Message, frozen=True, kw_only=True):
+    """Usage within a span of wall clock, its end excluded."""
+
+    since_ms: int
+    until_ms: int
+    rows: tuple[UsageRow, ...]
+
+
+class CancelReply(Message, frozen=True, kw_only=True):
+    """What a cancelled activation was doing: `queued` (it never runs) or `running` (killed; billed to that moment)."""
+
+    activation_id: str
+    was: str
+
+
+class DrainReply(Message, frozen=True, kw_only=True):
+    """New work is refused from now on; `running` activations, those that wait for a container too, may still end."""
+
+    running: int
+
+
+class ErrorReply(Message, frozen=True, kw_only=True):
+    """A refusal: what was wrong, and its stable code."""
+
+    error: str
+    code: str
+
+
+def path_to(template: str, **segments: str) -> str:
+    """Fill a path, each segment percent-encoded."""
+    from urllib.parse import quote
+
+    return template.format(**{name: quote(value, safe="") for name, value in segments.items()})
+
+
+def decode(body: bytes, kind: type[Any]) -> Any:
+    """Decode a body; raise msgspec.MsgspecError (a ValueError) with the field at fault."""
+    return msgspec.json.decode(body, type=kind)
+
+
+def encode(message: Message) -> bytes:
+    """Encode a message as JSON."""
+    return msgspec.json.encode(message)
+
+
+def to_builtins(message: Message) -> Any:
+    """Turn a message into dictionaries, lists and texts."""
+    return msgspec.to_builtins(message)

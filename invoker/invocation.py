@@ -1,0 +1,51 @@
+"""What the API hands to the invoker, and what it may get back at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from invoker.model import Action, Identity
+from pool.model import ActivationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One authenticated, authorised invocation of an action that exists.
+
+    Attributes:
+        identity: who calls, and is billed.
+        action: what is called.
+        payload: JSON text of an object, valid UTF-8; `{}` when the request had no body. The caller's own bytes.
+        payload_bytes: length of the request's body.
+        transaction: id of the request.
+        blocking: whether the caller waits for the end.
+        wait_s: for how long, seconds; then it gets the id alone, and the activation goes on.
+        received: `time.monotonic()` at the request's last byte. What was done while bytes were still on their way
+            (authentication, authorisation) is added in front, so that now minus `received` is work, never waiting for the client.
+        authenticate_us: spent on finding out who calls, parsing included, microseconds.
+        authorise_us: spent on rights and limits, microseconds.
+        resolve_us: spent on finding the action, microseconds.
+        idempotency_key: from the header `Idempotency-Key`.
+    """
+
+    identity: Identity
+    action: Action
+    payload: msgspec.Raw
+    payload_bytes: int
+    transaction: str
+    blocking: bool
+    wait_s: float
+    received: float
+    authenticate_us: int
+    authorise_us: int
+    resolve_us: int
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted202:
+    """The activation was accepted, or still runs: here is its id."""
+
+    activation_id: ActivationId

@@ -1,0 +1,1 @@
+"""SQL of the stores: `queries_*.sql`, and the migrations of each store in a directory of its name."""

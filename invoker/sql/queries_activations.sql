@@ -1,0 +1,157 @@
+-- name: write_position
+-- Remember up to where the journal is in this database.
+INSERT INTO journal_position (only, position) VALUES (1, :position)
+ON CONFLICT (only) DO UPDATE SET position = max(position, excluded.position);
+
+-- name: read_position
+-- Up to where the journal is in this database.
+SELECT position FROM journal_position;
+
+-- name: add_records
+-- Add records; a JSON array of Activation without results. The first record of an activation stays.
+INSERT INTO records (activation_id, namespace, action, start_ms, bytes, record)
+SELECT value ->> 'activation_id', value ->> 'namespace', substr(value ->> 'path', instr(value ->> 'path', '/') + 1),
+       value ->> 'start_ms', length(value), value
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (activation_id) DO NOTHING;
+
+-- name: add_results
+-- Add results; a JSON array of ResultRow. The first result of an activation stays.
+INSERT INTO results (activation_id, namespace, start_ms, bytes, result)
+SELECT value ->> 'activation_id', value ->> 'namespace', value ->> 'start_ms', length(CAST(value ->> 'text' AS BLOB)),
+       value ->> 'text'
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (activation_id) DO NOTHING;
+
+-- name: add_logs
+-- Add log lines; a JSON array of LogsRow. The first lines given for an activation stay.
+INSERT INTO logs (activation_id, namespace, start_ms, bytes, lines)
+SELECT value ->> 'activation_id', value ->> 'namespace', value ->> 'start_ms', length(CAST(value ->> 'text' AS BLOB)),
+       value ->> 'text'
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (activation_id) DO NOTHING;
+
+-- name: add_pending
+-- Add promises, a JSON array of PendingRow, unless they were kept already.
+INSERT INTO pending (activation_id, accepted, payload)
+SELECT value ->> 'activation_id', value ->> 'accepted', value ->> 'payload'
+FROM json_each(:rows)
+WHERE NOT EXISTS (SELECT 1 FROM records WHERE records.activation_id = value ->> 'activation_id')
+ON CONFLICT (activation_id) DO NOTHING;
+
+-- name: mark_begun
+-- Remember that these may have run; a JSON array of ids.
+UPDATE pending SET begun = 1 WHERE activation_id IN (SELECT value FROM json_each(:ids));
+
+-- name: drop_pending
+-- Forget the promises that were kept; a JSON array of ids.
+DELETE FROM pending WHERE activation_id IN (SELECT value FROM json_each(:ids));
+
+-- name: read_pending
+-- The promises not kept yet, in the order they were made.
+SELECT accepted, payload, begun FROM pending ORDER BY rowid;
+
+-- name: add_idempotency
+-- Add idempotency keys, a JSON array of IdempotencyRow; a key whose time is over may be used again.
+INSERT INTO idempotency (namespace, action, key, activation_id, body_sha256, accepted_ms)
+SELECT value ->> 'namespace', value ->> 'action', value ->> 'key', value ->> 'activation_id', value ->> 'body_sha256',
+       value ->> 'accepted_ms'
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (namespace, action, key) DO UPDATE
+SET activation_id = excluded.activation_id, body_sha256 = excluded.body_sha256, accepted_ms = excluded.accepted_ms
+WHERE excluded.accepted_ms >= idempotency.accepted_ms + :keep_ms;
+
+-- name: read_idempotency
+-- The idempotency keys that still count, oldest first.
+SELECT namespace, action, key, activation_id, body_sha256, accepted_ms FROM idempotency
+WHERE accepted_ms >= :since_ms ORDER BY accepted_ms;
+
+-- name: drop_idempotency
+-- Forget idempotency keys whose time is over.
+DELETE FROM idempotency WHERE accepted_ms < :before_ms;
+
+-- name: get
+-- One record and its result.
+SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+WHERE r.activation_id = :id AND r.namespace = :namespace;
+
+-- name: get_logs
+-- The lines of one record; NULL where it has none.
+SELECT l.lines FROM records r LEFT JOIN logs l USING (activation_id)
+WHERE r.activation_id = :id AND r.namespace = :namespace;
+
+-- name: list
+-- Records with results, latest start first, without those whose logs are still awaited.
+SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+WHERE r.namespace = :namespace AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
+  AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
+ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
+
+-- name: list_of_action
+-- The same of one action.
+SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+WHERE r.namespace = :namespace AND r.action = :name AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
+  AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
+ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
+
+-- name: count
+-- How many there are, of one action where `name` is not NULL.
+SELECT count(*) FROM records
+WHERE namespace = :namespace AND (:name IS NULL OR action = :name) AND start_ms >= :since_ms AND start_ms <= :upto_ms
+  AND activation_id NOT IN (SELECT value FROM json_each(:hidden));
+
+-- name: expire_records
+-- Delete records of a certain age, at most so many at once.
+DELETE FROM records WHERE id IN (SELECT id FROM records WHERE start_ms < :before_ms LIMIT :limit);
+
+-- name: expire_results
+-- Delete results of a certain age, at most so many at once.
+DELETE FROM results WHERE id IN (SELECT id FROM results WHERE start_ms < :before_ms LIMIT :limit);
+
+-- name: expire_logs
+-- Delete log lines of a certain age, at most so many at once.
+DELETE FROM logs WHERE id IN (SELECT id FROM logs WHERE start_ms < :before_ms LIMIT :limit);
+
+-- name: large_records
+-- Namespaces with more bytes of records than they may have.
+SELECT namespace FROM records GROUP BY namespace HAVING sum(bytes) > :bytes;
+
+-- name: large_results
+-- Namespaces with more bytes of results than they may have.
+SELECT namespace FROM results GROUP BY namespace HAVING sum(bytes) > :bytes;
+
+-- name: large_logs
+-- Namespaces with more bytes of log lines than they may have.
+SELECT namespace FROM logs GROUP BY namespace HAVING sum(bytes) > :bytes;
+
+-- name: trim_records
+-- Delete the oldest records of a namespace, so that `bytes` of the latest stay.
+DELETE FROM records WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM records WHERE namespace = :namespace
+    ) WHERE kept > :bytes
+);
+
+-- name: trim_results
+-- Delete the oldest results of a namespace, so that `bytes` of the latest stay.
+DELETE FROM results WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM results WHERE namespace = :namespace
+    ) WHERE kept > :bytes
+);
+
+-- name: trim_logs
+-- Delete the oldest log lines of a namespace, so that `bytes` of the latest stay.
+DELETE FROM logs WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM logs WHERE namespace = :namespace
+    ) WHERE kept > :bytes
+);
+
+-- name: shrink
+-- Give pages that are free to the file system, at most so many at once (4 KiB each).
+PRAGMA incremental_vacuum(2000);

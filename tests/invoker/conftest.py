@@ -1,0 +1,288 @@
+"""The API on a real loopback socket, upon small in-memory parts."""
+
+import hashlib
+import io
+import itertools
+from base64 import b64encode
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, web
+from yarl import URL
+
+from invoker.admission import Admission
+from invoker.api import build_server
+from invoker.auth import Authenticator
+from invoker.config import LimitsConfig
+from invoker.errors import ConcurrentModification
+from invoker.health import Check, Health
+from invoker.invocation import Accepted202, Call
+from invoker.manifest import Manifest
+from invoker.model import Activation, Collection, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
+from invoker.services import Services
+from pool.model import ActivationId, PeakQuality, StartKind
+
+MANIFEST = b"""{
+  "runtimes": {
+    "python": [
+      {"kind": "python:2", "image": {"prefix": "example", "name": "python2", "tag": "1"}, "deprecated": true},
+      {"kind": "python:3", "image": {"prefix": "example", "name": "python3", "tag": "1"}, "default": true,
+       "stemCells": [{"initialCount": 2, "memory": "256 MB"}]}
+    ],
+    "nodejs": [{"kind": "nodejs:20", "image": "example/nodejs20:1", "default": true, "attached": {"attachmentName": "c"}}],
+    "java": [{"kind": "java:8", "image": {"name": "java8"}, "requireMain": true}]
+  },
+  "blackboxes": [{"prefix": "openwhisk", "name": "dockerskeleton", "tag": "latest"}]
+}"""
+
+
+class FakeCode:
+    def __init__(self):
+        self.texts = {}
+
+    async def put(self, text):
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.texts[digest] = text
+        return digest
+
+    async def read(self, digest):
+        return self.texts[digest]
+
+
+class FakeEntities:
+    def __init__(self):
+        self.code = FakeCode()
+        self.namespaces = {}
+        self.entities = {}
+        self.before_put = lambda entity: None
+
+    def get_namespace_by_uuid(self, uuid):
+        return self.namespaces.get(uuid)
+
+    def get(self, namespace, path):
+        return self.entities.get((namespace, path))
+
+    def list(self, namespace, collection, *, limit, skip, package=None):
+        return self._all(namespace, collection, package)[skip : skip + limit]
+
+    def count(self, namespace, collection, package=None):
+        return len(self._all(namespace, collection, package))
+
+    def _all(self, namespace, collection, package):
+        assert collection is Collection.ACTIONS
+        found = [each for each in self.entities.values() if each.namespace == namespace]
+        return sorted((each for each in found if package in {None, each.package}), key=lambda each: -each.updated)
+
+    async def put(self, entity, *, expected_revision):
+        self.before_put(entity)
+        there = self.entities.get((entity.namespace, entity.path))
+        if (there.revision if there else None) != expected_revision:
+            raise ConcurrentModification
+        self.entities[entity.namespace, entity.path] = entity
+
+    async def delete(self, entity):
+        if self.entities.get((entity.namespace, entity.path)) != entity:
+            raise ConcurrentModification
+        del self.entities[entity.namespace, entity.path]
+
+
+class FakeActivations:
+    def __init__(self):
+        self.records = []
+        self.logs = {}
+
+    async def get(self, namespace, activation_id):
+        return next((each for each in self.records if (each.namespace, each.activation_id) == (namespace, activation_id)), None)
+
+    async def get_logs(self, namespace, activation_id):
+        return self.logs.get(activation_id)
+
+    async def list(self, namespace, *, name, since_ms, upto_ms, limit, skip):
+        return self._all(namespace, name, since_ms, upto_ms)[skip : skip + limit]
+
+    async def count(self, namespace, *, name, since_ms, upto_ms, skip):
+        return max(len(self._all(namespace, name, since_ms, upto_ms)) - skip, 0)
+
+    def _all(self, namespace, name, since_ms, upto_ms):
+        return sorted(
+            (
+                each
+                for each in self.records
+                if each.namespace == namespace
+                and name in {None, each.path.partition("/")[2]}
+                and (since_ms is None or each.start_ms >= since_ms)
+                and (upto_ms is None or each.start_ms <= upto_ms)
+            ),
+            key=lambda each: -each.start_ms,
+        )
+
+
+class FakeInvoker:
+    """Answers what the test says; remembers the calls."""
+
+    def __init__(self):
+        self.calls: list[Call] = []
+        self.running = 0
+        self.cancelled = []
+        self.was = None
+        self.answer = lambda call: Accepted202(activation_id=ActivationId("0" * 32))
+
+    async def invoke(self, call):
+        self.calls.append(call)
+        return self.answer(call)
+
+    def in_flight(self, namespace):
+        return self.running
+
+    def cancel(self, activation_id, *, namespace=None):
+        self.cancelled.append((activation_id, namespace))
+        return self.was
+
+
+@dataclass
+class Answered:
+    status: int
+    headers: dict
+    text: str
+
+    @property
+    def json(self):
+        return msgspec.json.decode(self.text)
+
+    @property
+    def error(self):
+        body = self.json
+        assert set(body) == {"error", "code"}
+        assert body["code"] == self.headers["X-Request-ID"]
+        return body["error"]
+
+
+@dataclass
+class Site:
+    """A running API and its parts."""
+
+    entities: FakeEntities = field(default_factory=FakeEntities)
+    activations: FakeActivations = field(default_factory=FakeActivations)
+    invoker: FakeInvoker = field(default_factory=FakeInvoker)
+    limits: LimitsConfig = field(default_factory=lambda: LimitsConfig.of_profile("openwhisk"))
+    health: Health = field(default_factory=lambda: Health(checks=(Check(name="engine", ok=True),)))
+    now: float = 1_700_000_000.0
+    cost: dict | None = None
+    url: str = ""
+    session: ClientSession | None = None
+    auth: str = ""
+
+    def __post_init__(self):
+        self.authenticator = Authenticator(self.entities, b"p" * 32)
+        self.auth = self.add_namespace("guest")
+
+    def services(self):
+        return Services(
+            authenticator=self.authenticator,
+            admission=Admission(lambda: self.limits),
+            manifest=Manifest.parse(MANIFEST),
+            entities=self.entities,
+            activations=self.activations,
+            invoker=self.invoker,
+            limits=lambda: self.limits,
+            price=lambda _: self.cost,
+            health=lambda: self.health,
+            ready=lambda: self.health,
+            wall_clock=lambda: self.now,
+            build="2026-01-01",
+            build_number="0.1.0",
+        )
+
+    def add_namespace(self, name, **options):
+        """Return the value of `Authorization` for a new namespace."""
+        uuid, key = self.authenticator.make_key()
+        self.entities.namespaces[uuid] = Namespace(
+            name=name, uuid=uuid, key_hash=self.authenticator.hash_key(key), uid=2000, gid=2000, created_ms=0, **options
+        )
+        return "Basic " + b64encode(f"{uuid}:{key}".encode()).decode()
+
+    def grant(self, **limits):
+        """Give the caller limits of its own."""
+        (uuid,) = [each.uuid for each in self.entities.namespaces.values() if each.name == "guest"]
+        namespace = self.entities.namespaces[uuid]
+        self.entities.namespaces[uuid] = msgspec.structs.replace(namespace, limits=LimitOverrides(**limits))
+
+    async def ask(self, method, path, body=None, *, auth=True, headers=None, json_type=True):
+        """Send one request. Paths without a slash in front are below `/api/v1/namespaces/_/`."""
+        if not path.startswith("/"):
+            path = f"/api/v1/namespaces/_/{path}"
+        sent = dict(headers or {})
+        if auth:
+            sent.setdefault("Authorization", auth if isinstance(auth, str) else self.auth)
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = msgspec.json.encode(body)
+        if body is not None and json_type:
+            sent.setdefault("Content-Type", "application/json")
+        async with self.session.request(
+            method,
+            URL(self.url + path, encoded=True),
+            data=io.BytesIO(body.encode() if isinstance(body, str) else body) if body else body,
+            headers=sent,
+            skip_auto_headers=("Content-Type",),
+            allow_redirects=False,
+        ) as response:
+            return Answered(response.status, response.headers, await response.text())
+
+    async def put_hello(self, **fields):
+        body = {"exec": {"kind": "python:3", "code": "def main(args): return args"}, **fields}
+        answered = await self.ask("PUT", "actions/hello?overwrite=true", body)
+        assert answered.status == 200, answered.text
+        return answered.json
+
+
+@pytest.fixture
+async def site():
+    """The API of a site with OpenWhisk's limits, one namespace `guest`, and its key."""
+    site = Site()
+    runner = web.ServerRunner(build_server(site.services()))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with ClientSession() as site.session:
+        yield site
+    await runner.cleanup()
+
+
+@pytest.fixture
+def make_activation():
+    """Makes finished activations of `guest`."""
+    numbers = itertools.count(1)
+
+    def make(**fields):
+        number = next(numbers)
+        values = {
+            "activation_id": ActivationId(f"{number:032x}"),
+            "node": "node1",
+            "namespace": "guest",
+            "subject": "guest",
+            "path": "guest/hello",
+            "version": "0.0.1",
+            "kind": "python:3",
+            "limits": Limits(),
+            "start_ms": 1000 * number,
+            "end_ms": 1000 * number + 42,
+            "status": Status.SUCCESS,
+            "result": msgspec.Raw(b'{"big": 1.10e5, "text": "\\u00e9"}'),
+            "size": 33,
+            "wait_ms": 3,
+            "container": "invokerd-node1-0123456789ab",
+            "meter": Meter(
+                start_kind=StartKind.FROZEN,
+                memory_limit_mib=256,
+                billed_us=42_000,
+                cpu_us=12_034,
+                cpu_quality=CpuQuality.EXACT,
+                peak_bytes=9_000_000,
+                peak_quality=PeakQuality.EXACT,
+                phases=Phases(thaw=120, run=42_000),
+            ),
+        }
+        return Activation(**(values | fields))
+
+    return make

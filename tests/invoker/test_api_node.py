@@ -1,0 +1,70 @@
+import pytest
+
+
+async def test_there_is_one_namespace(site):
+    for path in ("/api/v1/namespaces", "/api/v1/namespaces/"):
+        assert (await site.ask("GET", path)).json == ["guest"]
+
+
+async def test_the_root_document_names_the_kinds(site):
+    root = (await site.ask("GET", "/", auth=False)).json
+    assert [kind["kind"] for kind in root["runtimes"]["python"]] == ["python:2", "python:3"]
+    assert root["limits"]["actions_per_minute"] == 60
+
+
+@pytest.mark.parametrize("path", ["limits", "limits/"])
+async def test_limits_are_the_sites_with_the_namespaces_own(site, path):
+    site.grant(invocations_per_minute=7, concurrent_invocations=5)
+    assert (await site.ask("GET", path)).json == {
+        "invocationsPerMinute": 7,
+        "concurrentInvocations": 5,
+        "firesPerMinute": 60,
+        "minActionMemory": 128,
+        "maxActionMemory": 512,
+        "minActionLogs": 0,
+        "maxActionLogs": 10,
+        "minActionTimeout": 100,
+        "maxActionTimeout": 300000,
+        "minActionConcurrency": 1,
+        "maxActionConcurrency": 1,
+        "maxParameterSize": "1048576 B",
+        "maxActionInstances": 5,
+    }
+
+
+async def test_limits_have_no_entities(site):
+    answered = await site.ask("GET", "limits/x")
+    assert answered.status == 400
+    assert answered.error
+
+
+@pytest.mark.parametrize("collection", ["packages", "triggers", "rules"])
+async def test_collections_that_are_not_there_yet_are_empty(site, collection):
+    assert (await site.ask("GET", collection)).json == []
+    assert (await site.ask("GET", f"{collection}/?limit=0&skip=0")).json == []
+    assert (await site.ask("GET", f"{collection}?count=true")).json == {collection: 0}
+    assert (await site.ask("GET", f"{collection}?limit=201")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "word"),
+    [
+        ("GET", "packages/p", "Packages"),
+        ("PUT", "packages/p", "Packages"),
+        ("DELETE", "packages/p", "Packages"),
+        ("POST", "triggers/t", "Triggers"),
+        ("PUT", "triggers/t", "Triggers"),
+        ("PUT", "rules/r", "Rules"),
+        ("POST", "rules/r", "Rules"),
+    ],
+)
+async def test_their_entities_are_honestly_not_implemented(site, method, path, word):
+    answered = await site.ask(method, path, {} if method in {"PUT", "POST"} else None)
+    assert answered.status == 501
+    assert answered.error == f"{word} are not implemented by this server yet."
+
+
+async def test_web_actions_are_honestly_not_implemented(site):
+    answered = await site.ask("GET", "/api/v1/web/guest/default/hello.json", auth=False)
+    assert answered.status == 501
+    assert "Web actions" in answered.error
