@@ -122,8 +122,9 @@ class HttpConfig:
 
     @property
     def url(self) -> str:
-        """The public URL without a trailing slash."""
-        return self.public_url.rstrip("/") or f"http://{self.listen}"
+        """The public URL without a trailing slash. All addresses count as this machine's own."""
+        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen.host, self.listen.host)  # noqa: S104 - compared, not bound
+        return self.public_url.rstrip("/") or f"http://{Address(own, self.listen.port)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,8 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, _Setting]:
             elif key in sections:
                 problems.append(f"{where}: [{key}] is a section, not a value")
             else:
-                problems.append(f"{where}: {key}: unknown key{_nearest(key, [*known, *sections])}")
+                likely = known if prefix else [*known, *sections]
+                problems.append(f"{where}: {key}: unknown key{_nearest(key, likely)}")
 
     flatten(document, "")
     return written

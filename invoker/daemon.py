@@ -14,15 +14,17 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from invoker import __version__
+from invoker.activations import Retention
 from invoker.admission import Admission
 from invoker.adoption import adopt_or_remove, lost_activations
 from invoker.api import build_server
@@ -31,7 +33,6 @@ from invoker.code import CodeStore
 from invoker.config import Config, ConfigError, reloadable_changes
 from invoker.config_load import load
 from invoker.control import serve_control
-from invoker.control_messages import UsageRow
 from invoker.entities import EntityStore
 from invoker.health import Check
 from invoker.invocation import Call
@@ -41,10 +42,12 @@ from invoker.manifest import Manifest
 from invoker.model import Accepted, Action, Activation, Entity, Identity
 from invoker.operations import Operations
 from invoker.plan import Facts, Planner, facts_of
+from invoker.rating import BadPrices, Prices, rate_activation
 from invoker.recorder import Recorder
 from invoker.services import Services
 from invoker.signals import Signals
 from invoker.systemd import Notifier, inherited_sockets
+from invoker.usage import priced_usage
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
 from pool.docker import DockerBackend
@@ -71,7 +74,7 @@ class Current:
     """The configuration of this moment: the one thing that a reload replaces."""
 
     config: Config
-    plans: PricePlans
+    prices: Prices
 
 
 async def serve(config: Config, config_path: Path | None = None) -> int:
@@ -91,7 +94,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
     signals, notifier = Signals(), Notifier.from_environment()
     with signals.installed():
         async with _stores(config) as stores, _engine(config) as backend:
-            await _serve(Current(config, _price_plans(config)), config_path, signals, notifier, stores, backend)
+            await _serve(Current(config, _prices(config)), config_path, signals, notifier, stores, backend)
     notifier.close()
     return 0
 
@@ -123,12 +126,12 @@ async def _stores(config: Config) -> AsyncIterator[Stores]:
             node=config.node,
             segment_bytes=store.journal_segment_bytes,
             retention=Retention(
-                keep_activations_s=store.keep_activations_s,
-                keep_activations_bytes=store.keep_activations_bytes,
-                keep_results_s=store.keep_results_s,
-                keep_results_bytes=store.keep_results_bytes,
-                keep_logs_s=store.keep_logs_s,
-                keep_logs_bytes=store.keep_logs_bytes,
+                records_s=store.keep_activations_s,
+                records_bytes=store.keep_activations_bytes,
+                results_s=store.keep_results_s,
+                results_bytes=store.keep_results_bytes,
+                logs_s=store.keep_logs_s,
+                logs_bytes=store.keep_logs_bytes,
             ),
         )
         stack.push_async_callback(recorder.close)
@@ -136,7 +139,7 @@ async def _stores(config: Config) -> AsyncIterator[Stores]:
         stack.callback(table.close)
         if table.emptied_because:
             log.info("container table: %s", table.emptied_because)
-        code = CodeStore(directory / "unpacked", entities.code.read_now)
+        code = CodeStore(directory / "unpacked", entities.code.read_blocking)
         stack.callback(code.close)
         yield Stores(entities=entities, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper"))
 
@@ -202,7 +205,7 @@ async def _serve(
             authenticator=authenticator,
             pool=pool,
             invoker=invoker,
-            usage=lambda namespace, since, until: _usage(recorder, current, namespace, since, until),
+            usage=lambda namespace, since, until: priced_usage(recorder, current.prices, namespace, since, until),
             health=keeper.health,
             drain=lambda: _refuse_new_work(keeper, invoker),
         )
@@ -215,11 +218,11 @@ async def _serve(
             activations=recorder,
             invoker=invoker,
             limits=lambda: current.config.limits,
-            price=lambda activation: price_annotation(activation, current.plans),
+            price=lambda activation: rate_activation(activation, current.prices),
             health=keeper.health,
             ready=keeper.ready,
             wall_clock=time.time,
-            build=BUILD_DATE,
+            build=build_date(),
             build_number=__version__,
         )
         exposition = Exposition(
@@ -427,6 +430,18 @@ def _pool_settings(config: Config) -> PoolSettings:
     )
 
 
+def _prices(config: Config) -> Prices:
+    try:
+        return Prices.load(config.prices.file)
+    except BadPrices as error:
+        raise ConfigError([f"prices.file: {error}"]) from error
+
+
+def build_date() -> str:
+    """When this version of the package was installed, ISO 8601: what clients show as the build."""
+    return datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
 # ---- while it runs
 
 
@@ -439,11 +454,11 @@ async def _reload_loop(
         notifier.reloading()
         try:
             reload = reloadable_changes(current.config, load(config_path).config)
-            current.plans = _price_plans(reload.config)
+            prices = _prices(reload.config)
         except ConfigError as error:
             log.error("reload: the old configuration stays: %s", error)  # noqa: TRY400
         else:
-            current.config = reload.config
+            current.config, current.prices = reload.config, prices
             logging.getLogger().setLevel(reload.config.log.level.upper())
             planner.forget()
             log.info("reload: applied: %s", ", ".join(reload.applied) or "nothing has changed")
@@ -494,7 +509,7 @@ def _book_tail(
     known = pool.machine.books.containers.get(container)
     observer.tail(cpu_us)
     if known is not None and known.spec.namespace != "invokerd":
-        recorder.tail(activation, known.spec.namespace, cpu_us)
+        recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action if known.key else "")
 
 
 def _observe(observer: Observer, activation: Activation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -98,6 +99,12 @@ def _judge_security(info: dict[str, Any]) -> Iterator[Finding]:
             "engine-security",
             "remaps user namespaces: a function would run as another uid than its user's",
             "remove userns-remap from /etc/docker/daemon.json",
+        )
+    elif "apparmor" in options and shutil.which("apparmor_parser") is None:
+        yield bad(
+            "engine-security",
+            "AppArmor is on, and apparmor_parser is not installed: the engine can start no container",
+            "apt-get install apparmor",
         )
     elif "seccomp" not in options:
         yield warning(

@@ -56,10 +56,10 @@ def check_state_dir(node: Node) -> Iterator[Finding]:
         yield ok("state-dir", f"{state} does not exist yet; it will be created in {existing}")
     elif not state.is_dir():
         yield bad("state-dir", f"{state} is no directory", "choose another state_dir")
-    elif state.stat().st_mode & 0o077:
+    elif state.stat().st_mode & 0o066:
         yield warning("state-dir", f"{state} is open to other users; keys' hashes and results are in it", f"chmod 700 {state}")
     else:
-        yield ok("state-dir", f"{state} is writable, and closed to others")
+        yield ok("state-dir", f"{state} is writable, and others cannot look into it")
     yield _judge_file_system(node, existing, allocates)
     yield _judge_space(existing)
 

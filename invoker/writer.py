@@ -62,13 +62,11 @@ class Written(NamedTuple):
         entries: what it says.
         position: up to which sequence everything has been handed to the writer, this included.
         size: bytes of the record.
-        at: when it was handed over, seconds of the monotonic clock.
     """
 
     entries: Sequence[Entry]
     position: int
     size: int
-    at: float
 
 
 class Restored(NamedTuple):

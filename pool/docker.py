@@ -1,6 +1,6 @@
 """The container engine: Docker's API through aiodocker, whose only importer this is.
 
-Every call goes through `DockerBackend._request` or `_open_stream`, and so through the guard: a deadline, a turn, the
+Every call goes through `DockerBackend._command`, `_open_stream` or `_pull`, and so through the guard: a deadline, a turn, the
 breaker, a count. Errors of aiodocker and aiohttp become ours in `_translated`, and nowhere else. The engine makes and
 removes containers and tells their main process; all that happens between is done through the kernel, by descriptors.
 """
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ import aiodocker
 import aiohttp
 import msgspec
 
-from pool import cgroup, fifo, netns, recipe
+from pool import cgroup, descriptors, fifo, netns, recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
 from pool.frames import AttachedParser
@@ -95,9 +96,9 @@ class DockerHandle(cgroup.KernelHandle):
     """A container of this engine; of a foreign image, with its attached stream."""
 
     def __init__(
-        self, container_id: ContainerId, engine_id: str, descriptors: Descriptors, stream: aiohttp.ClientResponse | None
+        self, container_id: ContainerId, engine_id: str, opened: Descriptors, stream: aiohttp.ClientResponse | None
     ) -> None:
-        super().__init__(container_id, engine_id, descriptors)
+        super().__init__(container_id, engine_id, opened)
         self.stream = stream
 
     def close(self) -> None:
@@ -237,7 +238,7 @@ class DockerBackend:
         if handle is not None:
             handle.close()
 
-    async def dial(self, handle: ContainerHandle) -> Any:
+    async def dial(self, handle: ContainerHandle) -> socket.socket:
         """See `ContainerBackend`."""
         return await self._dialer.dial(handle.descriptors.network)
 
@@ -319,7 +320,7 @@ class DockerBackend:
     async def ping(self) -> None:
         """See `ContainerBackend`."""
         try:
-            await self._request("ping", CallClass.READ, "GET", "_ping", None, versioned=False)
+            await self._command("ping", CallClass.READ, "GET", "_ping", versioned=False)
         except EngineRefused as error:
             raise EngineUnavailable(str(error)) from error
 
@@ -361,7 +362,7 @@ class DockerBackend:
 
     async def _post_start(self, engine_id: str) -> None:
         try:
-            await self._request("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start", None)
+            await self._command("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start")
         except EngineRefused as error:
             if 400 <= error.status < 500:  # the image's entry point cannot be executed
                 raise ContainerStartFailed(str(error)) from error
@@ -376,12 +377,12 @@ class DockerBackend:
             raise ContainerStartFailed(f"{container_id} ended at once, exit code {state.exit_code}")
         try:
             log_dir = self._run_dir if logs is LogTransport.PIPE else None
-            descriptors = open_descriptors(state.pid, engine_id, container_id, log_dir)
+            opened = descriptors.open_descriptors(state.pid, engine_id, container_id, log_dir)
         except ProcessLookupError as error:
             raise ContainerStartFailed(f"{container_id} ended at once") from error
         except OSError as error:
             raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
-        return DockerHandle(container_id, engine_id, descriptors, stream)
+        return DockerHandle(container_id, engine_id, opened, stream)
 
     async def _inspect(self, name: str) -> _State:
         try:
@@ -402,9 +403,7 @@ class DockerBackend:
 
     async def _delete(self, container_id: ContainerId) -> None:
         try:
-            await self._request(
-                "remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params={"force": "1", "v": "1"}
-            )
+            await self._command("remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params=_WITH_FORCE)
         except EngineRefused as error:
             if error.status != 404:
                 raise
@@ -475,7 +474,7 @@ class DockerBackend:
         params = {"stream": "1", "stdout": "1", "stderr": "1"}
         return await self._open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
 
-    # ---- the only two doors to the engine (a pull is a bounded stream)
+    # ---- the doors to the engine; a pull is a stream with a deadline
 
     async def _request(
         self,
@@ -489,78 +488,36 @@ class DockerBackend:
         body: Any = None,
         versioned: bool = True,
     ) -> T:
-        """Send one request; decode and check its answer, unless `answer_type` is None."""
+        """Send one request; decode and check its answer."""
+        answer = await self._command(verb, kind, method, path, params=params, body=body, versioned=versioned)
+        with _translated(verb):
+            return msgspec.json.decode(answer, type=answer_type)
+
+    async def _command(
+        self,
+        verb: str,
+        kind: CallClass,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        versioned: bool = True,
+    ) -> bytes:
+        """Send one request; return its answer as it is."""
         async with self.guard.call(verb, kind):
             with _translated(verb):
                 data = None if body is None else msgspec.json.encode(body)
                 async with await self._control._do_query(  # noqa: SLF001 -- the typed helpers lack options
                     path, method, params=params, data=data, versioned_api=versioned
                 ) as response:
-                    answer = await response.read()
-                    return msgspec.json.decode(answer, type=answer_type)
+                    return await response.read()
 
     async def _open_stream(self, verb: str, method: str, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send one request whose answer goes on for ever; only its beginning has a deadline."""
         async with self.guard.call(verb, CallClass.READ):
             with _translated(verb):
                 return await self._streams._do_query(path, method, params=params)  # noqa: SLF001 -- as above
-
-
-def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_dir: Path | None) -> Descriptors:
-    """Open everything of a running container: nine descriptors at most.
-
-    The pid came from the engine a moment ago and may be another process' by now. So the pidfd comes first, then the
-    proof that it is the container's (its cgroup bears the engine's id), then the files, then that it still runs.
-
-    Args:
-        pid: of its main process.
-        engine_id: the engine's id of the container.
-        container_id: ours.
-        run_dir: where its log FIFO is; None with an attached stream.
-
-    Raises:
-        ProcessLookupError: the process has ended.
-        OSError: some file cannot be opened.
-    """
-    opened: list[int] = []
-    files: cgroup.CgroupFiles | None = None
-    complete = False
-    try:
-        pidfd = os.pidfd_open(pid)
-        opened.append(pidfd)
-        try:
-            if engine_id not in Path(f"/proc/{pid}/cgroup").read_text():
-                raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
-            files = cgroup.open_files(cgroup.find_directories(pid))
-        except OSError as error:
-            if netns.has_ended(pidfd):
-                raise ProcessLookupError(f"process {pid} has ended") from error
-            raise
-        log_fd = -1
-        if run_dir is not None:
-            log_fd = fifo.open_fifo(run_dir, container_id)
-            opened.append(log_fd)
-        network = netns.open_network(pid, pidfd)
-        complete = True
-        return Descriptors(
-            pid=pid,
-            pidfd=pidfd,
-            network=network,
-            freeze=files.freeze,
-            frozen=files.frozen,
-            cpu=files.cpu,
-            throttled=files.throttled,
-            memory_peak=files.memory_peak,
-            memory_stat=files.memory_stat,
-            oom=files.oom,
-            log=log_fd,
-            cgroup_version=files.cgroup_version,
-        )
-    finally:
-        if not complete:
-            cgroup.close_all(opened)
-            if files is not None:
-                files.close()
 
 
 def split_reference(reference: str) -> tuple[str, str]:

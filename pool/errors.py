@@ -28,9 +28,14 @@ class ActionError(InvokerError):
 
 
 class PlatformError(InvokerError):
-    """The platform is at fault."""
+    """The platform is at fault.
+
+    Attributes:
+        activation_id: of the activation that met it and was recorded; None where none was begun.
+    """
 
     code = "platform"
+    activation_id: str | None = None
 
 
 class PoolOverloaded(PlatformError):

@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 #: Where every action container listens: on its own loopback.
 ACTION_ADDRESS = ("127.0.0.1", 8080)
-#: The kernel completes a loopback handshake at once; only a full backlog makes it wait, for a second or more.
-CONNECT_DEADLINE_S = 0.25
+#: The kernel completes a loopback handshake at once. Only a full backlog makes it wait, and try again after 1 s.
+CONNECT_DEADLINE_S = 1.25
 
 _CLONE_NEWNET = 0x40000000
 
@@ -81,6 +81,8 @@ class Dialer:
         self._loop = asyncio.get_running_loop()
         self._wishes: queue.SimpleQueue[tuple[int, asyncio.Future[socket.socket]] | None] = queue.SimpleQueue()
         self._closed = False
+        #: The namespace of this process, to which each thread returns.
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         #: How many threads had to be replaced because they could not return home.
         self.lost_threads = 0
         self._start_thread()
@@ -116,6 +118,7 @@ class Dialer:
             self._closed = True
             self._wishes.put(None)
             self._thread.join()
+            os.close(self._home)
             with contextlib.suppress(queue.Empty):
                 while (left := self._wishes.get_nowait()) is not None:
                     os.close(left[0])
@@ -133,16 +136,12 @@ class Dialer:
             self._start_thread()
 
     def _work(self) -> None:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while (wish := self._wishes.get()) is not None:
-                if not self._serve(wish[0], wish[1], home):
-                    self._loop.call_soon_threadsafe(self._replace_thread)
-                    return
-        finally:
-            os.close(home)
+        while (wish := self._wishes.get()) is not None:
+            if not self._serve(*wish):
+                self._loop.call_soon_threadsafe(self._replace_thread)
+                return
 
-    def _serve(self, network: int, wish: asyncio.Future[socket.socket], home: int) -> bool:
+    def _serve(self, network: int, wish: asyncio.Future[socket.socket]) -> bool:
         """Create one socket, come home, hand it over. Return whether this thread is at home again."""
         sock: socket.socket | None = None
         failure: OSError | None = None
@@ -154,7 +153,7 @@ class Dialer:
         finally:
             os.close(network)
         try:
-            self._setns(home, _CLONE_NEWNET)
+            self._setns(self._home, _CLONE_NEWNET)
         except OSError:
             at_home = False
         self._loop.call_soon_threadsafe(_settle, wish, sock, failure)

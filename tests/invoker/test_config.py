@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from invoker.config import Address, Config, IsolationConfig, LimitsConfig, RegistryConfig, SiteMount, reloadable_changes, walk
+from invoker.config import (
+    Address,
+    Config,
+    HttpConfig,
+    IsolationConfig,
+    LimitsConfig,
+    RegistryConfig,
+    SiteMount,
+    reloadable_changes,
+    walk,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,12 @@ def test_the_fixed_keys_have_their_defaults() -> None:
     assert config.pool.memory_mib == half_mib
     assert config.control_socket == Path("/var/lib/invokerd/control.sock")
     assert config.http.url == "http://127.0.0.1:3233"
+
+
+def test_the_url_is_the_public_one_or_leads_to_where_the_api_listens() -> None:
+    assert HttpConfig(listen=Address.parse(":80")).url == "http://127.0.0.1:80"
+    assert HttpConfig(listen=Address("::", 80)).url == "http://[::1]:80"
+    assert HttpConfig(public_url="https://functions.example.org/").url == "https://functions.example.org"
 
 
 def test_every_key_says_what_it_means() -> None:

@@ -1,0 +1,85 @@
+"""Run scenarios: `python -m bench SCENARIO... [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import crash, engine_requests, latency, leaks, starts, throughput
+from bench.container import Engine
+from bench.measure import Line, dump
+from bench.setting import Setting
+
+
+class Scenario(NamedTuple):
+    """A scenario, with the sizes at which its number is reported."""
+
+    run: Callable[[Setting], Line]
+    calls: int = 200
+    blocks: int = 15
+    rounds: int = 1
+
+
+SCENARIOS = {
+    "direct": Scenario(latency.direct),
+    "relay": Scenario(latency.relay, rounds=5),
+    "warm": Scenario(latency.warm),
+    "frozen": Scenario(latency.frozen),
+    "frozen-paced": Scenario(latency.frozen_paced, calls=25, blocks=8),
+    "cold": Scenario(starts.cold, rounds=30),
+    "stem": Scenario(starts.stem, rounds=30),
+    "throughput": Scenario(throughput.throughput, calls=300, blocks=7),
+    "engine-requests": Scenario(engine_requests.engine_requests),
+    "crash": Scenario(crash.crash, calls=1000, rounds=10),
+    "leaks": Scenario(leaks.leaks, rounds=10),
+}
+
+
+def main() -> int:
+    """Run what the command line asks for. Return 1 if a promise was not kept."""
+    told = "\n".join(f"  {name:16} {scenario.run.__doc__}" for name, scenario in SCENARIOS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=f"scenarios:\n{told}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", nargs="+", choices=[*SCENARIOS, "all"], metavar="SCENARIO")
+    parser.add_argument("--json", action="append", type=Path, default=[], metavar="FILE", help="append each line to FILE too")
+    parser.add_argument("--engine", default=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), metavar="URL")
+    parser.add_argument("--seed", type=int, default=1)
+    for size in ("calls", "blocks", "rounds"):
+        parser.add_argument(f"--{size}", type=int, metavar="N", help="instead of the scenario's own")
+    arguments = parser.parse_args()
+    names = list(SCENARIOS) if "all" in arguments.scenario else arguments.scenario
+    kept = True
+    for name in names:
+        line = _run(SCENARIOS[name], arguments)
+        text = dump(line)
+        print(text, flush=True)
+        for file in arguments.json:
+            with file.open("a") as opened:
+                opened.write(text + "\n")
+        kept = kept and (line.must is None or bool(line.must["met"]))
+    return 0 if kept else 1
+
+
+def _run(scenario: Scenario, arguments: argparse.Namespace) -> Line:
+    with tempfile.TemporaryDirectory(prefix="invokerd-bench-") as root, contextlib.closing(Engine(arguments.engine)) as engine:
+        return scenario.run(
+            Setting(
+                engine=engine,
+                root=Path(root),
+                seed=arguments.seed,
+                calls=arguments.calls or scenario.calls,
+                blocks=arguments.blocks or scenario.blocks,
+                rounds=arguments.rounds or scenario.rounds,
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""A proxy before the engine's socket that counts the requests that pass."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import httptools
+
+_CHUNK = 64 * 1024
+
+
+class CountingProxy:
+    """Serves a Unix socket in a thread of its own, and passes every byte unchanged."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        """Prepare; `with` starts and stops it.
+
+        Args:
+            path: of the socket to serve.
+            engine: path of the engine's socket.
+        """
+        self.url = f"unix://{path}"
+        self._path = path
+        self._engine = engine
+        #: Requests so far, by method and path without its query. Written by the proxy's thread alone.
+        self.requests: Counter[str] = Counter()
+        self._failure: str | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="counting proxy")
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+
+    @property
+    def total(self) -> int:
+        """Requests so far."""
+        return self.requests.total()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def failing(self, how: str) -> Iterator[None]:
+        """Be an engine that refuses connections (`refuse`), or takes them and never answers (`hang`), while the block runs.
+
+        Connections that are open are cut.
+        """
+        self._failure = how
+        self._loop.call_soon_threadsafe(self._cut)
+        try:
+            yield
+        finally:
+            self._failure = None
+
+    def _cut(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        server = await asyncio.start_unix_server(self._connected, self._path)
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            if self._failure == "hang":
+                await reader.read()
+            elif self._failure is None:
+                await self._forward(reader, writer)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
+        except OSError:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pass(reader, engine_writer, _Counting(self.requests)))
+                group.create_task(_pass(engine_reader, writer, None))
+        finally:
+            engine_writer.close()
+
+
+class _Counting:
+    """Finds the requests in the bytes of one connection."""
+
+    def __init__(self, requests: Counter[str]) -> None:
+        self._requests = requests
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._url = b""
+
+    def feed(self, data: bytes) -> None:
+        """Look at bytes that pass. After an upgrade they are no longer HTTP."""
+        if self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade:
+                self._parser = None
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        path = self._url.partition(b"?")[0].decode()
+        self._requests[f"{self._parser.get_method().decode()} {path}"] += 1
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counting: _Counting | None) -> None:
+    """Pass bytes until the end, then end the other side's writing too."""
+    # The other side may have gone while bytes were under way to it.
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(_CHUNK):
+            if counting is not None:
+                counting.feed(data)
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()

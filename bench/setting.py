@@ -1,0 +1,187 @@
+"""What every scenario works with: the engine, a directory, a seed, containers by hand, a daemon, and blocks in turn."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench import client
+from bench.container import ByHand, Engine, make_log_directory, post
+from bench.daemon import GID, UID, Daemon
+from pool.model import ContainerSpec
+from pool.recipe import LABEL_NODE, LABEL_SPEC, EngineFacts, create_request
+
+#: The image of the kind that all scenarios use.
+IMAGE = "invokerd/python3:latest"
+KIND = "python:3"
+#: What is called: as little as a function can do.
+CODE = 'def main(args):\n    return {"ok": True}\n'
+#: Calls before those that count, at the start of each block: caches, and what the last subject left behind.
+WARM_UP = 5
+
+
+@dataclass
+class Setting:
+    """Where and how a scenario runs.
+
+    Attributes:
+        engine: the container engine.
+        root: an empty directory.
+        seed: of everything random.
+        calls: that count, of one subject in one block.
+        blocks: how often the subjects take turns.
+        rounds: repetitions of what is not a block: pairs of starts, crashes, restarts, relays.
+    """
+
+    engine: Engine
+    root: Path
+    seed: int
+    calls: int
+    blocks: int
+    rounds: int
+    random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        #: Label of the containers by hand: no daemon's, nor another bench's.
+        self.node = f"bench-by-hand-{secrets.token_hex(4)}"
+
+    @contextmanager
+    def daemon(self, config: Mapping[str, Any] | None = None, engine_url: str | None = None) -> Iterator[Daemon]:
+        """Run a daemon; afterwards it and all of its containers are gone."""
+        root = self.root / secrets.token_hex(4)
+        root.mkdir()
+        daemon = Daemon(root, engine_url or self.engine.url, config)
+        try:
+            daemon.start()
+            yield daemon
+        finally:
+            try:
+                daemon.stop()
+            finally:
+                remove_containers(self.engine, daemon.node)
+
+    @contextmanager
+    def by_hand(self, count: int, spec: ContainerSpec | None = None) -> Iterator[list[Runner]]:
+        """Run containers by hand, initialised with the same code as the daemon's."""
+        runners: list[Runner] = []
+        try:
+            for _ in range(count):
+                runners.append(self.start_by_hand(spec or self.default_spec()))
+                post(runners[-1].connection, "/init", init_value())
+            yield runners
+        finally:
+            for runner in runners:
+                runner.close()
+
+    def start_by_hand(self, spec: ContainerSpec) -> Runner:
+        """Start a container with the create request that the daemon would send, and connect to it."""
+        name = f"invokerd-bench-{secrets.token_hex(6)}"
+        logs = make_log_directory(self.root, name, spec.uid, spec.gid)
+        body = create_request(spec, self._facts(), node=self.node, boot_id="none", log_directory=logs)
+        container = ByHand(self.engine, name, body)
+        try:
+            return Runner(container, container.connect())
+        except BaseException:
+            container.remove()
+            raise
+
+    def default_spec(self) -> ContainerSpec:
+        """Make the spec of a container where no daemon is there to be copied."""
+        image = self.engine.request("GET", f"/images/{IMAGE}/json")["Id"]
+        return ContainerSpec(namespace="bench", uid=UID, gid=GID, image=image, kind=KIND, memory_mib=256, cpu_millis=1000)
+
+    def spec_of(self, daemon: Daemon) -> ContainerSpec:
+        """Read the spec of a container that the daemon runs, so that those by hand are the same."""
+        labels = self.engine.containers(f"{LABEL_NODE}={daemon.node}")[0]["Labels"]
+        return msgspec.json.decode(labels[LABEL_SPEC], type=ContainerSpec)
+
+    def _facts(self) -> EngineFacts:
+        if not hasattr(self, "_known_facts"):
+            info = self.engine.request("GET", "/info")
+            self._known_facts = EngineFacts.of(info, version=self.engine.version, api_version="")
+        return self._known_facts
+
+
+class Runner:
+    """A container by hand with its kept connection, and its freezer once that is asked for."""
+
+    def __init__(self, container: ByHand, connection: Any) -> None:
+        self.container = container
+        self.connection = client.prepare(connection)
+        self.freezer = -1
+        self.cgroup = "v1"
+
+    def open_freezer(self) -> int:
+        """Open the file that freezes it, closed by `close`."""
+        self.freezer, self.cgroup = self.container.open_freezer()
+        return self.freezer
+
+    def close(self) -> None:
+        """Let it run again, and remove it."""
+        if self.freezer >= 0:
+            os.pwrite(self.freezer, b"THAWED" if self.cgroup == "v1" else b"0", 0)
+            os.close(self.freezer)
+        self.connection.close()
+        self.container.remove()
+
+
+class Subject(NamedTuple):
+    """One of those that are measured in turn: where to send what."""
+
+    connections: list[Any]
+    request: bytes
+
+
+RUN = client.request("POST", "/run", {"value": {}})
+
+
+def init_value() -> dict[str, Any]:
+    """Make the body of /init for a container by hand."""
+    return {"value": {"name": "bench", "main": "main", "code": CODE, "binary": False, "env": {}}}
+
+
+async def in_turn(
+    setting: Setting, subjects: Mapping[str, Subject], *, calls: int | None = None, pause_s: float = 0.0
+) -> dict[str, list[client.Run]]:
+    """Measure subjects in blocks, in another order in each block, all within the same minutes.
+
+    Raises:
+        CallFailed: a call did not succeed.
+    """
+    runs: dict[str, list[client.Run]] = {name: [] for name in subjects}
+    for _ in range(setting.blocks):
+        order = list(subjects)
+        setting.random.shuffle(order)
+        for name in order:
+            connections, request = subjects[name]
+            warm_up = client.repeated(request, WARM_UP * len(connections))
+            (await client.drive(connections, warm_up, pause_s=pause_s)).latencies_us()
+            runs[name].append(await client.drive(connections, client.repeated(request, calls or setting.calls), pause_s=pause_s))
+            runs[name][-1].latencies_us()
+    return runs
+
+
+def latencies(runs: Mapping[str, list[client.Run]]) -> dict[str, list[list[float]]]:
+    """Give the latencies of each subject by block, us."""
+    return {name: [run.latencies_us() for run in of_it] for name, of_it in runs.items()}
+
+
+def remove_containers(engine: Engine, node: str) -> None:
+    """Remove every container of a node, thawed first: a frozen one cannot be killed where the cgroups are v1."""
+    for listed in engine.containers(f"{LABEL_NODE}={node}"):
+        if listed["State"] == "running":
+            container = object.__new__(ByHand)
+            container.pid = engine.inspect(listed["Id"])["State"]["Pid"]
+            freezer, cgroup = container.open_freezer()
+            os.pwrite(freezer, b"THAWED" if cgroup == "v1" else b"0", 0)
+            os.close(freezer)
+        engine.request("DELETE", f"/containers/{listed['Id']}?force=1")

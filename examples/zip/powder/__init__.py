@@ -1,0 +1,1 @@
+"""Powder diffraction of cubic calibrants."""

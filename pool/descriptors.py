@@ -1,0 +1,67 @@
+"""Opening everything that the kernel shows of one running container, and nothing of any other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pool import cgroup, fifo, netns
+from pool.backend import Descriptors
+from pool.model import ContainerId
+
+
+def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_dir: Path | None) -> Descriptors:
+    """Open everything of a running container: nine descriptors at most.
+
+    The pid came from the engine a moment ago and may be another process' by now. So the pidfd comes first, then the
+    proof that it is the container's (its cgroup bears the engine's id), then the files, then that it still runs.
+
+    Args:
+        pid: of its main process.
+        engine_id: the engine's id of the container.
+        container_id: ours.
+        run_dir: where its log FIFO is; None with an attached stream.
+
+    Raises:
+        ProcessLookupError: the process has ended.
+        OSError: some file cannot be opened.
+    """
+    opened: list[int] = []
+    files: cgroup.CgroupFiles | None = None
+    complete = False
+    try:
+        pidfd = os.pidfd_open(pid)
+        opened.append(pidfd)
+        try:
+            if engine_id not in Path(f"/proc/{pid}/cgroup").read_text():
+                raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
+            files = cgroup.open_files(cgroup.find_directories(pid))
+        except OSError as error:
+            if netns.has_ended(pidfd):
+                raise ProcessLookupError(f"process {pid} has ended") from error
+            raise
+        log_fd = -1
+        if run_dir is not None:
+            log_fd = fifo.open_fifo(run_dir, container_id)
+            opened.append(log_fd)
+        network = netns.open_network(pid, pidfd)
+        complete = True
+        return Descriptors(
+            pid=pid,
+            pidfd=pidfd,
+            network=network,
+            freeze=files.freeze,
+            frozen=files.frozen,
+            cpu=files.cpu,
+            throttled=files.throttled,
+            memory_peak=files.memory_peak,
+            memory_stat=files.memory_stat,
+            oom=files.oom,
+            log=log_fd,
+            cgroup_version=files.cgroup_version,
+        )
+    finally:
+        if not complete:
+            cgroup.close_all(opened)
+            if files is not None:
+                files.close()

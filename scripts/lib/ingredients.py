@@ -1,0 +1,200 @@
+"""What images are made from and is not in the repository: a root file system, Node's binary, Python wheels.
+
+All of it is kept under `.state/cache` of the checkout. Each function says beforehand what takes more than two seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import debian
+from engine_api import Engine, EngineFailed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / ".state" / "cache"
+
+#: What `runtimes/base/Dockerfile` is FROM.
+PULLED_BASE = "python:3.11-slim-bookworm"
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "python3")
+LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
+
+NODE_VERSION = "20.20.2"
+DEFAULT_NPM_REGISTRY = "https://registry.npmjs.org/"
+
+PROBE_S = 8
+#: Docker's name of an architecture: npm's, and the wheels'.
+NPM_ARCHITECTURES = {"amd64": "x64", "arm64": "arm64"}
+WHEEL_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+class CannotMake(Exception):
+    """An ingredient cannot be had here; the message says what to do."""
+
+
+def say(text: str) -> None:
+    """Tell the user what goes on."""
+    print(f"images: {text}", file=sys.stderr, flush=True)
+
+
+def base_recipe() -> str:
+    """Describe how the base is made, both ways; a change of it makes a new base."""
+    return repr((PULLED_BASE, SUITE, PACKAGES, LEFT_OUT))
+
+
+def can_pull(engine: Engine) -> bool:
+    """Pull the base, if a registry answers soon. Else say so and return False."""
+    say(f"asking the registry for {PULLED_BASE}, for {PROBE_S} s at most")
+    name, _, tag = PULLED_BASE.partition(":")
+    try:
+        for message in engine.stream("/images/create", query=[("fromImage", name), ("tag", tag)], timeout_s=PROBE_S):
+            if message.get("status", "").startswith(("Download complete", "Status:")):
+                say(str(message["status"]))
+    except EngineFailed as error:
+        say(f"no registry: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def root_file_system(architecture: str) -> Iterator[IO[bytes]]:
+    """Open a tar of a Debian system with Python, built from Debian's packages alone."""
+    digest = hashlib.sha256(f"{base_recipe()} {architecture}".encode()).hexdigest()[:16]
+    path = CACHE / f"base-{architecture}-{digest}.tar"
+    if not path.exists():
+        _require_mmdebstrap()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        say(f"building a Debian {SUITE} system with mmdebstrap: half a minute, and some 60 MB to download")
+        partial = path.with_suffix(".partial.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={architecture}", f"--include={','.join(PACKAGES)}"]
+        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+        _run([*command, SUITE, str(partial)])
+        partial.rename(path)
+    with path.open("rb") as archive:
+        yield archive
+
+
+def _require_mmdebstrap() -> None:
+    if shutil.which("mmdebstrap"):
+        return
+    if not debian.is_debian():
+        raise CannotMake("no registry answers, and without Debian's mmdebstrap there is no other way to a base image")
+    say("installing mmdebstrap with apt-get")
+    try:
+        debian.install("mmdebstrap", "debian-archive-keyring")
+    except debian.InstallFailed as error:
+        raise CannotMake(f"no registry answers, and {error}") from error
+
+
+def node_binary(architecture: str) -> Path:
+    """Return the `node` program out of npm's own package of it."""
+    if architecture not in NPM_ARCHITECTURES:
+        raise CannotMake(f"npm has no package of Node's binary for {architecture}")
+    package = f"node-linux-{NPM_ARCHITECTURES[architecture]}"
+    node = CACHE / f"{package}-{NODE_VERSION}"
+    if not node.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        say(f"fetching {package}@{NODE_VERSION} from the npm registry: 43 MB")
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            archive = Path(directory) / f"{package}-{NODE_VERSION}.tgz"
+            if shutil.which("npm"):
+                _run(["npm", "pack", "--silent", f"--pack-destination={directory}", f"{package}@{NODE_VERSION}"])
+            else:
+                archive.write_bytes(_fetch_npm(package, NODE_VERSION))
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile("package/bin/node")
+                assert member is not None
+                partial = Path(directory) / "node"
+                partial.write_bytes(member.read())
+            partial.chmod(0o755)
+            partial.rename(node)  # in one step: it is whole, or not there
+    return node
+
+
+def _fetch_npm(package: str, version: str) -> bytes:
+    """Fetch a package without npm, checked against the registry's own hash."""
+    registry = _npm_registry()
+    try:
+        with urllib.request.urlopen(f"{registry}{package}/{version}", timeout=60) as response:
+            about = json.load(response)["dist"]
+        with urllib.request.urlopen(about["tarball"], timeout=60) as response:
+            data: bytes = response.read()
+    except (urllib.error.URLError, TimeoutError, ValueError, KeyError) as error:
+        raise CannotMake(f"the npm registry at {registry} does not give {package}@{version}: {error}") from error
+    algorithm, _, expected = str(about["integrity"]).partition("-")
+    if base64.b64encode(hashlib.new(algorithm, data).digest()).decode() != expected:
+        raise CannotMake(f"{package}@{version} is not what the npm registry says it is: its hash differs")
+    return data
+
+
+def _npm_registry() -> str:
+    """Find the registry that npm would use."""
+    registry = os.environ.get("npm_config_registry", "")
+    settings = Path.home() / ".npmrc"
+    if not registry and settings.is_file():
+        for line in settings.read_text().splitlines():
+            name, _, value = line.partition("=")
+            if name.strip() == "registry":
+                registry = value.strip().strip('"')
+    return (registry or DEFAULT_NPM_REGISTRY).rstrip("/") + "/"
+
+
+def wheels(requirements: Path, architecture: str) -> Path:
+    """Return a directory with the packages of a requirements file, for the image's Python, not for this one."""
+    if architecture not in WHEEL_ARCHITECTURES:
+        raise CannotMake(f"there are no wheels for {architecture}")
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    directory = CACHE / f"wheels-{architecture}-{digest}"
+    if directory.exists():
+        return directory
+    CACHE.mkdir(parents=True, exist_ok=True)
+    say(f"fetching {', '.join(requirements.read_text().split())} with pip: half a minute, some 70 MB")
+    machine = WHEEL_ARCHITECTURES[architecture]
+    platforms = [f"--platform={tag}_{machine}" for tag in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")]
+    partial = Path(tempfile.mkdtemp(dir=CACHE))
+    try:
+        _run(
+            [_python_with_pip(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+            + ["--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--abi=cp311", "--abi=abi3", "--abi=none"]
+            + [*platforms, f"--target={partial}", f"--requirement={requirements}"]
+        )
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def _python_with_pip() -> str:
+    """Find a Python that has pip: the checkout's, this one, or a fresh environment."""
+    own = ROOT / ".venv" / "bin" / "python"
+    if own.exists() and subprocess.run([own, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+        return str(own)
+    if importlib.util.find_spec("pip"):
+        return sys.executable
+    environment = CACHE / "pip"
+    if not (environment / "bin" / "pip").exists():
+        _run([sys.executable, "-m", "venv", "--clear", str(environment)])
+    return str(environment / "bin" / "python")
+
+
+def _run(command: list[str], env: dict[str, str] | None = None) -> None:
+    """Run a command quietly; its output is shown only when it fails."""
+    result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if result.returncode != 0:
+        sys.stderr.buffer.write(result.stdout)
+        raise CannotMake(f"{' '.join(command)} failed with exit code {result.returncode}")

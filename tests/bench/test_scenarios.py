@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.__main__ import SCENARIOS, main
+from bench.container import Engine
+from bench.measure import Line, dump
+from bench.setting import Setting
+
+#: Too small for their numbers to mean anything, large enough that every line of a scenario runs.
+SIZES = {"calls": 30, "blocks": 2, "rounds": 2}
+#: What must hold at any size, on any machine.
+EXACT = {"engine-requests", "crash"}
+
+
+@pytest.mark.docker
+@pytest.mark.long
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_prints_a_line_and_leaves_no_container(name, engine_url, tmp_path):
+    engine = Engine(engine_url)
+    before = {container["Id"] for container in engine.containers("invokerd.node")}
+    setting = Setting(engine=engine, root=tmp_path, seed=1, **SIZES)
+    line = SCENARIOS[name].run(setting)
+    assert msgspec.json.decode(dump(line), type=Line) == line
+    assert all(distribution.n for distribution in line.subjects.values())
+    if name in EXACT:
+        assert line.must["met"], line.facts
+    left = [container["Names"] for container in engine.containers("invokerd.node") if container["Id"] not in before]
+    assert [names for names in left if "bench" in str(names)] == []
+    engine.close()
+
+
+def test_every_scenario_tells_what_it_measures_and_is_in_the_readme():
+    readme = (Path(__file__).parents[2] / "bench" / "README.md").read_text(encoding="utf-8")
+    for name, scenario in SCENARIOS.items():
+        assert scenario.run.__doc__
+        assert f"| `{name}` |" in readme
+
+
+def test_an_unknown_scenario_is_refused_with_the_known_ones(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench", "warn"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "engine-requests" in capsys.readouterr().err
