@@ -125,16 +125,23 @@ class ByHand:
                 return
             time.sleep(0.001)
 
-    def open_freezer(self) -> tuple[int, str]:
-        """Open the file that freezes it; return the descriptor and the version of the cgroup, `v1` or `v2`."""
-        directories = find_directories(self.pid)
-        if directories.version == 1:
-            return os.open(directories.path["freezer"] / "freezer.state", os.O_RDWR), "v1"
-        return os.open(directories.path[""] / "cgroup.freeze", os.O_RDWR), "v2"
-
     def remove(self) -> None:
         """Kill and remove it. It must not be frozen where the cgroups are v1."""
         self._engine.request("DELETE", f"/containers/{self.engine_id}?force=1")
+
+
+def open_freezer(pid: int) -> tuple[int, str]:
+    """Open the file that freezes the container of a process; return the descriptor and its cgroup's version, `v1` or `v2`."""
+    directories = find_directories(pid)
+    if directories.version == 1:
+        return os.open(directories.path["freezer"] / "freezer.state", os.O_RDWR), "v1"
+    return os.open(directories.path[""] / "cgroup.freeze", os.O_RDWR), "v2"
+
+
+def thaw(freezer: int, cgroup: str) -> None:
+    """Let the container of a freezer file run, and close the file."""
+    os.pwrite(freezer, b"THAWED" if cgroup == "v1" else b"0", 0)
+    os.close(freezer)
 
 
 def post(connection: socket.socket, path: str, value: dict[str, Any]) -> Any:

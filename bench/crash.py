@@ -22,6 +22,8 @@ from bench.setting import Setting
 from pool.recipe import LABEL_NODE
 
 CLIENTS = 16
+#: The longest call takes 20 ms, a restart and the first new containers a few seconds.
+SLOW_S = 20.0
 _ACTION = "nap"
 _CODE = 'import time\n\ndef main(args):\n    time.sleep(args["ms"] / 1000)\n    return {"ok": True}\n'
 
@@ -39,6 +41,7 @@ class Round(NamedTuple):
         without_record: accepted calls without a finished row; each also has a record that the API shows.
         lost: activations that ended as lost.
         refused: answers that were neither 200 nor 202.
+        slow: answers that took longer than `SLOW_S`: their activations hung somewhere.
     """
 
     answered: int
@@ -50,6 +53,7 @@ class Round(NamedTuple):
     without_record: int
     lost: int
     refused: int
+    slow: int
 
 
 def crash(setting: Setting) -> Line:
@@ -57,7 +61,7 @@ def crash(setting: Setting) -> Line:
     rounds: list[Round] = []
     latencies: list[list[float]] = []
     with setting.daemon() as daemon:
-        key = daemon.create_namespace("bench")
+        key = daemon.create_namespace()
         daemon.deploy(key, _ACTION, _CODE)
         for _ in range(setting.rounds):
             answers, one = _crash_once(setting, daemon, key)
@@ -103,6 +107,7 @@ def _crash_once(setting: Setting, daemon: Daemon, key: str) -> tuple[list[client
         without_record=sum(activation not in finished for activation in accepted),
         lost=_count_lost(finished) - lost_before,
         refused=sum(answer.status not in {200, 202} for answer in answers) + after.unanswered,
+        slow=sum(answer.latency_us > SLOW_S * 1e6 for answer in answers),
     )
 
 

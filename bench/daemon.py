@@ -22,13 +22,14 @@ from bench.client import request
 DEADLINE_S = 60.0
 #: Between two looks at something that has no event to wait for.
 LOOK_S = 0.02
-#: Users of the benches: real ids need no account.
+#: Of the benches; a real id needs no account.
+NAMESPACE = "bench"
 UID = 20_001
 GID = 20_001
 
 
 class DaemonFailed(Exception):
-    """The daemon did not do what a scenario needs; the text has the end of its log."""
+    """The daemon did not do what a scenario needs."""
 
 
 class Daemon:
@@ -89,7 +90,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                raise self._failure(f"did not end within {DEADLINE_S:.0f} s of {number.name}") from None
+                raise DaemonFailed(f"invokerd did not end within {DEADLINE_S:.0f} s of {number.name}") from None
 
     def wait(self, holds: Any, what: str) -> None:
         """Look until `holds()` is true; raise DaemonFailed when the daemon dies or the deadline passes first."""
@@ -99,26 +100,27 @@ class Daemon:
                 if holds():
                     return
             if self._process is None or self._process.poll() is not None:
-                raise self._failure(f"ended while it was waited for {what}")
+                raise DaemonFailed(f"invokerd ended while it was waited for {what}")
             if time.monotonic() > deadline:
-                raise self._failure(f"did not come {what} within {DEADLINE_S:.0f} s")
+                raise DaemonFailed(f"invokerd did not come {what} within {DEADLINE_S:.0f} s")
             time.sleep(LOOK_S)
 
-    def _failure(self, what: str) -> DaemonFailed:
+    def end_of_log(self) -> str:
+        """Quote the last lines that the daemon wrote."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return DaemonFailed(f"invokerd {what}. The end of its log:\n{text[-3000:]}")
+        return f"The end of invokerd's log:\n{text[-3000:]}"
 
     def control(self, *words: str) -> str:
         """Run `invokerctl` and return what it printed."""
         command = (sys.executable, "-m", "invoker.ctl", "--config", str(self._file), *words)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise self._failure(f"refused `invokerctl {' '.join(words)}`: {done.stderr.strip()}")
+            raise DaemonFailed(f"invokerd refused `invokerctl {' '.join(words)}`: {done.stderr.strip()}")
         return done.stdout
 
-    def create_namespace(self, name: str) -> str:
-        """Create a namespace of the benches' user and return its key, `uuid:key`."""
-        return self.control("namespace", "create", name, "--uid", str(UID), "--gid", str(GID)).strip()
+    def create_namespace(self) -> str:
+        """Create the benches' namespace and return its key, `uuid:key`."""
+        return self.control("namespace", "create", NAMESPACE, "--uid", str(UID), "--gid", str(GID)).strip()
 
     def deploy(self, key: str, action: str, code: str, *, kind: str = "python:3") -> None:
         """Create an action or write it anew."""
@@ -169,7 +171,7 @@ class Daemon:
             response = connection.getresponse()
             text = response.read()
         if response.status != 200:
-            raise self._failure(f"answered {response.status} to {method} {target}: {text[:500]!r}")
+            raise DaemonFailed(f"invokerd answered {response.status} to {method} {target}: {text[:500]!r}")
 
 
 def to_toml(keys: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def engine_requests(setting: Setting) -> Line:
             CountingProxy(socket, setting.engine.url.removeprefix("unix://")) as proxy,
             setting.daemon(config, proxy.url) as daemon,
         ):
-            key = daemon.create_namespace("bench")
+            key = daemon.create_namespace()
             daemon.deploy(key, _ACTION, CODE)
             call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
             through = client.connect(daemon.port)

@@ -74,7 +74,7 @@ def _through_daemon(setting: Setting, kind: str, config: dict[str, Any], *, must
     """
     freeze = kind == "frozen"
     with setting.daemon(config) as daemon:
-        key = daemon.create_namespace("bench")
+        key = daemon.create_namespace()
         daemon.deploy(key, ACTION, CODE)
         call = daemon.invocation(key, ACTION, query="blocking=true&result=true")
         through = client.connect(daemon.port)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench import client
-from bench.container import ByHand, Engine, make_log_directory, post
-from bench.daemon import GID, UID, Daemon
+from bench.container import ByHand, Engine, EngineRefused, make_log_directory, open_freezer, post, thaw
+from bench.daemon import DEADLINE_S, GID, LOOK_S, NAMESPACE, UID, Daemon
 from pool.model import ContainerSpec
 from pool.recipe import LABEL_NODE, LABEL_SPEC, EngineFacts, create_request
 
@@ -63,6 +63,9 @@ class Setting:
         try:
             daemon.start()
             yield daemon
+        except Exception as error:
+            error.add_note(daemon.end_of_log())
+            raise
         finally:
             try:
                 daemon.stop()
@@ -97,12 +100,18 @@ class Setting:
     def default_spec(self) -> ContainerSpec:
         """Make the spec of a container where no daemon is there to be copied."""
         image = self.engine.request("GET", f"/images/{IMAGE}/json")["Id"]
-        return ContainerSpec(namespace="bench", uid=UID, gid=GID, image=image, kind=KIND, memory_mib=256, cpu_millis=1000)
+        return ContainerSpec(namespace=NAMESPACE, uid=UID, gid=GID, image=image, kind=KIND, memory_mib=256, cpu_millis=1000)
+
+    def containers_of(self, daemon: Daemon) -> dict[str, ContainerSpec]:
+        """List the containers that the daemon has for the benches' namespace: engine's id and spec."""
+        listed = self.engine.containers(f"{LABEL_NODE}={daemon.node}")
+        specs = {each["Id"]: msgspec.json.decode(each["Labels"][LABEL_SPEC], type=ContainerSpec) for each in listed}
+        # The daemon has one more, to test itself.
+        return {engine_id: spec for engine_id, spec in specs.items() if spec.namespace == NAMESPACE}
 
     def spec_of(self, daemon: Daemon) -> ContainerSpec:
         """Read the spec of a container that the daemon runs, so that those by hand are the same."""
-        labels = self.engine.containers(f"{LABEL_NODE}={daemon.node}")[0]["Labels"]
-        return msgspec.json.decode(labels[LABEL_SPEC], type=ContainerSpec)
+        return next(iter(self.containers_of(daemon).values()))
 
     def _facts(self) -> EngineFacts:
         if not hasattr(self, "_known_facts"):
@@ -122,14 +131,13 @@ class Runner:
 
     def open_freezer(self) -> int:
         """Open the file that freezes it, closed by `close`."""
-        self.freezer, self.cgroup = self.container.open_freezer()
+        self.freezer, self.cgroup = open_freezer(self.container.pid)
         return self.freezer
 
     def close(self) -> None:
         """Let it run again, and remove it."""
         if self.freezer >= 0:
-            os.pwrite(self.freezer, b"THAWED" if self.cgroup == "v1" else b"0", 0)
-            os.close(self.freezer)
+            thaw(self.freezer, self.cgroup)
         self.connection.close()
         self.container.remove()
 
@@ -163,10 +171,15 @@ async def in_turn(
         setting.random.shuffle(order)
         for name in order:
             connections, request = subjects[name]
-            warm_up = client.repeated(request, WARM_UP * len(connections))
-            (await client.drive(connections, warm_up, pause_s=pause_s)).latencies_us()
-            runs[name].append(await client.drive(connections, client.repeated(request, calls or setting.calls), pause_s=pause_s))
-            runs[name][-1].latencies_us()
+            try:
+                warm_up = client.repeated(request, WARM_UP * len(connections))
+                (await client.drive(connections, warm_up, pause_s=pause_s)).latencies_us()
+                counted = client.repeated(request, calls or setting.calls)
+                runs[name].append(await client.drive(connections, counted, pause_s=pause_s))
+                runs[name][-1].latencies_us()
+            except client.CallFailed as error:
+                error.add_note(f"while {name} was measured")
+                raise
     return runs
 
 
@@ -177,11 +190,16 @@ def latencies(runs: Mapping[str, list[client.Run]]) -> dict[str, list[list[float
 
 def remove_containers(engine: Engine, node: str) -> None:
     """Remove every container of a node, thawed first: a frozen one cannot be killed where the cgroups are v1."""
-    for listed in engine.containers(f"{LABEL_NODE}={node}"):
-        if listed["State"] == "running":
-            container = object.__new__(ByHand)
-            container.pid = engine.inspect(listed["Id"])["State"]["Pid"]
-            freezer, cgroup = container.open_freezer()
-            os.pwrite(freezer, b"THAWED" if cgroup == "v1" else b"0", 0)
-            os.close(freezer)
-        engine.request("DELETE", f"/containers/{listed['Id']}?force=1")
+    deadline = time.monotonic() + DEADLINE_S
+    while listed := engine.containers(f"{LABEL_NODE}={node}"):
+        for each in listed:
+            try:
+                pid = engine.inspect(each["Id"])["State"]["Pid"]
+                if pid:
+                    thaw(*open_freezer(pid))
+                engine.request("DELETE", f"/containers/{each['Id']}?force=1")
+            except (EngineRefused, OSError):
+                # The daemon asked for its removal just before it ended: it goes by itself, or is still there next time.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)

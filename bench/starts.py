@@ -19,13 +19,13 @@ def cold(setting: Setting) -> Line:
     config = {"pool.stem_cells.enabled": False}
     blocks: dict[str, list[list[float]]] = {"by hand": [], "cold": []}
     with setting.daemon(config) as daemon:
-        key = daemon.create_namespace("bench")
+        key = daemon.create_namespace()
         through = client.connect(daemon.port)
         # The first pair is for the engine's caches, and tells what the daemon's containers are made from.
         _cold_call(daemon, key, "cold-first", through)
         spec = setting.spec_of(daemon)
         alike = _made_alike(setting, daemon, spec)
-        _delete(daemon, key, "cold-first")
+        _delete(setting, daemon, key, "cold-first")
         _by_hand(setting, spec)
         before = daemon.starts()
         for pair in range(setting.rounds):
@@ -33,7 +33,7 @@ def cold(setting: Setting) -> Line:
             if pair % 2:
                 blocks["by hand"].append([_by_hand(setting, spec)])
             blocks["cold"].append([_cold_call(daemon, key, f"cold-{pair}", through)])
-            _delete(daemon, key, f"cold-{pair}")
+            _delete(setting, daemon, key, f"cold-{pair}")
             if not pair % 2:
                 blocks["by hand"].append([_by_hand(setting, spec)])
         starts = {kind: count - before[kind] for kind, count in daemon.starts().items()}
@@ -55,7 +55,7 @@ def stem(setting: Setting) -> Line:
     """Call a new action for the first time, when a stem cell stands ready."""
     taken: list[list[float]] = []
     with setting.daemon() as daemon:
-        key = daemon.create_namespace("bench")
+        key = daemon.create_namespace()
         through = client.connect(daemon.port)
         _cold_call(daemon, key, "stem-first", through)
         before = daemon.starts()
@@ -83,10 +83,10 @@ def _cold_call(daemon: Daemon, key: str, action: str, through: list[client.Conne
     return uvloop.run(client.drive(through, [call])).latencies_us()[0]
 
 
-def _delete(daemon: Daemon, key: str, action: str) -> None:
+def _delete(setting: Setting, daemon: Daemon, key: str, action: str) -> None:
     """Delete an action and wait until its container is gone, so that the next start has the engine for itself."""
     daemon.delete(key, action)
-    daemon.wait(lambda: daemon.metric("invokerd_containers") == 0, "to an empty pool")
+    daemon.wait(lambda: not setting.containers_of(daemon), "to the end of a deleted action's container")
 
 
 def _by_hand(setting: Setting, spec: ContainerSpec) -> float:
@@ -105,7 +105,7 @@ def _made_alike(setting: Setting, daemon: Daemon, spec: ContainerSpec) -> bool:
     runner = setting.start_by_hand(spec)
     told = setting.engine.inspect(runner.container.engine_id)["HostConfig"]
     runner.close()
-    theirs = setting.engine.inspect(setting.engine.containers(f"invokerd.node={daemon.node}")[0]["Id"])["HostConfig"]
+    theirs = setting.engine.inspect(next(iter(setting.containers_of(daemon))))["HostConfig"]
     for config in (told, theirs):
         config["Mounts"] = [mount | {"Source": ""} if mount["Target"] == "/run/invokerd" else mount for mount in config["Mounts"]]
     return bool(told == theirs)

@@ -21,7 +21,7 @@ def throughput(setting: Setting) -> Line:
     config = {"pool.max_containers_per_action": CONTAINERS}
     with ExitStack() as stack:
         daemon = stack.enter_context(setting.daemon(config))
-        key = daemon.create_namespace("bench")
+        key = daemon.create_namespace()
         daemon.deploy(key, _ACTION, CODE)
         call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
         uvloop.run(client.drive(client.connect(daemon.port), [call])).latencies_us()

@@ -99,7 +99,7 @@ class CodeFiles:
             return
         unfinished = self._directory / f".{digest}.{secrets.token_hex(4)}"
         try:
-            with unfinished.open("xb") as file:
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:  # noqa: PTH123
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -270,8 +270,6 @@ class Invoker:
             if plan is None:
                 plan = await self._planner.make(call.identity.namespace, call.action)
             trace.pulled = time.monotonic()
-            if plan.stems:
-                self._pool.want_stems(plan.key.spec, plan.stems)
             await self._with_a_container(ticket, plan)
         except asyncio.CancelledError:
             if not ticket.cancelled or ticket.task is None:
@@ -320,7 +318,11 @@ class Invoker:
         lease.logs.begin(ticket.activation_id, limit_bytes=action.limits.logs * MIB)
         arguments, environment = merge_arguments(action.parameters, call.payload)
         try:
-            outcome = await self._initialise(ticket, plan, lease, environment) if lease.needs_init else None
+            outcome = None
+            if lease.needs_init:
+                if plan.stems:
+                    self._pool.want_stems(plan.key.spec, plan.stems)
+                outcome = await self._initialise(ticket, plan, lease, environment)
             if outcome is None:
                 outcome = await self._run(ticket, plan, lease, arguments)
             lease.clean = outcome.keep

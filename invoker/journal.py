@@ -233,11 +233,12 @@ class Journal:
         return self._failure is None and self._slots() - records >= self._reserve
 
     async def close(self) -> None:
-        """Sync everything and end the thread. The files stay."""
-        if self._thread.is_alive():
-            self._jobs.put(_Job.STOP)
-            await self._stopped
-            self._thread.join()
+        """Sync everything and end the thread. The files stay. Safe to repeat."""
+        if not self._thread.is_alive():
+            return
+        self._jobs.put(_Job.STOP)
+        await self._stopped
+        self._thread.join()
         for segment in (*self._used, *self._spares, self._current):
             segment.close()
         self._used.clear()

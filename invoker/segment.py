@@ -91,6 +91,9 @@ class Segment:
         """Make a file of `size` bytes that are really there.
 
         Args:
+            path: of the file; must not exist.
+            size: bytes.
+            allocate: takes them from the disk.
             zeroed: write the zeros too: syncing a record is then a write of data alone, without the file system's own journal.
 
         Raises:

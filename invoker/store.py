@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -163,10 +164,11 @@ class Reader:
             StoreBroken: it cannot be opened.
         """
         reader = cls(path)
+        uri = f"file:{quote(str(path))}?mode=ro"
         try:
             with _foreign_errors_turned(path):
                 for _ in range(connections):
-                    connection = await aiosqlite.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+                    connection = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_S)
                     reader._all.append(connection)
                     reader._idle.put_nowait(connection)
         except BaseException:

@@ -28,7 +28,7 @@ TRANSITIONS: frozenset[tuple[ContainerState, ContainerState]] = frozenset(
         (S.STEM_FROZEN, S.INITIALISING),
         (S.STEM_FROZEN, S.REMOVING),
         (S.INITIALISING, S.BUSY),
-        (S.INITIALISING, S.STEM),  # its taker was cancelled before it sent a byte
+        (S.INITIALISING, S.STARTING),  # its taker was cancelled before it sent a byte
         (S.INITIALISING, S.REMOVING),
         (S.BUSY, S.WARM),
         (S.BUSY, S.DRAINING),
@@ -214,10 +214,12 @@ class Books:
             self.by_key.setdefault(key.digest, {})[container.container_id] = container
 
     def unspecialise(self, container: Container) -> None:
-        """It has no code: it may become any action of its spec."""
-        self._unlink_key(container)
-        container.key = None
-        self.move(container, S.STEM)
+        """It has no code, and may become any action of its spec."""
+        if container.key is not None:
+            self._leave(container)
+            self._unlink_key(container)
+            container.key = None
+            self._enter(container)
 
     def _unlink_key(self, container: Container) -> None:
         if container.key is None:

@@ -567,10 +567,10 @@ def _translated(verb: str) -> Iterator[None]:
         yield
     except aiodocker.DockerError as error:
         if error.status == 900:  # aiodocker's number for: no connection
-            raise EngineUnavailable(f"{verb}: {error.message}") from error
+            raise EngineUnavailable(f"the container engine does not answer ({verb}): {error.message}") from error
         raise EngineRefused(f"{verb}: {error.message}", error.status) from error
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise EngineUnavailable(f"{verb}: the connection to the engine broke: {error!r}") from error
+        raise EngineUnavailable(f"the connection to the container engine broke ({verb}): {error!r}") from error
     except (ValueError, LookupError) as error:
         raise EngineError(f"{verb}: the engine's answer makes no sense: {error}") from error
 

@@ -42,9 +42,14 @@ class Ended(Event, frozen=True):
 
 
 class Created(Event, frozen=True):
-    """The container runs."""
+    """The container runs.
+
+    Attributes:
+        exercised: it has answered an empty request; before that it must not be frozen.
+    """
 
     container: ContainerId
+    exercised: bool
 
 
 class CreateFailed(Event, frozen=True):
@@ -141,15 +146,16 @@ class Command(msgspec.Struct, frozen=True, gc=False):
 
 
 class Create(Command, frozen=True):
-    """Create and start a container.
-
-    Attributes:
-        exercise: nobody waits for it: let it serve one empty request before it counts as ready.
-    """
+    """Create and start a container, and report `Created` or `CreateFailed`."""
 
     container: ContainerId
     spec: ContainerSpec
-    exercise: bool
+
+
+class Exercise(Command, frozen=True):
+    """Nobody waits for it: let it serve one empty request, so that it may be frozen. Report as for `Create`."""
+
+    container: ContainerId
 
 
 class Grant(Command, frozen=True):

@@ -116,7 +116,7 @@ class Guard:
                 statistics.timeouts += deadline.expired()
                 self._miss(kind)
                 failure = ImageNotFound if kind is CallClass.PULL else EngineUnavailable
-                raise failure(f"{verb}: no answer within {self.deadlines.of(kind):g} s") from error
+                raise failure(f"the container engine did not answer within {self.deadlines.of(kind):g} s ({verb})") from error
             except asyncio.CancelledError:
                 raise  # our own wish: says nothing about the engine
             except Exception:
@@ -131,7 +131,7 @@ class Guard:
     def _refuse_while_open(self, verb: str, statistics: CallStatistics) -> None:
         if self.is_open:
             statistics.refused += 1
-            raise EngineUnavailable(f"{verb}: not tried, the engine has missed {self._misses} deadlines in a row")
+            raise EngineUnavailable(f"the container engine has missed {self._misses} deadlines in a row and is not asked for a while ({verb})")
 
     def _miss(self, kind: CallClass) -> None:
         if kind is CallClass.PULL:

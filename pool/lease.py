@@ -67,11 +67,19 @@ class Live:
         self.cpu_us = now_us
         return self.last_activation, tail_us
 
-    async def connect(self, backend: ContainerBackend, loop: asyncio.AbstractEventLoop, *, deadline: float) -> Connection:
+    async def connect(
+        self,
+        backend: ContainerBackend,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        deadline: float,
+        on_refused: Callable[[], None] | None = None,
+    ) -> Connection:
         """Return the kept connection, or a new one where reuse would race with the server's idle timer.
 
         A connection is reused only when it was idle, frozen time included, for less than half of the server's
         keep-alive: a server that wakes with an expired timer closes at once what was just written to it.
+        `on_refused` is called at each attempt while nothing listens.
 
         Raises:
             TimeoutError: nothing listened before the deadline (seconds of the loop's clock).
@@ -92,6 +100,8 @@ class Live:
             except ConnectionRefusedError:
                 if self.dead:
                     raise ContainerStartFailed from None
+                if on_refused is not None:
+                    on_refused()
             if loop.time() >= deadline:
                 raise TimeoutError
             await asyncio.sleep(DIAL_RETRY_S[loop.time() >= eager_until])
@@ -226,7 +236,7 @@ class Lease:
         """
         live, loop = self._live, self._loop
         try:
-            connection = await live.connect(self._backend, loop, deadline=deadline)
+            connection = await live.connect(self._backend, loop, deadline=deadline, on_refused=self._thaw_now)
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise
@@ -237,12 +247,11 @@ class Lease:
         answer = connection.send(path, body, limit=limit)
         verify: asyncio.TimerHandle | None = None
         if self._to_thaw:
-            self._to_thaw = False
             try:
-                live.handle.thaw()
-            except OSError as error:
+                self._thaw_now()
+            except ThawFailed:
                 connection.close()
-                raise ThawFailed(f"the container cannot be thawed: {error}") from error
+                raise
             verify = loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
         self.sent_at = self.sent_at or time.monotonic()
         expire = loop.call_at(deadline, _expire, answer)
@@ -257,6 +266,15 @@ class Lease:
                 verify.cancel()
             if not answer.done() or answer.cancelled() or answer.exception() is not None:
                 connection.close()
+
+    def _thaw_now(self) -> None:
+        """Thaw it, once."""
+        if self._to_thaw:
+            self._to_thaw = False
+            try:
+                self._live.handle.thaw()
+            except OSError as error:
+                raise ThawFailed(f"the container cannot be thawed: {error}") from error
 
     def _note_logs(self, said: str) -> None:
         """Take the runtime's word, `frames,dropped`, for lines that did not fit into the pipe."""

@@ -213,9 +213,8 @@ class Machine:
             lasted = self.books.now - granted
             self._mean_s[container.key.digest] = lasted if mean_s is None else mean_s + AVERAGE_WEIGHT * (lasted - mean_s)
         if container.state is S.INITIALISING and event.reusable and not self._closed:
-            self.books.unspecialise(container)
-            self._serve_spec(container)
-            self._freeze_stem(container)
+            self.books.move(container, S.STARTING)
+            self._offer(container, exercised=False)
         elif container.state is S.INITIALISING or not event.reusable:
             self._give_up(container)
         elif container.state is S.DRAINING:
@@ -313,16 +312,30 @@ class Machine:
         if container is None or container.state is not S.STARTING:
             return
         self._start_cost_s += AVERAGE_WEIGHT * (self.books.now - container.born - self._start_cost_s)
-        queue = self._queues.get(container.key.digest) if container.key else None
         if self._closed:
             self._remove(container)
-        elif queue:
-            self._take(next(iter(queue.values())), container)
         else:
-            self.books.unspecialise(container)
-            self._serve_spec(container)
-            self._freeze_stem(container)
+            self._offer(container, exercised=event.exercised)
         self._launch()
+
+    def _offer(self, container: Container, *, exercised: bool) -> None:
+        """Give a container that has come up to who waits for it, or for its like; else make it a stem cell.
+
+        One that nobody takes serves an empty request first: frozen before it listens it could never be reached.
+        """
+        queue = self._queues.get(container.key.digest) if container.key else None
+        if queue:
+            self._take(next(iter(queue.values())), container)
+            return
+        self.books.unspecialise(container)
+        self._serve_spec(container)
+        if container.state is not S.STARTING:
+            return
+        if exercised:
+            self.books.move(container, S.STEM)
+            self._freeze_stem(container)
+        else:
+            self._commands.append(ev.Exercise(container.container_id))
 
     def _on_create_failed(self, event: ev.CreateFailed) -> None:
         container = self.books.containers.get(event.container)
@@ -560,7 +573,7 @@ class Machine:
     def _start(self, spec: ContainerSpec, key: ReuseKey | None) -> None:
         container = Container(self._name(), spec, key, S.STARTING, self.books.now, self.books.now, self.books.now)
         self.books.add(container)
-        self._commands.append(ev.Create(container.container_id, spec, key is None))
+        self._commands.append(ev.Create(container.container_id, spec))
 
     # ---- proof
 

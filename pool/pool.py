@@ -102,6 +102,7 @@ class Pool:
         self._readers: set[asyncio.Task[None]] = set()
         self._run: dict[type[ev.Command], Callable[[Any], None]] = {
             ev.Create: lambda command: self._spawn(self._create(command), f"create {command.container}"),
+            ev.Exercise: lambda command: self._spawn(self._exercise(command.container), f"exercise {command.container}"),
             ev.Grant: self._grant,
             ev.Reject: self._reject,
             ev.Freeze: self._freeze,
@@ -317,16 +318,19 @@ class Pool:
             return
         live = self._live(container_id, command.spec, handle)
         live.create_began, live.create_ended = began, time.monotonic()
-        if command.exercise:
-            try:
-                await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
-            except (InvokerError, OSError, TimeoutError) as error:
-                log.warning("stem cell %s does not answer: %s", container_id, error)
-                await self._destroy(container_id)
-                failure = error if isinstance(error, InvokerError) else ContainerStartFailed(str(error))
-                self._feed(ev.CreateFailed(container_id, failure))
-                return
-        self._feed(ev.Created(container_id))
+        self._feed(ev.Created(container_id, exercised=False))
+
+    async def _exercise(self, container_id: ContainerId) -> None:
+        live = self._lives[container_id]
+        try:
+            await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
+        except (InvokerError, OSError, TimeoutError) as error:
+            log.warning("stem cell %s does not answer: %s", container_id, error)
+            await self._destroy(container_id)
+            failure = error if isinstance(error, InvokerError) else ContainerStartFailed(str(error))
+            self._feed(ev.CreateFailed(container_id, failure))
+            return
+        self._feed(ev.Created(container_id, exercised=True))
 
     async def _remove(self, container_id: ContainerId) -> None:
         await self._destroy(container_id)

@@ -296,7 +296,9 @@ class Runtime:
         return status, result, self.log.end(sentinel=True)
 
     def _begin(self, activation_id: object) -> None:
-        is_usable = isinstance(activation_id, str) and len(activation_id) == 32 and activation_id.isalnum() and activation_id.isascii()
+        is_usable = (
+            isinstance(activation_id, str) and len(activation_id) == 32 and activation_id.isalnum() and activation_id.isascii()
+        )
         self.log.begin(activation_id if is_usable else NO_ACTIVATION)
 
     def _leave_if_forked(self) -> None:

@@ -9,6 +9,20 @@ from invokerd_runtime import Refused, Runtime, Server
 
 #: Name of the action's module, as upstream's: its `if __name__ == "__main__"` stays quiet.
 MODULE = "exec__"
+#: What most actions import, and what we need for archives and tracebacks; a stem cell has it all before it is frozen.
+LIKELY = (
+    "base64",
+    "collections",
+    "importlib.util",
+    "linecache",
+    "logging",
+    "re",
+    "shutil",
+    "subprocess",
+    "tempfile",
+    "threading",
+)
+LIKELY += ("traceback", "zipfile", "invokerd_unpack")
 NO_BINARY = "The action failed to generate or locate a binary. See logs for details."
 NOT_STARTED = "Cannot start action. Check logs for details."
 NOT_AN_OBJECT = "The action did not return a dictionary or array."
@@ -27,7 +41,7 @@ class PythonRuntime(Runtime):
         """Load the code: inline, archived, or a directory that the daemon has mounted."""
         code, directory = value.get("code"), value.get("code_path")
         main = value.get("main") or "main"
-        if not isinstance(main, str) or not (isinstance(code, str) and code) and not directory:
+        if not isinstance(main, str) or not (directory or (isinstance(code, str) and code)):
             raise Refused(403, "Missing main/no code to execute.")
         if value.get("binary") and not directory:
             directory = _unpacked(code)
@@ -62,8 +76,11 @@ class PythonRuntime(Runtime):
 
     def exercise(self) -> None:
         """Import what actions and we ourselves are likely to need, and run an action that leaves nothing behind."""
-        import base64, collections, importlib.util, json, linecache, re, shutil, subprocess, tempfile, threading, traceback, zipfile  # noqa: E401, F401, I001
+        import importlib
+        import json
 
+        for name in LIKELY:
+            importlib.import_module(name)
         if not self.is_initialised:
             main = _entry_point(_load_source("def main(args):\n    return {'ok': [1, 2.5, 'ä', None, args]}\n"), "main")
             json.loads(_encode(main({"key": "value"})))
@@ -124,7 +141,7 @@ def _load_directory(directory: str) -> object:
 def _entry_point(module: object, name: str) -> object:
     function = getattr(module, name, None)
     if not callable(function):
-        raise AttributeError(f"the code defines no function {name!r}")
+        raise Refused(502, f"{NOT_STARTED} The code defines no function {name!r}.")
     return function
 
 

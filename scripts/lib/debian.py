@@ -63,7 +63,9 @@ def _services_stopped(services: tuple[str, ...]) -> Iterator[None]:
 
 def _run(command: list[str]) -> None:
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    result = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     if result.returncode != 0:
         sys.stderr.buffer.write(result.stdout)
         raise InstallFailed(f"{' '.join(command)} failed with exit code {result.returncode}")

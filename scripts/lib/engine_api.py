@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -99,25 +100,25 @@ class Engine:
             except OSError as error:
                 raise EngineFailed(f"{self.url}: silent for {timeout_s:.0f} s ({error})") from error
 
+    @contextlib.contextmanager
     def _open(
         self, method: str, path: str, query: Query, body: Body, content_type: str, timeout_s: float
-    ) -> http.client.HTTPResponse:
+    ) -> Iterator[http.client.HTTPResponse]:
         target = path + (f"?{urllib.parse.urlencode(query)}" if query else "")
         if self._parts.scheme == "unix":
             connection: http.client.HTTPConnection = _UnixConnection(self._parts.path, timeout_s)
         else:
             connection = http.client.HTTPConnection(self._parts.netloc, timeout=timeout_s)
-        headers = {"Content-Type": content_type, "Connection": "close"}
-        try:
-            connection.request(method, target, body=body, headers=headers)
-            response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            raise EngineFailed(f"no engine answers at {self.url}: {error}") from error
-        if response.status >= 400:
-            text = response.read().decode(errors="replace")
+        with contextlib.closing(connection):
             try:
-                text = json.loads(text)["message"]
-            except (ValueError, KeyError, TypeError):
-                pass
-            raise EngineFailed(f"{method} {path}: {response.status} {text.strip()}")
-        return response
+                connection.request(method, target, body=body, headers={"Content-Type": content_type, "Connection": "close"})
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                raise EngineFailed(f"no engine answers at {self.url}: {error}") from error
+            with response:
+                if response.status >= 400:
+                    text = response.read().decode(errors="replace").strip()
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                        text = json.loads(text)["message"]
+                    raise EngineFailed(f"{method} {path}: {response.status} {text}")
+                yield response

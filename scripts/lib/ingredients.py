@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -41,6 +42,8 @@ PROBE_S = 8
 #: Docker's name of an architecture: npm's, and the wheels'.
 NPM_ARCHITECTURES = {"amd64": "x64", "arm64": "arm64"}
 WHEEL_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+#: What Debian 12's libc, 2.36, can load.
+WHEEL_PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 
 class CannotMake(Exception):
@@ -50,6 +53,19 @@ class CannotMake(Exception):
 def say(text: str) -> None:
     """Tell the user what goes on."""
     print(f"images: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Let one build at a time use the cache; another waits, and then finds everything made."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another build to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def base_recipe() -> str:
@@ -78,10 +94,15 @@ def root_file_system(architecture: str) -> Iterator[IO[bytes]]:
     path = CACHE / f"base-{architecture}-{digest}.tar"
     if not path.exists():
         _require_mmdebstrap()
-        CACHE.mkdir(parents=True, exist_ok=True)
         say(f"building a Debian {SUITE} system with mmdebstrap: half a minute, and some 60 MB to download")
         partial = path.with_suffix(".partial.tar")
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={architecture}", f"--include={','.join(PACKAGES)}"]
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--architectures={architecture}",
+            f"--include={','.join(PACKAGES)}",
+        ]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         _run([*command, SUITE, str(partial)])
         partial.rename(path)
@@ -108,7 +129,6 @@ def node_binary(architecture: str) -> Path:
     package = f"node-linux-{NPM_ARCHITECTURES[architecture]}"
     node = CACHE / f"{package}-{NODE_VERSION}"
     if not node.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
         say(f"fetching {package}@{NODE_VERSION} from the npm registry: 43 MB")
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             archive = Path(directory) / f"{package}-{NODE_VERSION}.tgz"
@@ -144,7 +164,7 @@ def _fetch_npm(package: str, version: str) -> bytes:
 
 def _npm_registry() -> str:
     """Find the registry that npm would use."""
-    registry = os.environ.get("npm_config_registry", "")
+    registry = os.environ.get("npm_config_registry", "")  # noqa: SIM112 - npm's own spelling
     settings = Path.home() / ".npmrc"
     if not registry and settings.is_file():
         for line in settings.read_text().splitlines():
@@ -162,17 +182,22 @@ def wheels(requirements: Path, architecture: str) -> Path:
     directory = CACHE / f"wheels-{architecture}-{digest}"
     if directory.exists():
         return directory
-    CACHE.mkdir(parents=True, exist_ok=True)
     say(f"fetching {', '.join(requirements.read_text().split())} with pip: half a minute, some 70 MB")
-    machine = WHEEL_ARCHITECTURES[architecture]
-    platforms = [f"--platform={tag}_{machine}" for tag in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")]
     partial = Path(tempfile.mkdtemp(dir=CACHE))
     try:
-        _run(
-            [_python_with_pip(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
-            + ["--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--abi=cp311", "--abi=abi3", "--abi=none"]
-            + [*platforms, f"--target={partial}", f"--requirement={requirements}"]
-        )
+        command = [
+            _python_with_pip(),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+        ]
+        command += ["--only-binary=:all:", "--no-compile", "--implementation=cp", "--python-version=3.11"]
+        command += [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
+        command += [f"--platform={tag}_{WHEEL_ARCHITECTURES[architecture]}" for tag in WHEEL_PLATFORMS]
+        _run([*command, f"--target={partial}", f"--requirement={requirements}"])
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -194,7 +219,9 @@ def _python_with_pip() -> str:
 
 def _run(command: list[str], env: dict[str, str] | None = None) -> None:
     """Run a command quietly; its output is shown only when it fails."""
-    result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    result = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     if result.returncode != 0:
         sys.stderr.buffer.write(result.stdout)
         raise CannotMake(f"{' '.join(command)} failed with exit code {result.returncode}")

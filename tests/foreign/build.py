@@ -38,7 +38,7 @@ def build(engine: Engine) -> str:
     if not program.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         go = _go()
-        print("foreign: building the Go program: 20 s the first time", file=sys.stderr, flush=True)
+        say("building the Go program: 20 s the first time")
         # Static, for an image with nothing else in it; the toolchain that is here, and no network.
         settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOCACHE": str(CACHE / "go"), "GOPROXY": "off", "GOFLAGS": ""}
         command = [go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), "."]
@@ -56,12 +56,17 @@ def build(engine: Engine) -> str:
     return IMAGE
 
 
+def say(text: str) -> None:
+    """Tell the user what goes on; standard output is for the image's name."""
+    sys.stderr.write(f"foreign: {text}\n")
+
+
 def _go() -> str:
     """Find the Go compiler; install Debian's where there is none."""
     usual = "/usr/local/go/bin"
     go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:{usual}")
     if go is None:
-        print("foreign: installing golang-go with apt-get", file=sys.stderr, flush=True)
+        say("installing golang-go with apt-get")
         debian.install("golang-go")
         go = "/usr/bin/go"
     return go
@@ -72,9 +77,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", metavar="URL")
     try:
-        print(build(Engine(parser.parse_args().engine)))
+        sys.stdout.write(build(Engine(parser.parse_args().engine)) + "\n")
     except (EngineFailed, debian.InstallFailed, subprocess.CalledProcessError) as error:
-        print(f"foreign: {error}", file=sys.stderr)
+        say(str(error))
         return 1
     return 0
 

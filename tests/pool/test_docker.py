@@ -210,7 +210,7 @@ async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, back
             await backend.list_containers()
     assert backend.guard.is_open
     asked = len(engine.requests)
-    with pytest.raises(EngineUnavailable, match="not tried"):
+    with pytest.raises(EngineUnavailable, match="not asked for a while"):
         await backend.create(A, FOREIGN)
     assert len(engine.requests) == asked
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -224,6 +225,30 @@ async def test_a_mount_is_read_only_or_the_users_and_nobody_elses(look, spec, tm
     assert said.splitlines() == ["content of site", "content of mine", "wrote mine"]
     made = (tmp_path / "mine" / "new").stat()
     assert (made.st_uid, made.st_gid) == (UID, GID)
+
+
+@pytest.fixture
+def shared_mount(tmp_path):
+    """A directory that is a shared mount, as autofs and CVMFS need it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(site)], check=False).returncode:
+        pytest.skip("this process may not mount")
+    subprocess.run(["mount", "--make-shared", str(site)], check=True)
+    yield site
+    subprocess.run(["umount", "-R", str(site)], check=True)
+
+
+async def test_what_the_site_mounts_later_appears_in_a_running_container(look, spec, shared_mount):
+    repository = shared_mount / "repository"
+    repository.mkdir()
+    spec = msgspec.structs.replace(spec, mounts=(Mount(source=str(shared_mount), target="/cvmfs"),))
+    said, handle = await look(spec, "ls /cvmfs/repository; echo end")
+    assert said.split() == ["end"]
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(repository)], check=True)
+    (repository / "software").touch()
+    said, _ = await look(spec, "ls /cvmfs/repository; echo end", handle=handle)
+    assert said.split() == ["software", "end"]
 
 
 async def test_a_foreign_image_gets_the_same_walls(look, spec, probe_images):

@@ -67,10 +67,17 @@ class Driver:
         """Bring up one WARM container by a whole cold activation."""
         commands = self.arrive(name, a_key)
         container = only(commands, ev.Create).container
-        self.feed(ev.Created(container))
+        self.feed(ev.Created(container, exercised=False))
         self.feed(ev.Initialised(ActivationId(name)))
         self.feed(ev.Ended(ActivationId(name), True))
         return container
+
+    def come_up(self, container: ContainerId) -> list[ev.Command]:
+        """A container that nobody waits for: it is exercised, then it is there."""
+        commands = self.feed(ev.Created(container, exercised=False))
+        if ev.Exercise(container) in commands:
+            commands = self.feed(ev.Created(container, exercised=True))
+        return commands
 
     def tick(self, seconds: float) -> list[ev.Command]:
         self.now += seconds
@@ -90,7 +97,7 @@ def test_cold_activation_walks_starting_initialising_busy_warm_freezing_frozen()
     driver = Driver()
     create = only(driver.arrive("a1"), ev.Create)
     assert driver.state("c1") is S.STARTING
-    grant = only(driver.feed(ev.Created(create.container)), ev.Grant)
+    grant = only(driver.feed(ev.Created(create.container, exercised=False)), ev.Grant)
     assert (grant.activation, grant.start_kind, grant.needs_init) == ("a1", StartKind.COLD, True)
     assert driver.state("c1") is S.INITIALISING
     driver.feed(ev.Initialised(ActivationId("a1")))
@@ -198,7 +205,7 @@ def test_burst_of_a_short_action_is_served_by_the_containers_first_started():
     created = [c for i in range(16) for c in driver.arrive(f"a{i}") if isinstance(c, ev.Create)]
     for create in created:
         driver.now += 0.01
-        more = driver.feed(ev.Created(create.container))
+        more = driver.feed(ev.Created(create.container, exercised=False))
         activation = only(more, ev.Grant).activation
         assert "Create" not in kinds(more)
         driver.feed(ev.Initialised(activation))
@@ -214,7 +221,11 @@ def test_cancelled_waiter_leaves_the_queue_and_the_started_container_becomes_a_s
     driver = Driver()
     create = only(driver.arrive("a1"), ev.Create)
     driver.feed(ev.Ended(ActivationId("a1"), True))
-    assert kinds(driver.feed(ev.Created(create.container))) == ["Freeze"]
+    assert driver.feed(ev.Created(create.container, exercised=False)) == [ev.Exercise(create.container)], (
+        "not frozen before it listens"
+    )
+    assert driver.state("c1") is S.STARTING
+    assert kinds(driver.feed(ev.Created(create.container, exercised=True))) == ["Freeze"]
     assert driver.state("c1") is S.STEM
     driver.feed(ev.FreezeConfirmed(ContainerId("c1")))
     grant = only(driver.arrive("a2", key("another")), ev.Grant)
@@ -224,8 +235,10 @@ def test_cancelled_waiter_leaves_the_queue_and_the_started_container_becomes_a_s
 def test_cancelled_waiter_returns_the_granted_container_untouched():
     driver = Driver()
     create = only(driver.arrive("a1"), ev.Create)
-    driver.feed(ev.Created(create.container))
-    driver.feed(ev.Ended(ActivationId("a1"), True))
+    driver.feed(ev.Created(create.container, exercised=False))
+    assert driver.feed(ev.Ended(ActivationId("a1"), True)) == [ev.Exercise(create.container)]
+    assert driver.state("c1") is S.STARTING
+    driver.feed(ev.Created(create.container, exercised=True))
     assert driver.state("c1") is S.STEM
 
 
@@ -233,7 +246,7 @@ def test_stem_cell_never_serves_another_uid():
     driver = Driver()
     create = only(driver.arrive("a1"), ev.Create)
     driver.feed(ev.Ended(ActivationId("a1"), True))
-    driver.feed(ev.Created(create.container))
+    driver.come_up(create.container)
     assert kinds(driver.arrive("b1", key("hello", namespace="bert"))) == ["Create"]
 
 
@@ -242,27 +255,21 @@ def test_stem_cells_are_replenished_only_into_free_memory():
     commands = driver.feed(ev.StemsWanted(spec(), 4))
     for _ in range(4):
         for create in [c for c in commands if isinstance(c, ev.Create)]:
-            assert create.exercise
-            commands = driver.feed(ev.Created(create.container))
+            commands = driver.come_up(create.container)
     assert driver.machine.statistics().containers[S.STEM] == 2
 
 
 def test_used_stem_cell_is_replaced():
     driver = Driver()
     create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
-    driver.feed(ev.Created(create.container))
-    commands = driver.arrive("a1")
-    assert kinds(commands) == ["Grant"] or kinds(commands) == ["Grant", "Create"]
-    driver.feed(ev.Initialised(ActivationId("a1")))
-    assert driver.machine.statistics().containers[S.STARTING] == 1 or kinds(driver.feed(ev.Ended(ActivationId("a1"), True))) == [
-        "Create"
-    ]
+    driver.come_up(create.container)
+    assert kinds(driver.arrive("a1")) == ["Grant", "Create"]
 
 
 def test_unused_stem_cells_expire_and_are_not_replaced():
     driver = Driver(keep_alive_s=60.0)
     create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
-    driver.feed(ev.Created(create.container))
+    driver.come_up(create.container)
     driver.feed(ev.FreezeConfirmed(create.container))
     assert driver.tick(60) == [ev.Remove(create.container)]
     assert driver.feed(ev.Removed(create.container)) == []
@@ -370,7 +377,7 @@ def test_close_tells_every_waiter_and_starts_nothing_more():
     driver.arrive("a1")
     driver.arrive("a2", key("two"))
     assert [type(c.error) for c in driver.feed(ev.Closed())] == [PoolClosed, PoolClosed]
-    assert kinds(driver.feed(ev.Created(ContainerId("c1")))) == ["Remove"]
+    assert kinds(driver.feed(ev.Created(ContainerId("c1"), exercised=False))) == ["Remove"]
     assert isinstance(only(driver.arrive("a3"), ev.Reject).error, PoolClosed)
 
 
@@ -385,7 +392,7 @@ def test_news_about_what_is_gone_is_no_news():
     driver = Driver()
     gone = ContainerId("gone")
     for event in (
-        ev.Created(gone),
+        ev.Created(gone, exercised=False),
         ev.FreezeConfirmed(gone),
         ev.FreezeFailed(gone),
         ev.Probed(gone, True, True),
@@ -422,6 +429,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.keys = [key(f"k{i}", concurrency=i, memory_mib=128 * i) for i in (1, 2, 3, 4)]
         self.names = itertools.count()
         self.creating: list[ContainerId] = []
+        self.exercising: list[ContainerId] = []
         self.freezing: list[ContainerId] = []
         self.probing: list[ContainerId] = []
         self.removing: list[ContainerId] = []
@@ -434,6 +442,8 @@ class AnyHistory(RuleBasedStateMachine):
             match command:
                 case ev.Create(container=container):
                     self.creating.append(container)
+                case ev.Exercise(container=container):
+                    self.exercising.append(container)
                 case ev.Freeze(container=container):
                     self.freezing.append(container)
                 case ev.Probe(container=container):
@@ -458,10 +468,17 @@ class AnyHistory(RuleBasedStateMachine):
         container = data.draw(st.sampled_from(self.creating))
         self.creating.remove(container)
         self.feed(
-            ev.Created(container)
+            ev.Created(container, exercised=False)
             if ok
             else ev.CreateFailed(container, ActionError() if len(self.open) % 2 else EngineUnavailable())
         )
+
+    @precondition(lambda self: self.exercising)
+    @rule(data=st.data(), ok=st.booleans())
+    def end_exercise(self, data: st.DataObject, ok: bool) -> None:
+        container = data.draw(st.sampled_from(self.exercising))
+        self.exercising.remove(container)
+        self.feed(ev.Created(container, exercised=True) if ok else ev.CreateFailed(container, EngineUnavailable()))
 
     @precondition(lambda self: self.uninitialised)
     @rule(data=st.data(), ok=st.booleans())
@@ -545,8 +562,8 @@ class AnyHistory(RuleBasedStateMachine):
         for name in list(self.open):
             self.open.remove(name)
             self.feed(ev.Ended(name, False))
-        while self.creating:
-            self.feed(ev.Created(self.creating.pop()))
+        for container in self.creating + self.exercising:
+            self.feed(ev.Created(container, exercised=False))
         self.driver.now += 1000
         for _ in range(3):
             while self.freezing:

@@ -62,7 +62,9 @@ class Client:
 
     def send(self, path: str, body: object) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.socket.sendall(b"POST %b HTTP/1.1\r\nHost: action\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data))
+        self.socket.sendall(
+            b"POST %b HTTP/1.1\r\nHost: action\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data)
+        )
 
     def post(self, path: str, body: object) -> Answer:
         self.send(path, body)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,10 @@ NO_BINARY = "The action failed to generate or locate a binary. See logs for deta
 @pytest.fixture
 def blackbox(start):
     return start("blackbox")
+
+
+def descriptors_of(process):
+    return len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
 
 
 def load(process, code, **value):
@@ -32,13 +37,16 @@ def test_json_comes_on_stdin_and_as_the_first_argument(blackbox):
 
 @pytest.mark.parametrize(("length", "arguments"), [(131071, 1), (131072, 0)])
 def test_long_json_comes_on_stdin_alone(blackbox, length, arguments):
-    load(blackbox, "#!/bin/sh\nread -r line\necho \"{\\\"arguments\\\": $#, \\\"length\\\": ${#line}}\"")
+    load(blackbox, '#!/bin/sh\nread -r line\necho "{\\"arguments\\": $#, \\"length\\": ${#line}}"')
     filling = length - len('{"x": ""}')
     assert blackbox.run({"x": "y" * filling}).json == {"arguments": arguments, "length": length}
 
 
 def test_zip_with_a_program_and_what_it_needs(blackbox, zipped):
-    code = zipped({"exec": "#!/bin/sh\n./lib/tool \"$(cat data)\"", "lib/tool": "#!/bin/sh\necho \"{\\\"tool\\\": \\\"$1\\\"}\"", "data": "text"}, modes={"lib/tool": 0o755})
+    code = zipped(
+        {"exec": '#!/bin/sh\n./lib/tool "$(cat data)"', "lib/tool": '#!/bin/sh\necho "{\\"tool\\": \\"$1\\"}"', "data": "text"},
+        modes={"lib/tool": 0o755},
+    )
     load(blackbox, code, binary=True)
     assert blackbox.run().json == {"tool": "text"}
 
@@ -46,7 +54,7 @@ def test_zip_with_a_program_and_what_it_needs(blackbox, zipped):
 def test_directory_that_is_already_unpacked(blackbox, tmp_path):
     code = tmp_path / "code"
     code.mkdir()
-    (code / "exec").write_text("#!/bin/sh\necho \"{\\\"cwd\\\": \\\"$PWD\\\"}\"\n")
+    (code / "exec").write_text('#!/bin/sh\necho "{\\"cwd\\": \\"$PWD\\"}"\n')
     (code / "exec").chmod(0o555)
     assert blackbox.init(code_path=str(code), binary=True).status == 200
     assert blackbox.run().json == {"cwd": str(code)}
@@ -84,13 +92,19 @@ def test_zip_without_exec_is_told(blackbox, zipped):
 
 def test_without_code_and_without_a_baked_program(blackbox):
     answer = blackbox.init()
-    if not os.path.exists("/action/exec"):
+    if not Path("/action/exec").exists():
         assert (answer.status, answer.json) == (502, {"error": NO_BINARY})
 
 
 @pytest.mark.parametrize(
     ("script", "last"),
-    [("true", None), ("echo text", "text"), ("echo '{\"ok\": true}'; echo more", "more"), ("echo '{\"cut\": '", '{"cut":'), ("echo '\"s\"'", '"s"')],
+    [
+        ("true", None),
+        ("echo text", "text"),
+        ("echo '{\"ok\": true}'; echo more", "more"),
+        ("echo '{\"cut\": '", '{"cut":'),
+        ("echo '\"s\"'", '"s"'),
+    ],
 )
 def test_last_line_that_is_no_object_is_a_502_and_goes_to_the_log(blackbox, script, last):
     load(blackbox, f"#!/bin/sh\n{script}\n")
@@ -113,7 +127,7 @@ def test_exit_code_and_signal_of_a_program_without_a_result_are_told(blackbox):
 
 
 def test_exit_code_of_a_program_with_a_result_is_ignored_as_upstream_does(blackbox):
-    load(blackbox, "#!/bin/sh\necho '{\"error\": \"mine\"}'\nexit 1")
+    load(blackbox, '#!/bin/sh\necho \'{"error": "mine"}\'\nexit 1')
     answer = blackbox.run()
     assert (answer.status, answer.json) == (200, {"error": "mine"})
 
@@ -124,10 +138,10 @@ def test_interpreter_that_is_missing_is_told(blackbox):
     assert answer.status == 502
     assert answer.json["error"].startswith(SENTENCE)
     assert "cannot be started" in blackbox.logs(answer, "e")[0]
-    before = len(os.listdir(f"/proc/{blackbox.process.pid}/fd"))
+    before = descriptors_of(blackbox)
     for _ in range(5):
         blackbox.run()
-    assert len(os.listdir(f"/proc/{blackbox.process.pid}/fd")) == before
+    assert descriptors_of(blackbox) == before
 
 
 def test_log_lines_arrive_while_the_program_runs(blackbox, tmp_path):
@@ -168,16 +182,15 @@ def test_program_that_closes_its_output_early_is_still_waited_for(blackbox, tmp_
 
 
 def test_broken_pipe_ends_a_program_as_in_a_shell(blackbox):
-    load(blackbox, "#!/usr/bin/env bash\nset -o pipefail\nyes | head -1 >/dev/null\necho \"{\\\"status\\\": $?}\"")
+    load(blackbox, '#!/usr/bin/env bash\nset -o pipefail\nyes | head -1 >/dev/null\necho "{\\"status\\": $?}"')
     assert blackbox.run().json == {"status": 128 + signal.SIGPIPE}
 
 
 def test_hundred_runs_leave_no_descriptors_and_no_zombies(blackbox):
     load(blackbox, "#!/bin/sh\necho '{}'")
     blackbox.run()
-    before = len(os.listdir(f"/proc/{blackbox.process.pid}/fd"))
+    before = descriptors_of(blackbox)
     for _ in range(100):
         blackbox.run()
-    assert len(os.listdir(f"/proc/{blackbox.process.pid}/fd")) == before
-    with open(f"/proc/{blackbox.process.pid}/task/{blackbox.process.pid}/children") as children:
-        assert children.read() == ""
+    assert descriptors_of(blackbox) == before
+    assert Path(f"/proc/{blackbox.process.pid}/task/{blackbox.process.pid}/children").read_text() == ""

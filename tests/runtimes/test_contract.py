@@ -17,7 +17,9 @@ ACTIONS = {
         "scalar": "def main(args):\n    return 42",
         "list": "def main(args):\n    return [1, 'ä', {}]",
         "print": "def main(args):\n    for i in range(args['n']):\n        print('line', i)\n    return {}",
-        "write": "import sys\ndef main(args):\n    sys.stdout.write(args['text'])\n    sys.stderr.write('complaint')\n    return {}",
+        "write": (
+            "import sys\ndef main(args):\n    sys.stdout.write(args['text'])\n    sys.stderr.write('complaint')\n    return {}"
+        ),
         "broken": "def main(args:\n",
         "quiet": "def main(args):\n    return {'n': args.get('n')}",
     },

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def test_engine_that_answers_is_used_as_it_is(engine_url, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or default_answers(), reason="needs to become another user, and no engine at the default socket")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or default_answers(), reason="needs to become another user, and no engine at the default socket"
+)
 def test_without_root_it_says_the_one_command_and_changes_nothing(tmp_path):
     # As a copy, for a checkout may lie where other users cannot read.
     copy = tmp_path / "checkout"
@@ -62,11 +65,13 @@ def test_without_root_it_says_the_one_command_and_changes_nothing(tmp_path):
     for path in (tmp_path, *copy.rglob("*")):
         path.chmod(0o755)
     for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.geteuid() and parent.is_relative_to("/tmp/pytest-of-root"):
+        if tempfile.gettempdir() in map(str, parent.parents):
             parent.chmod(0o755)
     command = ["/usr/bin/env", "python3", copy / "scripts" / "engine", "start", "--state", tmp_path / "state"]
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "DOCKER_HOST": DEAD}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/")
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/"
+    )
     assert (result.returncode, result.stdout) == (1, "")
     assert "sudo scripts/engine start" in result.stderr
     assert not (tmp_path / "state").exists()
@@ -90,7 +95,9 @@ def test_private_engine_starts_once_keeps_images_and_leaves_nothing(tmp_path):
         assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(state) in line]
         assert engine("stop", "--state", state).returncode == 0
         again = engine("start", "--state", state)
-        assert [image["RepoTags"] for image in Engine(again.stdout.strip()).request("GET", "/images/json")] == [["invokerd-test/foreign:latest"]]
+        assert [image["RepoTags"] for image in Engine(again.stdout.strip()).request("GET", "/images/json")] == [
+            ["invokerd-test/foreign:latest"]
+        ]
     finally:
         engine("stop", "--state", state, "--purge")
     assert not state.exists()

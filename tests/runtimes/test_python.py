@@ -168,28 +168,37 @@ def test_exercise_leaves_nothing_behind(python):
 
 
 def test_main_guard_stays_quiet_and_names_of_ours_hide_nothing(python):
-    load(python, "if __name__ == '__main__':\n    raise SystemExit\nimport sys\ndef main(args):\n    return {'start': 'start' in sys.modules}\n")
+    load(
+        python,
+        """
+        if __name__ == "__main__":
+            raise SystemExit
+        import sys
+        def main(args):
+            return {"start": "start" in sys.modules}
+        """,
+    )
     assert python.run().json == {"start": False}
 
 
 def test_zip_with_modules_data_and_a_link(python, zipped):
     code = zipped(
         {
-            "__main__.py": "import helper, os\ndef main(args):\n    return {'n': helper.twice(args['n']), 'data': open('data/link').read()}\n",
+            "__main__.py": "import helper\ndef main(args):\n    return {'n': helper.twice(4), 'data': open('data/link').read()}",
             "helper.py": "def twice(n):\n    return 2 * n\n",
             "data/text": "from the zip",
         },
         links={"data/link": "text"},
     )
     load(python, code, binary=True)
-    assert python.run({"n": 4}).json == {"n": 8, "data": "from the zip"}
+    assert python.run().json == {"n": 8, "data": "from the zip"}
 
 
 def test_zip_with_a_virtualenv(python, zipped):
     packages = "virtualenv/lib/python3.11/site-packages"
     code = zipped(
         {
-            "__main__.py": "import package, hidden\ndef main(args):\n    return {'package': package.NAME, 'hidden': hidden.NAME}\n",
+            "__main__.py": "import package, hidden\ndef main(args):\n    return {'package': package.NAME, 'hidden': hidden.NAME}",
             f"{packages}/package.py": "NAME = 'site'\n",
             f"{packages}/more.pth": "elsewhere\n",
             f"{packages}/elsewhere/hidden.py": "NAME = 'pth'\n",

@@ -100,9 +100,18 @@ def engine_url() -> str:
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
+MakeUser = Callable[..., Client]
+
+
 @pytest.fixture(scope="session")
-def make_client() -> Callable[[int, str], Client]:
-    return Client
+def make_user() -> MakeUser:
+    """Make a namespace with an identity of its own, and its user."""
+
+    def make(daemon: Daemon, name: str, *, uid: int = 20_001, gid: int = 20_001, words: tuple[str, ...] = ()) -> Client:
+        key = daemon.control("namespace", "create", name, "--uid", str(uid), "--gid", str(gid), *words)
+        return Client(daemon.port, key.strip())
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +124,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def client(daemon: Daemon) -> Client:
+def client(daemon: Daemon, make_user: MakeUser) -> Client:
     """A user of that daemon."""
-    return Client(daemon.port, daemon.create_namespace("anna"))
+    return make_user(daemon, "anna")
 
 
 @pytest.fixture(scope="session")

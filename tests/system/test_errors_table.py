@@ -114,7 +114,7 @@ class Site:
             "disk-full": self.with_full_disk,
         }
         if case in PYTHON_ERRORS:
-            return self.call(PYTHON_ERRORS[case], **({"timeout": 1000} if case == "sleeps" else {}))
+            return self.call(PYTHON_ERRORS[case], timeout=1000 if case == "sleeps" else 60_000)
         return provoke[case]()
 
     def call(self, code: Any, **options: Any) -> Any:
@@ -147,7 +147,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_client: Any, small_images: None) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any, small_images: None) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("errors")
     disk = root / "disk"
     disk.mkdir()
@@ -157,8 +157,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_client:
             daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "state_dir": str(disk / "state")})
             daemon.start()
             try:
-                user = make_client(daemon.port, daemon.create_namespace("anna"))
-                bystander = make_client(daemon.port, daemon.create_namespace("bert"))
+                user = make_user(daemon, "anna")
+                bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
                 for each in (user, bystander):
                     each.deploy("echo", "def main(args):\n    return args\n")
                     assert each.invoke("echo", {"x": 1}).status == 200
