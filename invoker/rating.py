@@ -8,7 +8,7 @@ So the price of a sum is the sum of the prices, to the last digit.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation
 from pathlib import Path
@@ -224,10 +224,7 @@ def price(quantities: Quantities, plan: Plan) -> Decimal:
         (plan.cpu_s, Decimal(quantities.cpu_us), _US_PER_S),
         (plan.idle_gib_s, Decimal(quantities.idle_byte_us), _BYTE_US_PER_GIB_S),
     )
-    total = _NOTHING
-    for unit_price, quantity, per_unit in parts:
-        total = _EXACT.add(total, _EXACT.divide(_EXACT.multiply(unit_price, quantity), per_unit))
-    return total
+    return add(_EXACT.divide(_EXACT.multiply(unit_price, quantity), per_unit) for unit_price, quantity, per_unit in parts)
 
 
 def rate(meter: Meter, status: Status, plan: Plan) -> Decimal:
@@ -242,6 +239,14 @@ def rate_activation(activation: Activation, prices: Prices) -> dict[str, str] | 
         return None
     amount = rate(activation.meter, activation.status, plan)
     return {"amount": plain(amount), "currency": plan.currency, "plan": plan.name}
+
+
+def add(amounts: Iterable[Decimal]) -> Decimal:
+    """Add amounts, exactly. `sum` and `+` would round to the 28 digits of Python's default context."""
+    total = _NOTHING
+    for amount in amounts:
+        total = _EXACT.add(total, amount)
+    return total
 
 
 def bill(quantities: Quantities, plan: Plan) -> Decimal:

@@ -114,7 +114,7 @@ async def initialise(lease: Lease, body: bytes, *, deadline: float, timeout_ms: 
         return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "init-timeout", timed_out=True)
     except ContainerStartFailed:
         sentence = "The action did not initialize and exited unexpectedly: its container ended before it listened on port 8080."
-        return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "init-exited")
+        return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "container-start-failed")
     except (ConnectionLost, ResponseNotHttp):
         sentence = "The action did not initialize and exited unexpectedly."
         return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "init-exited")

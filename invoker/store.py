@@ -147,6 +147,12 @@ def _foreign_errors_turned(path: Path) -> Iterator[None]:
         raise StoreBroken(f"{path}: {error}") from error
 
 
+def _refuse_missing(path: Path) -> None:
+    """Say that a file is missing, before aiosqlite does: its thread outlives a connection that could not be opened."""
+    if not path.exists():
+        raise StoreBroken(f"{path}: there is no such database")
+
+
 class Reader:
     """Read-only connections to one database. Short transactions, so that the writer's log can start over."""
 
@@ -164,6 +170,7 @@ class Reader:
             StoreBroken: it cannot be opened.
         """
         reader = cls(path)
+        _refuse_missing(path)
         uri = f"file:{quote(str(path))}?mode=ro"
         try:
             with _foreign_errors_turned(path):

@@ -374,7 +374,10 @@ class DockerBackend:
         """Find the main process and open all descriptors, under its pidfd."""
         state = await self._inspect(engine_id)
         if not state.pid:
-            raise ContainerStartFailed(f"{container_id} ended at once, exit code {state.exit_code}")
+            raise ContainerStartFailed(
+                "The action did not initialize and exited unexpectedly: "
+                f"its container ended at once with exit code {state.exit_code}."
+            )
         try:
             log_dir = self._run_dir if logs is LogTransport.PIPE else None
             opened = descriptors.open_descriptors(state.pid, engine_id, container_id, log_dir)

@@ -131,7 +131,9 @@ class Guard:
     def _refuse_while_open(self, verb: str, statistics: CallStatistics) -> None:
         if self.is_open:
             statistics.refused += 1
-            raise EngineUnavailable(f"the container engine has missed {self._misses} deadlines in a row and is not asked for a while ({verb})")
+            raise EngineUnavailable(
+                f"the container engine has missed {self._misses} deadlines in a row and is not asked for a while ({verb})"
+            )
 
     def _miss(self, kind: CallClass) -> None:
         if kind is CallClass.PULL:

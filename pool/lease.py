@@ -150,7 +150,7 @@ class Lease:
         self._on_repair = on_repair
         self._key_digest = key_digest
         self._facts = b""
-        #: Something was sent: from then on the container is reusable only after a clean end.
+        #: It was dialled: from then on the container is reusable only after a clean end.
         self._touched = False
         self._to_thaw = start_kind in {StartKind.STEM, StartKind.FROZEN}
         self._cpu_us = self._throttled_us = self._oom_kills = 0
@@ -235,15 +235,15 @@ class Lease:
             ThawFailed: the kernel refused; nothing has run.
         """
         live, loop = self._live, self._loop
+        if self.needs_init and not self._touched:
+            live.slot.specialise(self._key_digest, self._facts)
+        self._touched = True
         try:
             connection = await live.connect(self._backend, loop, deadline=deadline, on_refused=self._thaw_now)
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise ConnectionLost(f"the container cannot be reached: {error}") from error
-        if self.needs_init and not self._touched:
-            live.slot.specialise(self._key_digest, self._facts)
-        self._touched = True
+            raise ContainerStartFailed(f"the container cannot be reached: {error}") from error
         answer = connection.send(path, body, limit=limit)
         verify: asyncio.TimerHandle | None = None
         if self._to_thaw:

@@ -32,6 +32,22 @@ class Waiter:
     arrived: float
 
 
+@dataclass(slots=True)
+class Pace:
+    """What was seen of the activations of one key."""
+
+    #: Moving average of how long a lease lasts, s; None before the first has ended.
+    mean_s: float | None = None
+    #: When its first container had its code, seconds of the pool's clock.
+    serving_since: float | None = None
+    #: For how long its activations have waited while it was serving, summed since the last start, s.
+    waited_s: float = 0.0
+
+    def note_end(self, lasted_s: float) -> None:
+        """A lease has ended."""
+        self.mean_s = lasted_s if self.mean_s is None else self.mean_s + AVERAGE_WEIGHT * (lasted_s - self.mean_s)
+
+
 @dataclass(slots=True, eq=False)
 class StemTarget:
     """How many stem cells of a spec are kept, and when one was last wanted."""
@@ -90,8 +106,8 @@ class Machine:
         self._holds: dict[ActivationId, Container] = {}
         #: Spec's digest -> how many stem cells are wanted.
         self._stem_targets: dict[str, StemTarget] = {}
-        #: Reuse key's digest -> moving average of how long a lease lasts, s; forgotten with the key's last container.
-        self._mean_s: dict[str, float] = {}
+        #: Reuse key's digest -> what was seen of it; forgotten with the key's last container.
+        self._pace: dict[str, Pace] = {}
         #: Moving average of how long a start takes, s.
         self._start_cost_s = 0.3
         #: When a launch that patience held back is to be looked at again.
@@ -197,6 +213,10 @@ class Machine:
         if container is None:
             return
         self.books.move(container, S.BUSY)
+        assert container.key is not None
+        pace = self._pace_of(container.key)
+        if pace.serving_since is None:
+            pace.serving_since = self.books.now
         self._serve_with(container)
 
     def _on_ended(self, event: ev.Ended) -> None:
@@ -209,9 +229,7 @@ class Machine:
         granted = container.leases.pop(event.activation)
         container.idle_since = self.books.now
         if container.state is S.BUSY and container.key is not None:
-            mean_s = self._mean_s.get(container.key.digest)
-            lasted = self.books.now - granted
-            self._mean_s[container.key.digest] = lasted if mean_s is None else mean_s + AVERAGE_WEIGHT * (lasted - mean_s)
+            self._pace_of(container.key).note_end(self.books.now - granted)
         if container.state is S.INITIALISING and event.reusable and not self._closed:
             self.books.move(container, S.STARTING)
             self._offer(container, exercised=False)
@@ -273,7 +291,7 @@ class Machine:
                 self._take(next(iter(queue.values())), next(reversed(ready.values())))
                 continue
             stems = self.books.stems.get(key.spec.digest)
-            if not stems or self._coming(digest) >= len(queue) or self._at_cap(key):
+            if not stems or sum(self._coming(digest)) >= len(queue) or self._at_cap(key):
                 return
             stem = next(iter(stems.values()))
             self.books.specialise(stem, key)
@@ -296,6 +314,9 @@ class Machine:
 
     def _take(self, waiter: Waiter, container: Container) -> None:
         self._forget_waiter(waiter.activation)
+        pace = self._pace_of(waiter.key)
+        if pace.serving_since is not None:
+            pace.waited_s += self.books.now - max(waiter.arrived, pace.serving_since)
         self._grant(waiter.activation, container)
 
     def _forget_waiter(self, activation: ActivationId) -> None:
@@ -402,7 +423,7 @@ class Machine:
             return
         self.books.forget(container)
         if container.key is not None and container.key.digest not in self.books.by_key:
-            self._mean_s.pop(container.key.digest, None)
+            self._pace.pop(container.key.digest, None)
         self._launch()
 
     def _on_found(self, event: ev.Found) -> None:
@@ -483,21 +504,30 @@ class Machine:
 
     # ---- launching
 
-    def _coming(self, digest: str) -> int:
-        """How many containers of a key will soon take from its queue. Also plans the look after their patience."""
-        coming = 0
+    def _coming(self, digest: str) -> tuple[int, int]:
+        """Count the containers of a key that will soon take from its queue: (coming up, soon free).
+
+        Also plans a look at the time when the patience with the latter ends.
+        """
+        starting = soon_free = 0
         patience = self.settings.launch_patience_s
         for container in self.books.by_key.get(digest, {}).values():
             if container.state is S.STARTING or container.state is S.INITIALISING:
-                coming += 1
+                starting += 1
             elif container.state is S.BUSY:
                 youngest = max(container.leases.values())
                 if self.books.now - youngest < patience:
-                    coming += 1
+                    soon_free += 1
                     again = youngest + patience
                     if self._launch_again is None or again < self._launch_again:
                         self._launch_again = again
-        return coming
+        return starting, soon_free
+
+    def _pace_of(self, key: ReuseKey) -> Pace:
+        pace = self._pace.get(key.digest)
+        if pace is None:
+            pace = self._pace[key.digest] = Pace()
+        return pace
 
     def _at_cap(self, key: ReuseKey) -> bool:
         return len(self.books.by_key.get(key.digest, ())) >= self.settings.max_containers_per_action
@@ -513,16 +543,19 @@ class Machine:
             return
         removing_mib = sum(c.memory_mib for c in self.books.containers.values() if c.state is S.REMOVING) if self._queues else 0
         for digest, oldest in self._queues_by_age():
-            key = oldest.key
+            key, pace = oldest.key, self._pace_of(oldest.key)
             self._serve(key)
             queue = self._queues.get(digest)
             if not queue:
                 continue
+            starting, soon_free = self._coming(digest)
             wanted = wanted_starts(
                 waiting=len(queue),
-                coming=self._coming(digest),
+                starting=starting,
+                soon_free=soon_free,
                 concurrency=key.concurrency,
-                mean_s=self._mean_s.get(digest),
+                mean_s=pace.mean_s,
+                waited_s=pace.waited_s,
                 start_cost_s=self._start_cost_s,
                 most=self.settings.parallel_starts,
             )
@@ -531,6 +564,7 @@ class Machine:
                     break
                 free_mib = self.settings.memory_mib - self.books.used_mib
                 if key.spec.memory_mib <= free_mib:
+                    pace.waited_s = 0.0
                     self._start(key.spec, key)
                     continue
                 # What is being removed comes free soon: evict only what is missing beyond that.

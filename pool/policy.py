@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
+#: So many starts' worth of waiting justify a start.
+PATIENCE_STARTS = 4.0
+
 
 class Evictable(Protocol):
     """What a rule of eviction may look at."""
@@ -42,19 +45,31 @@ def choose_evictions(idle: Iterable[E], needed_mib: int) -> Sequence[E]:
     return []
 
 
-def wanted_starts(*, waiting: int, coming: int, concurrency: int, mean_s: float | None, start_cost_s: float, most: int) -> int:
+def wanted_starts(
+    *,
+    waiting: int,
+    starting: int,
+    soon_free: int,
+    concurrency: int,
+    mean_s: float | None,
+    waited_s: float,
+    start_cost_s: float,
+    most: int,
+) -> int:
     """How many more containers of one action are worth starting.
 
-    Beyond Fn's rule: none while those that are coming would empty the queue sooner than a new container could run;
-    and of an action that never ended a run, no more at a time than the engine starts in parallel, for the first
-    of them will tell how long a run takes.
+    Beyond Fn's rule: none while those that are coming would empty the queue sooner than a new container could run,
+    unless activations have by now waited for longer than a start would have cost (as one who rents skis buys them once the
+    rent has come to the price); and of an action that never ended a run, no more at a time than the engine starts in
+    parallel, for the first of them will tell how long a run takes.
 
     Args:
         waiting: activations of the action that wait.
-        coming: containers of it that will soon take some of them: starting, initialising, or busy for
-            so short a time that they may be done before a new one could run.
+        starting: containers of it that come up, or are being initialised.
+        soon_free: containers of it busy for so short a time that they may be done before a new one could run.
         concurrency: activations that one container takes at a time.
         mean_s: how long a lease of this action lasts, seconds; None when none has ended.
+        waited_s: for how long activations have waited in vain since the last start, summed, seconds.
         start_cost_s: how long a start takes, seconds.
         most: starts that the engine runs in parallel.
 
@@ -63,9 +78,12 @@ def wanted_starts(*, waiting: int, coming: int, concurrency: int, mean_s: float 
 
     Source: Fn, `slots.go`: start when (waiting - idle) > starting.
     """
-    missing = max(0, -(-waiting // concurrency) - coming)
+    wanted = -(-waiting // concurrency)
+    coming = starting + soon_free
     if mean_s is None:
-        return max(0, min(missing, most - coming))
+        return max(0, min(wanted - coming, most - coming))
+    if waited_s > PATIENCE_STARTS * start_cost_s:
+        return max(0, wanted - starting)
     if coming and waiting * mean_s <= start_cost_s * coming * concurrency:
         return 0
-    return missing
+    return max(0, wanted - coming)

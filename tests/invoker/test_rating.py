@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from invoker.ledger import Rounding
 from invoker.model import Activation, Limits, Meter, Phases, Status
-from invoker.rating import BadPrices, Prices, Quantities, bill, charge, plain, price, rate, rate_activation
+from invoker.rating import BadPrices, Prices, Quantities, add, bill, charge, plain, price, rate, rate_activation
 from invoker.recorder import Recorder
 
 VENDORS = """
@@ -156,7 +156,7 @@ ROUNDINGS = st.builds(
 def test_the_price_of_the_sum_is_the_sum_of_the_prices(rows, rounding):
     plan = plan_of(memory_gib_s="0.0000166667", cpu_s="0.0000123457", invocation="0.0000002")._replace(rounding=rounding)
     total = sum((charge(meter, status, rounding) for meter, status in rows), Quantities())
-    assert price(total, plan) == sum((rate(meter, status, plan) for meter, status in rows), Decimal(0))
+    assert price(total, plan) == add(rate(meter, status, plan) for meter, status in rows)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -203,6 +203,7 @@ def test_burst_of_first_calls_starts_no_more_than_the_engine_takes_in_parallel()
 def test_burst_of_a_short_action_is_served_by_the_containers_first_started():
     driver = Driver(memory_mib=100_000, parallel_starts=4)
     created = [c for i in range(16) for c in driver.arrive(f"a{i}") if isinstance(c, ev.Create)]
+    driver.now += 0.3
     for create in created:
         driver.now += 0.01
         more = driver.feed(ev.Created(create.container, exercised=False))
