@@ -156,7 +156,6 @@ class Api:
         exchange.authorise_us = microseconds_since(authenticated)
         return await handler(services, exchange)
 
-
     def _outside_of_namespaces(self, request: web.BaseRequest, segments: Sequence[str]) -> Reply | None:
         """Answer what is no resource of a namespace; None for what is one.
 

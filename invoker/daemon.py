@@ -1,80 +1,60 @@
 """The composition root: builds each part once, runs them in one task group, and stops them in order.
 
-Start: lock, stores (the journal is replayed), engine, adoption, what was accepted and not begun, listeners, READY.
+Start: lock, stores (the journal is replayed), engine, what an earlier daemon left, listeners, READY.
 Stop: not ready, refuse, drain to the deadline, cancel, freeze what the next daemon will adopt, flush, close.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import logging
-import os
-import secrets
-import sqlite3
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import socket
 
 import msgspec
 from aiohttp import web
 
 from invoker import __version__
-from invoker.activations import Retention
 from invoker.admission import Admission
-from invoker.adoption import adopt_or_remove, lost_activations
 from invoker.api import build_server
 from invoker.auth import Authenticator
-from invoker.code import CodeStore
-from invoker.config import Config, ConfigError, reloadable_changes
+from invoker.config import Address, Config, ConfigError, reloadable_changes
 from invoker.config_load import load
 from invoker.control import serve_control
-from invoker.entities import EntityStore
 from invoker.health import Check
-from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
 from invoker.manifest import Manifest
-from invoker.model import Accepted, Action, Activation, Entity, Identity
+from invoker.model import Action, Activation, Entity
 from invoker.operations import Operations
-from invoker.plan import Facts, Planner, facts_of
+from invoker.plan import Planner
 from invoker.rating import BadPrices, Prices, rate_activation
-from invoker.recorder import Recorder
+from invoker.recovery import take_over
 from invoker.services import Services
 from invoker.signals import Signals
+from invoker.stores import Stores, boot_id, open_stores
 from invoker.systemd import Notifier, inherited_sockets
 from invoker.usage import priced_usage
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
 from pool.docker import DockerBackend
-from pool.errors import InvokerError, PlatformError
+from pool.errors import InvokerError
 from pool.machine import PoolSettings
 from pool.model import ActivationId, ContainerId
 from pool.pool import Pool, PoolHooks
-from pool.table import ContainerTable
 
 log = logging.getLogger("invokerd")
 
 #: Whose name the self-test's container runs under.
 NOBODY = 65534
-
-
-class StateDirectoryInUse(PlatformError):
-    """Another daemon uses this state directory."""
-
-    code = "state-directory-in-use"
-
-
-@dataclass(slots=True)
-class Current:
-    """The configuration of this moment: the one thing that a reload replaces."""
-
-    config: Config
-    prices: Prices
+#: The loop's thread gets the interpreter back from the writer's within this time, s: it shows in the p99.
+SWITCH_INTERVAL_S = 0.0005
 
 
 async def serve(config: Config, config_path: Path | None = None) -> int:
@@ -91,331 +71,309 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
         ConfigError: what only the start can find out.
         StateDirectoryInUse, EngineError, ...: the start failed.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     signals, notifier = Signals(), Notifier.from_environment()
+    prices, manifest = _prices(config), Manifest.load(config.runtimes.manifest) if config.runtimes.manifest else Manifest.load()
     with signals.installed():
-        async with _stores(config) as stores, _engine(config) as backend:
-            await _serve(Current(config, _prices(config)), config_path, signals, notifier, stores, backend)
+        async with open_stores(config) as stores, _open_engine(config) as backend, asyncio.TaskGroup() as group:
+            daemon = Daemon(
+                config, prices=prices, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group
+            )
+            async with daemon.running(config_path, signals):
+                await signals.drain.wait()
     notifier.close()
     return 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stores:
-    """What is on the disk."""
-
-    entities: EntityStore
-    recorder: Recorder
-    table: ContainerTable
-    code: CodeStore
-    pepper: bytes
-
-
 @asynccontextmanager
-async def _stores(config: Config) -> AsyncIterator[Stores]:
-    """Lock the state directory and open all that is in it; the journal is replayed."""
-    directory = config.state_dir
-    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    async with AsyncExitStack() as stack:
-        stack.callback(os.close, _lock(directory / "lock"))
-        log.info("SQLite %s", sqlite3.sqlite_version)
-        store = config.store
-        entities = await EntityStore.open(directory / "entities.db", directory / "code")
-        stack.push_async_callback(entities.close)
-        recorder = await Recorder.open(
-            directory,
-            node=config.node,
-            segment_bytes=store.journal_segment_bytes,
-            retention=Retention(
-                records_s=store.keep_activations_s,
-                records_bytes=store.keep_activations_bytes,
-                results_s=store.keep_results_s,
-                results_bytes=store.keep_results_bytes,
-                logs_s=store.keep_logs_s,
-                logs_bytes=store.keep_logs_bytes,
-            ),
-        )
-        stack.push_async_callback(recorder.close)
-        table = ContainerTable.open(directory / "containers.table", _boot_id())
-        stack.callback(table.close)
-        if table.emptied_because:
-            log.info("container table: %s", table.emptied_because)
-        code = CodeStore(directory / "unpacked", entities.code.read_blocking)
-        stack.callback(code.close)
-        yield Stores(entities=entities, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper"))
-
-
-@asynccontextmanager
-async def _engine(config: Config) -> AsyncIterator[DockerBackend]:
-    backend = await DockerBackend.open(
-        config.engine.url, node=config.node, boot_id=_boot_id(), run_dir=config.state_dir / "containers"
-    )
+async def _open_engine(config: Config) -> AsyncIterator[DockerBackend]:
+    run_dir = config.state_dir / "containers"
+    backend = await DockerBackend.open(config.engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir)
     try:
         yield backend
     finally:
         await backend.close()
 
 
-async def _serve(
-    current: Current,
-    config_path: Path | None,
-    signals: Signals,
-    notifier: Notifier,
-    stores: Stores,
-    backend: DockerBackend,
-) -> None:
-    """Compose the parts, run them, and stop them in order."""
-    loop = asyncio.get_running_loop()
-    config, entities, recorder = current.config, stores.entities, stores.recorder
-    manifest = Manifest.load(config.runtimes.manifest) if config.runtimes.manifest else Manifest.load()
-    observer = Observer()
-    hooks = PoolHooks(
-        transition=observer.container_moved,
-        tail=lambda activation, container, cpu_us: _book_tail(observer, recorder, pool, activation, container, cpu_us),
-        late_lines=lambda lines: observer.log_lines(late=lines),
-        repaired=lambda _container: observer.repaired(),
-    )
-    broken: asyncio.Future[None] = loop.create_future()
-    loop.set_exception_handler(lambda _loop, context: _on_loop_error(broken, context))
-    async with AsyncExitStack() as listeners, asyncio.TaskGroup() as group:
-        pool = Pool(backend, _pool_settings(config), node=config.node, group=group, table=stores.table, hooks=hooks)
-        planner = Planner(config=lambda: current.config, manifest=manifest, backend=backend, code=stores.code)
-        invoker = Invoker(
-            pool=pool,
-            planner=planner,
-            recorder=recorder,
-            read_code=entities.code.read,
+class Daemon:
+    """The parts, and what connects them. No part knows this class."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        prices: Prices,
+        manifest: Manifest,
+        stores: Stores,
+        backend: DockerBackend,
+        notifier: Notifier,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        """Build everything; nothing runs yet.
+
+        Args:
+            config: replaced by a reload.
+            prices: likewise.
+            manifest: the kinds.
+            stores: open.
+            backend: connected.
+            notifier: systemd.
+            group: everything runs in it.
+        """
+        self.config = config
+        self.prices = prices
+        self.manifest = manifest
+        self.stores = stores
+        self.backend = backend
+        self.notifier = notifier
+        self.group = group
+        self.observer = Observer()
+        hooks = PoolHooks(
+            transition=self.observer.container_moved,
+            tail=self._book_tail,
+            late_lines=lambda lines: self.observer.log_lines(late=lines),
+            repaired=lambda _container: self.observer.repaired(),
+        )
+        self.pool = Pool(backend, _pool_settings(config), node=config.node, group=group, table=stores.table, hooks=hooks)
+        self.planner = Planner(config=lambda: self.config, manifest=manifest, backend=backend, code=stores.code)
+        self.invoker = Invoker(
+            pool=self.pool,
+            planner=self.planner,
+            recorder=stores.recorder,
+            read_code=stores.entities.code.read,
             group=group,
             node=config.node,
-            max_wait_s=lambda: current.config.pool.max_wait_s,
-            result_bytes=lambda: current.config.limits.result_bytes,
-            on_finished=lambda activation: _observe(observer, activation),
+            max_wait_s=lambda: self.config.pool.max_wait_s,
+            result_bytes=lambda: self.config.limits.result_bytes,
+            on_finished=self._observe,
         )
-        keeper = Keeper(
-            pool=pool,
+        self.keeper = Keeper(
+            pool=self.pool,
             backend=backend,
             notifier=notifier,
-            extra_checks=lambda: _store_checks(recorder),
-            on_lag=observer.loop_lag,
+            extra_checks=self._check_stores,
+            on_lag=self.observer.loop_lag,
         )
-        authenticator = Authenticator(entities, stores.pepper)
-        entities.on_change(lambda before, after: _on_entity(before, after, pool, planner, entities, group))
-        operations = Operations(
-            config=lambda: current.config,
-            entities=entities,
-            authenticator=authenticator,
-            pool=pool,
-            invoker=invoker,
-            usage=lambda namespace, since, until: priced_usage(recorder, current.prices, namespace, since, until),
-            health=keeper.health,
-            drain=lambda: _refuse_new_work(keeper, invoker),
+        self.authenticator = Authenticator(stores.entities, stores.pepper)
+        self.operations = Operations(
+            config=lambda: self.config,
+            entities=stores.entities,
+            authenticator=self.authenticator,
+            pool=self.pool,
+            invoker=self.invoker,
+            usage=lambda namespace, since, until: priced_usage(stores.recorder, self.prices, namespace, since, until),
+            health=self.keeper.health,
+            drain=self._refuse,
         )
-        await _take_over(stores, backend, planner, pool, invoker, authenticator)
-        services = Services(
-            authenticator=authenticator,
-            admission=Admission(lambda: current.config.limits),
-            manifest=manifest,
-            entities=entities,
-            activations=recorder,
-            invoker=invoker,
-            limits=lambda: current.config.limits,
-            price=lambda activation: rate_activation(activation, current.prices),
-            health=keeper.health,
-            ready=keeper.ready,
-            wall_clock=time.time,
-            build=build_date(),
-            build_number=__version__,
-        )
-        exposition = Exposition(
-            observer,
-            Sources(
-                pool=pool.statistics,
-                in_flight=lambda: invoker.total_in_flight,
-                recorder_lag_s=lambda: recorder.lag().seconds,
-                recorder_backlog=lambda: recorder.lag().rows,
-                engine_up=lambda: keeper.engine_up,
-            ),
-            BuildInfo(
-                version=__version__,
-                revision="",
-                engine=backend.facts.api_version,
-                cgroup=f"v{backend.facts.cgroup_version}",
-            ),
+        self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def running(self, config_path: Path | None, signals: Signals) -> AsyncIterator[None]:
+        """Serve while the block runs; after it, stop in order."""
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        stores = self.stores
+        stores.entities.on_change(self._on_entity)
+        await take_over(
+            stores,
+            backend=self.backend,
+            planner=self.planner,
+            pool=self.pool,
+            invoker=self.invoker,
+            authenticator=self.authenticator,
         )
         loops = [
-            group.create_task(keeper.watch_loop(), name="watch the loop"),
-            group.create_task(keeper.engine_loop(), name="look at the engine"),
-            group.create_task(backend.watch_events(keeper.nudged.set), name="engine events"),
-            group.create_task(_reload_loop(signals, notifier, current, config_path, planner), name="reload"),
-            group.create_task(_raise_bugs(broken), name="bugs"),
+            self.group.create_task(self.keeper.watch_loop(), name="watch the loop"),
+            self.group.create_task(self.keeper.engine_loop(), name="look at the engine"),
+            self.group.create_task(self.backend.watch_events(self.keeper.nudged.set), name="engine events"),
+            self.group.create_task(self._reload_loop(config_path, signals), name="reload"),
+            self.group.create_task(self._raise_bugs(), name="bugs"),
         ]
-        if probe := await _probe_image(planner, manifest, backend, config):
-            loops.append(group.create_task(keeper.probe_loop(probe, NOBODY), name="self-test"))
-        await listeners.enter_async_context(serve_control(operations, config.control_socket))
-        await _listen(listeners, config, services, exposition)
-        gc.collect()
-        gc.freeze()  # what is here stays: the collector need not walk it again, which shows in the p99
-        notifier.ready(f"serving on {config.http.listen}")
-        log.info("ready: serving on %s, metrics on %s", config.http.listen, config.metrics.listen)
-        await signals.drain.wait()
-        notifier.stopping("draining")
-        await _stop(signals, keeper, invoker, pool, listeners, current.config.http.drain_s)
+        if image := await self._find_probe_image():
+            loops.append(self.group.create_task(self.keeper.probe_loop(image, NOBODY), name="self-test"))
+        async with AsyncExitStack() as listeners:
+            await listeners.enter_async_context(serve_control(self.operations, self.config.control_socket))
+            await self._listen(listeners)
+            gc.collect()
+            gc.freeze()  # what is here stays: the collector need not walk it again, which shows in the p99
+            self.notifier.ready(f"serving on {self.config.http.listen}")
+            log.info("ready: serving on %s, metrics on %s", self.config.http.listen, self.config.metrics.listen)
+            yield
+            self.notifier.stopping("draining")
+            await self._drain(signals)
+        await self.pool.close()
         for task in loops:
             task.cancel()
 
+    # ---- at the start
 
-async def _stop(
-    signals: Signals, keeper: Keeper, invoker: Invoker, pool: Pool, listeners: AsyncExitStack, drain_s: float
-) -> None:
-    """Refuse, drain, cancel, answer, freeze: in this order."""
-    _refuse_new_work(keeper, invoker)
-    log.info("draining: %d activations are in flight", invoker.total_in_flight)
-    async with asyncio.TaskGroup() as group:
-        hurry = group.create_task(signals.hurry.wait(), name="hurry")
-        drained = group.create_task(invoker.wait_idle(), name="drain")
-        await asyncio.wait({hurry, drained}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not drained.done():
-            log.warning("%d activations did not end in time and are cancelled", invoker.total_in_flight)
-            invoker.cancel_all()
-    await listeners.aclose()
-    await pool.close()
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        """Open the listeners; sockets that systemd passed go before the configured addresses."""
+        inherited = {passed.name: passed.socket for passed in inherited_sockets()}
+        metrics = web.AppRunner(metrics_application(self._exposition()), access_log=None)
+        api = web.ServerRunner(build_server(self._services()))
+        listen = {"http": (api, self.config.http.listen), "metrics": (metrics, self.config.metrics.listen)}
+        for name, (runner, address) in listen.items():
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await self._open_site(name, runner, address, inherited)
 
-
-def _refuse_new_work(keeper: Keeper, invoker: Invoker) -> None:
-    keeper.draining = True
-    invoker.refuse()
-
-
-# ---- at start
-
-
-async def _take_over(
-    stores: Stores, backend: DockerBackend, planner: Planner, pool: Pool, invoker: Invoker, authenticator: Authenticator
-) -> None:
-    """Settle what an earlier daemon left: its lost activations, its containers, what it had accepted."""
-    entities, recorder = stores.entities, stores.recorder
-    lost = {activation_id: (facts, start_ms) for activation_id, facts, start_ms in lost_activations(stores.table)}
-    for accepted in recorder.recovery.begun:
-        lost.setdefault(accepted.activation_id, (_facts_of_accepted(accepted, entities), accepted.accepted_ms))
-    count = await invoker.record_lost((name, facts, start_ms) for name, (facts, start_ms) in lost.items())
-    if count:
-        log.warning("%d activations were running when the last daemon ended: recorded as lost unless they had finished", count)
-    try:
-        found = await backend.list_containers()
-        adopted, removed = await adopt_or_remove(
-            found, table=stores.table, backend=backend, entities=entities, planner=planner, pool=pool
-        )
-        log.info("containers of the last daemon: %d adopted, %d removed", adopted, removed)
-    except InvokerError as error:
-        log.error("the containers of the last daemon cannot be seen, and stay until they can: %s", error)  # noqa: TRY400
-    for accepted in recorder.recovery.unbegun:
-        namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
-        if namespace is None or action is None:
-            await invoker.record_lost([(accepted.activation_id, _facts_of_accepted(accepted, entities), accepted.accepted_ms)])
-            continue
-        call = Call(
-            identity=Identity(namespace=namespace, api_key=authenticator.derived_key(namespace)),
-            action=action,
-            payload=accepted.payload,
-            payload_bytes=len(accepted.payload),
-            transaction=accepted.transaction,
-            blocking=False,
-            wait_s=0.0,
-            received=time.monotonic(),
-            authenticate_us=0,
-            authorise_us=0,
-            resolve_us=0,
-        )
-        invoker.resume(accepted, call)
-    if recorder.recovery.unbegun:
-        log.info("%d accepted activations that had not begun are run now", len(recorder.recovery.unbegun))
-
-
-def _action_of(accepted: Accepted, entities: EntityStore) -> Action | None:
-    owner, _, path = accepted.path.partition("/")
-    entity = entities.get(owner, path)
-    return entity if isinstance(entity, Action) else None
-
-
-def _facts_of_accepted(accepted: Accepted, entities: EntityStore) -> Facts:
-    namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
-    if namespace is not None and action is not None:
-        return facts_of(namespace, action)
-    return Facts(
-        namespace=accepted.namespace,
-        path=accepted.path,
-        version="0.0.1",
-        kind="unknown",
-        timeout=0,
-        memory=0,
-        logs=0,
-        concurrency=1,
-    )
-
-
-async def _probe_image(planner: Planner, manifest: Manifest, backend: DockerBackend, config: Config) -> str | None:
-    """Find the image that the self-test runs on; without it the node says that it is not tested."""
-    runtime = next((runtime for runtime in manifest.runtimes.values() if runtime.family == "python" and runtime.default), None)
-    if runtime is None or config.pool.memory_mib < 2 * PROBE_MEMORY_MIB:
-        return None
-    try:
-        return (await backend.resolve_image(runtime.image, pull=False)).image_id
-    except InvokerError as error:
-        log.warning("no self-test: %s; run scripts/images on this node", error)
-        return None
-
-
-async def _listen(stack: AsyncExitStack, config: Config, services: Services, exposition: Exposition) -> None:
-    """Open the listeners; sockets that systemd passed go before the configured addresses."""
-    inherited = {passed.name: passed.socket for passed in inherited_sockets()}
-    metrics = web.AppRunner(metrics_application(exposition), access_log=None)
-    api = web.ServerRunner(build_server(services))
-    for name, runner, address in (("http", api, config.http.listen), ("metrics", metrics, config.metrics.listen)):
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        passed = inherited.get(name) or (inherited.get("invokerd.socket") if name == "http" else None)
+    async def _open_site(
+        self, name: str, runner: web.AppRunner | web.ServerRunner, address: Address, inherited: Mapping[str, socket]
+    ) -> None:
+        passed, backlog = inherited.get(name), self.config.http.backlog
         try:
             if passed is not None:
-                await web.SockSite(runner, passed, backlog=config.http.backlog).start()
+                await web.SockSite(runner, passed, backlog=backlog).start()
             else:
-                await web.TCPSite(runner, address.host, address.port, backlog=config.http.backlog).start()
+                await web.TCPSite(runner, address.host, address.port, backlog=backlog).start()
         except OSError as error:
-            raise ConfigError(
-                [f"[{name}] listen = {address}: {error.strerror or error}; choose another, or end who has it"]
-            ) from error
+            reason = error.strerror or str(error)
+            raise ConfigError([f"{name}.listen = {address}: {reason}; choose another address, or end who has it"]) from error
 
+    def _services(self) -> Services:
+        return Services(
+            authenticator=self.authenticator,
+            admission=Admission(lambda: self.config.limits),
+            manifest=self.manifest,
+            entities=self.stores.entities,
+            activations=self.stores.recorder,
+            invoker=self.invoker,
+            limits=lambda: self.config.limits,
+            price=lambda activation: rate_activation(activation, self.prices),
+            health=self.keeper.health,
+            ready=self.keeper.ready,
+            wall_clock=time.time,
+            build=_build_date(),
+            build_number=__version__,
+        )
 
-def _lock(path: Path) -> int:
-    """Lock the state directory for this process's life; the kernel unlocks it, however the process ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(fd, 32).decode(errors="replace").strip()
-        os.close(fd)
-        raise StateDirectoryInUse(
-            f"another daemon (process {owner or 'unknown'}) uses {path.parent}; stop it, or choose another state_dir"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
+    def _exposition(self) -> Exposition:
+        recorder = self.stores.recorder
+        sources = Sources(
+            pool=self.pool.statistics,
+            in_flight=lambda: self.invoker.total_in_flight,
+            recorder_lag_s=lambda: recorder.lag().seconds,
+            recorder_backlog=lambda: recorder.lag().rows,
+            engine_up=lambda: self.keeper.engine_up,
+        )
+        facts = self.backend.facts
+        build = BuildInfo(version=__version__, revision="", engine=facts.api_version, cgroup=f"v{facts.cgroup_version}")
+        return Exposition(self.observer, sources, build)
 
+    async def _find_probe_image(self) -> str | None:
+        """Find the image that the self-test runs on; without it the node says that it is not tested."""
+        runtimes = self.manifest.runtimes.values()
+        runtime = next((each for each in runtimes if each.family == "python" and each.default), None)
+        if runtime is None or self.config.pool.memory_mib < 2 * PROBE_MEMORY_MIB:
+            return None
+        try:
+            return (await self.backend.resolve_image(runtime.image, pull=False)).image_id
+        except InvokerError as error:
+            log.warning("no self-test: %s; run scripts/images on this node", error)
+            return None
 
-def _pepper(path: Path) -> bytes:
-    """Read the secret that keys are hashed with, or make it. Without it no key is any good: it belongs in the backup."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "wb") as file:  # noqa: PTH123 - by descriptor
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(fd)
-        return path.read_bytes()
+    # ---- at the end
 
+    async def _drain(self, signals: Signals) -> None:
+        """Refuse new work, let what is in flight end; when the time is up, or on a second signal, cancel it."""
+        self._refuse()
+        log.info("draining: %d activations are in flight", self.invoker.total_in_flight)
+        async with asyncio.TaskGroup() as group:
+            hurry = group.create_task(signals.hurry.wait(), name="hurry")
+            drained = group.create_task(self.invoker.wait_idle(), name="drain")
+            limit_s = self.config.http.drain_s
+            await asyncio.wait({hurry, drained}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not drained.done():
+                log.warning("%d activations did not end in time and are cancelled", self.invoker.total_in_flight)
+                self.invoker.cancel_all()
 
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    def _refuse(self) -> None:
+        self.keeper.draining = True
+        self.invoker.refuse()
+
+    # ---- while it runs
+
+    async def _reload_loop(self, config_path: Path | None, signals: Signals) -> None:
+        """On SIGHUP take over what may change; a bad file changes nothing."""
+        while True:
+            await signals.wait_reload()
+            self.notifier.reloading()
+            try:
+                reload = reloadable_changes(self.config, load(config_path).config)
+                prices = _prices(reload.config)
+            except ConfigError as error:
+                log.error("reload: the old configuration stays: %s", error)  # noqa: TRY400 - the file's fault, not a bug
+            else:
+                self.config, self.prices = reload.config, prices
+                logging.getLogger().setLevel(reload.config.log.level.upper())
+                self.planner.forget()
+                log.info("reload: applied: %s", ", ".join(reload.applied) or "nothing has changed")
+                if reload.needs_restart:
+                    log.warning("reload: these need a restart: %s", ", ".join(reload.needs_restart))
+            self.notifier.ready()
+
+    def _on_entity(self, before: Entity | None, after: Entity | None) -> None:
+        """An action was written or deleted: no old container serves it, and its image is looked for now, not in a call."""
+        if isinstance(before, Action):
+            self.pool.retire(before.full_path, revision=after.revision if isinstance(after, Action) else None)
+            if after is None:
+                self.observer.forget_action(before.full_path)
+        if isinstance(after, Action):
+            self.group.create_task(self._prepare(after), name=f"prepare {after.full_path}")
+
+    async def _prepare(self, action: Action) -> None:
+        namespace = self.stores.entities.get_namespace(action.namespace)
+        if namespace is None:
+            return
+        try:
+            plan = await self.planner.make(namespace, action)
+        except InvokerError as error:
+            log.info("%s is not ready to run yet: %s", action.full_path, error)
+            return
+        if plan.stems:
+            self.pool.want_stems(plan.key.spec, plan.stems)
+
+    def _book_tail(self, activation: ActivationId, container: ContainerId, cpu_us: int) -> None:
+        """CPU time after a reply belongs to the activation that replied."""
+        known = self.pool.machine.books.containers.get(container)
+        self.observer.tail(cpu_us)
+        if known is not None and known.key is not None and self.stores.entities.get_namespace(known.spec.namespace):
+            self.stores.recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action)
+
+    def _observe(self, activation: Activation) -> None:
+        meter = activation.meter
+        self.observer.activation_finished(
+            namespace=activation.namespace,
+            action=activation.path,
+            start=meter.start_kind,
+            outcome=meter.outcome,
+            status=int(activation.status),
+            phases_us=msgspec.structs.astuple(meter.phases),
+            cpu_us=meter.cpu_us,
+            billed_us=meter.billed_us,
+            memory_limit_mib=meter.memory_limit_mib,
+            oom_kills=meter.oom_kills,
+        )
+
+    def _check_stores(self) -> list[Check]:
+        recorder = self.stores.recorder
+        lag, room = recorder.lag(), recorder.room()
+        full = "" if room else "no room: new work is refused; free space on the disk of state_dir"
+        return [
+            Check(name="journal", ok=room, detail=full),
+            Check(name="ledger", ok=lag.seconds < 30, detail=f"{lag.rows} records, {lag.seconds:.1f} s behind"),
+        ]
+
+    async def _raise_bugs(self) -> None:
+        """A bug in a callback brings the daemon down: systemd starts it again, and start-up settles what it left."""
+        await self._bug
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        log.error("%s", context.get("message"), exc_info=error if isinstance(error, BaseException) else None)
+        if "handle" in context and isinstance(error, Exception) and not self._bug.done():
+            self._bug.set_exception(error)
 
 
 def _pool_settings(config: Config) -> PoolSettings:
@@ -437,103 +395,6 @@ def _prices(config: Config) -> Prices:
         raise ConfigError([f"prices.file: {error}"]) from error
 
 
-def build_date() -> str:
+def _build_date() -> str:
     """When this version of the package was installed, ISO 8601: what clients show as the build."""
     return datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC).isoformat(timespec="seconds")
-
-
-# ---- while it runs
-
-
-async def _reload_loop(
-    signals: Signals, notifier: Notifier, current: Current, config_path: Path | None, planner: Planner
-) -> None:
-    """On SIGHUP take over what may change; a bad file changes nothing."""
-    while True:
-        await signals.wait_reload()
-        notifier.reloading()
-        try:
-            reload = reloadable_changes(current.config, load(config_path).config)
-            prices = _prices(reload.config)
-        except ConfigError as error:
-            log.error("reload: the old configuration stays: %s", error)  # noqa: TRY400
-        else:
-            current.config, current.prices = reload.config, prices
-            logging.getLogger().setLevel(reload.config.log.level.upper())
-            planner.forget()
-            log.info("reload: applied: %s", ", ".join(reload.applied) or "nothing has changed")
-            if reload.needs_restart:
-                log.warning("reload: these need a restart: %s", ", ".join(reload.needs_restart))
-        notifier.ready()
-
-
-async def _raise_bugs(broken: asyncio.Future[None]) -> None:
-    """A bug in a callback brings the daemon down: systemd starts it again, and start-up settles what it left."""
-    await broken
-
-
-def _on_loop_error(broken: asyncio.Future[None], context: dict[str, object]) -> None:
-    error = context.get("exception")
-    log.error("%s", context.get("message"), exc_info=error if isinstance(error, BaseException) else None)
-    if "handle" in context and isinstance(error, Exception) and not broken.done():
-        broken.set_exception(error)
-
-
-def _on_entity(
-    before: Entity | None, after: Entity | None, pool: Pool, planner: Planner, entities: EntityStore, group: asyncio.TaskGroup
-) -> None:
-    """An action was written or deleted: no old container serves it any more, and its image is looked for now, not in a call."""
-    if isinstance(before, Action):
-        pool.retire(before.full_path, revision=after.revision if isinstance(after, Action) else None)
-    if isinstance(after, Action):
-        group.create_task(_prepare(after, pool, planner, entities), name=f"prepare {after.full_path}")
-
-
-async def _prepare(action: Action, pool: Pool, planner: Planner, entities: EntityStore) -> None:
-    namespace = entities.get_namespace(action.namespace)
-    if namespace is None or action.exec.kind == "sequence":
-        return
-    try:
-        plan = await planner.make(namespace, action)
-    except InvokerError as error:
-        log.info("%s is not ready to run yet: %s", action.full_path, error)
-        return
-    if plan.stems:
-        pool.want_stems(plan.key.spec, plan.stems)
-
-
-def _book_tail(
-    observer: Observer, recorder: Recorder, pool: Pool, activation: ActivationId, container: ContainerId, cpu_us: int
-) -> None:
-    """CPU time after a reply belongs to the activation that replied."""
-    known = pool.machine.books.containers.get(container)
-    observer.tail(cpu_us)
-    if known is not None and known.spec.namespace != "invokerd":
-        recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action if known.key else "")
-
-
-def _observe(observer: Observer, activation: Activation) -> None:
-    meter = activation.meter
-    observer.activation_finished(
-        namespace=activation.namespace,
-        action=activation.path,
-        start=meter.start_kind,
-        outcome=meter.outcome,
-        status=int(activation.status),
-        phases_us=msgspec.structs.astuple(meter.phases),
-        cpu_us=meter.cpu_us,
-        billed_us=meter.billed_us,
-        memory_limit_mib=meter.memory_limit_mib,
-        oom_kills=meter.oom_kills,
-    )
-
-
-def _store_checks(recorder: Recorder) -> list[Check]:
-    lag = recorder.lag()
-    room = recorder.room()
-    return [
-        Check(
-            name="journal", ok=room, detail="" if room else "no room: new work is refused; free space on the disk of state_dir"
-        ),
-        Check(name="ledger", ok=lag.seconds < 30, detail=f"{lag.rows} records, {lag.seconds:.1f} s behind"),
-    ]

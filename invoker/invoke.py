@@ -162,7 +162,7 @@ class Invoker:
                 return await self._repeat(known[0], call, same=known[1] == digest)
         if self._stopping:
             raise PoolClosed
-        if not self._recorder.room():
+        if not self._recorder.room(len(self._tickets) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
         activation_id = ActivationId(secrets.token_hex(16))

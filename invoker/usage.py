@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from invoker.control_messages import UsageRow
-from invoker.rating import Prices, Quantities, plain, price
+from invoker.rating import Prices, Quantities, add, plain, price
 from invoker.recorder import Recorder
 
 
@@ -42,7 +42,7 @@ async def priced_usage(
             total.billed_us += row.billed_us
             total.cpu_us += row.cpu_us + row.tail_cpu_us + row.idle_cpu_us
             total.memory_byte_us += row.memory_byte_us
-            total.cost += price(Quantities.of_usage(row), plan)
+            total.cost = add(total.cost, price(Quantities.of_usage(row), plan))
     return [
         UsageRow(
             namespace=name,

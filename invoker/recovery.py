@@ -1,0 +1,90 @@
+"""What an earlier daemon left is settled: its lost activations, its containers, and what it had accepted."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from invoker.adoption import adopt_or_remove, lost_activations
+from invoker.auth import Authenticator
+from invoker.entities import EntityStore
+from invoker.invocation import Call
+from invoker.invoke import Invoker
+from invoker.model import Accepted, Action, Identity
+from invoker.plan import Facts, Planner, facts_of
+from invoker.stores import Stores
+from pool.backend import ContainerBackend
+from pool.errors import InvokerError
+from pool.pool import Pool
+
+log = logging.getLogger("invokerd")
+
+
+async def take_over(
+    stores: Stores,
+    *,
+    backend: ContainerBackend,
+    planner: Planner,
+    pool: Pool,
+    invoker: Invoker,
+    authenticator: Authenticator,
+) -> None:
+    """Settle what an earlier daemon left: its lost activations, its containers, what it had accepted."""
+    entities, recorder = stores.entities, stores.recorder
+    lost = {activation_id: (facts, start_ms) for activation_id, facts, start_ms in lost_activations(stores.table)}
+    for accepted in recorder.recovery.begun:
+        lost.setdefault(accepted.activation_id, (_facts_of_accepted(accepted, entities), accepted.accepted_ms))
+    count = await invoker.record_lost((name, facts, start_ms) for name, (facts, start_ms) in lost.items())
+    if count:
+        log.warning("%d activations were running when the last daemon ended: recorded as lost unless they had finished", count)
+    try:
+        found = await backend.list_containers()
+        adopted, removed = await adopt_or_remove(
+            found, table=stores.table, backend=backend, entities=entities, planner=planner, pool=pool
+        )
+        log.info("containers of the last daemon: %d adopted, %d removed", adopted, removed)
+    except InvokerError as error:
+        log.error("the containers of the last daemon cannot be seen, and stay until they can: %s", error)  # noqa: TRY400
+    for accepted in recorder.recovery.unbegun:
+        namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
+        if namespace is None or action is None:
+            await invoker.record_lost([(accepted.activation_id, _facts_of_accepted(accepted, entities), accepted.accepted_ms)])
+            continue
+        call = Call(
+            identity=Identity(namespace=namespace, api_key=authenticator.derived_key(namespace)),
+            action=action,
+            payload=accepted.payload,
+            payload_bytes=len(accepted.payload),
+            transaction=accepted.transaction,
+            blocking=False,
+            wait_s=0.0,
+            received=time.monotonic(),
+            authenticate_us=0,
+            authorise_us=0,
+            resolve_us=0,
+        )
+        invoker.resume(accepted, call)
+    if recorder.recovery.unbegun:
+        log.info("%d accepted activations that had not begun are run now", len(recorder.recovery.unbegun))
+
+
+def _action_of(accepted: Accepted, entities: EntityStore) -> Action | None:
+    owner, _, path = accepted.path.partition("/")
+    entity = entities.get(owner, path)
+    return entity if isinstance(entity, Action) else None
+
+
+def _facts_of_accepted(accepted: Accepted, entities: EntityStore) -> Facts:
+    namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
+    if namespace is not None and action is not None:
+        return facts_of(namespace, action)
+    return Facts(
+        namespace=accepted.namespace,
+        path=accepted.path,
+        version="0.0.1",
+        kind="unknown",
+        timeout=0,
+        memory=0,
+        logs=0,
+        concurrency=1,
+    )

@@ -1,0 +1,108 @@
+"""What is on the disk: the state directory is locked, its stores are opened, and the journal is replayed."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from invoker.activations import Retention
+from invoker.code import CodeStore
+from invoker.config import Config
+from invoker.entities import EntityStore
+from invoker.recorder import Recorder
+from pool.errors import PlatformError
+from pool.table import ContainerTable
+
+log = logging.getLogger("invokerd")
+
+
+class StateDirectoryInUse(PlatformError):
+    """Another daemon uses this state directory."""
+
+    code = "state-directory-in-use"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What is on the disk."""
+
+    entities: EntityStore
+    recorder: Recorder
+    table: ContainerTable
+    code: CodeStore
+    pepper: bytes
+
+
+@asynccontextmanager
+async def open_stores(config: Config) -> AsyncIterator[Stores]:
+    """Lock the state directory and open all that is in it; the journal is replayed."""
+    directory = config.state_dir
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, _lock(directory / "lock"))
+        log.info("SQLite %s", sqlite3.sqlite_version)
+        store = config.store
+        entities = await EntityStore.open(directory / "entities.db", directory / "code")
+        stack.push_async_callback(entities.close)
+        recorder = await Recorder.open(
+            directory,
+            node=config.node,
+            segment_bytes=store.journal_segment_bytes,
+            retention=Retention(
+                records_s=store.keep_activations_s,
+                records_bytes=store.keep_activations_bytes,
+                results_s=store.keep_results_s,
+                results_bytes=store.keep_results_bytes,
+                logs_s=store.keep_logs_s,
+                logs_bytes=store.keep_logs_bytes,
+            ),
+        )
+        stack.push_async_callback(recorder.close)
+        table = ContainerTable.open(directory / "containers.table", boot_id())
+        stack.callback(table.close)
+        if table.emptied_because:
+            log.info("container table: %s", table.emptied_because)
+        code = CodeStore(directory / "unpacked", entities.code.read_blocking)
+        stack.callback(code.close)
+        yield Stores(entities=entities, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper"))
+
+
+def _lock(path: Path) -> int:
+    """Lock the state directory for this process's life; the kernel unlocks it, however the process ends."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(fd, 32).decode(errors="replace").strip()
+        os.close(fd)
+        raise StateDirectoryInUse(
+            f"another daemon (process {owner or 'unknown'}) uses {path.parent}; stop it, or choose another state_dir"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+def _pepper(path: Path) -> bytes:
+    """Read the secret that keys are hashed with, or make it. Without it no key is any good: it belongs in the backup."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "wb") as file:  # noqa: PTH123 - by descriptor
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(fd)
+        return path.read_bytes()
+
+
+def boot_id() -> str:
+    """Name the running kernel's boot: containers of another boot are gone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
