@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Scenario(NamedTuple):
     rounds: int = 1
 
 
+SIZES = ("calls", "blocks", "rounds")
 SCENARIOS = {
     "direct": Scenario(latency.direct),
     "relay": Scenario(latency.relay, rounds=5),
@@ -51,9 +53,11 @@ def main() -> int:
     parser.add_argument("--json", action="append", type=Path, default=[], metavar="FILE", help="append each line to FILE too")
     parser.add_argument("--engine", default=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), metavar="URL")
     parser.add_argument("--seed", type=int, default=1)
-    for size in ("calls", "blocks", "rounds"):
+    for size in SIZES:
         parser.add_argument(f"--{size}", type=int, metavar="N", help="instead of the scenario's own")
     arguments = parser.parse_args()
+    # A bench that is told to end still removes its containers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     names = list(SCENARIOS) if "all" in arguments.scenario else arguments.scenario
     kept = True
     for name in names:
@@ -69,16 +73,9 @@ def main() -> int:
 
 def _run(scenario: Scenario, arguments: argparse.Namespace) -> Line:
     with tempfile.TemporaryDirectory(prefix="invokerd-bench-") as root, contextlib.closing(Engine(arguments.engine)) as engine:
-        return scenario.run(
-            Setting(
-                engine=engine,
-                root=Path(root),
-                seed=arguments.seed,
-                calls=arguments.calls or scenario.calls,
-                blocks=arguments.blocks or scenario.blocks,
-                rounds=arguments.rounds or scenario.rounds,
-            )
-        )
+        sizes = {name: getattr(arguments, name) or getattr(scenario, name) for name in SIZES}
+        with Setting(engine=engine, root=Path(root), seed=arguments.seed, **sizes) as setting:
+            return scenario.run(setting)
 
 
 if __name__ == "__main__":

@@ -85,12 +85,12 @@ def _crash_once(setting: Setting, daemon: Daemon, key: str) -> tuple[list[client
     lost_before = _count_lost(finished_rows(daemon.state_dir))
     kill_at = setting.random.randrange(setting.calls // 10, setting.calls * 9 // 10)
     requests = _requests(setting.random, daemon, key, setting.calls)
-    before = uvloop.run(_drive_and_kill(daemon, requests, kill_at, setting.random.random() * 0.005))
+    before = uvloop.run(_drive_and_kill(setting, daemon, requests, kill_at, setting.random.random() * 0.005))
     containers = len(setting.engine.containers(f"{LABEL_NODE}={daemon.node}"))
     daemon.kill()
     daemon.start()
     # The rest of the calls meets the daemon while it clears up.
-    after = uvloop.run(client.drive(client.connect(daemon.port, CLIENTS), requests))
+    after = uvloop.run(client.drive(setting.connect(daemon.port, CLIENTS), requests))
     answers = before.answers + after.answers
     answered = [_id_of(answer) for answer in answers if answer.status == 200]
     accepted = [_id_of(answer) for answer in answers if answer.status == 202]
@@ -111,7 +111,9 @@ def _crash_once(setting: Setting, daemon: Daemon, key: str) -> tuple[list[client
     )
 
 
-async def _drive_and_kill(daemon: Daemon, requests: Iterator[bytes], kill_at: int, delay_s: float) -> client.Run:
+async def _drive_and_kill(
+    setting: Setting, daemon: Daemon, requests: Iterator[bytes], kill_at: int, delay_s: float
+) -> client.Run:
     """Send requests, and end the daemon a moment after the one with number `kill_at` was written."""
     loop = asyncio.get_running_loop()
 
@@ -121,7 +123,7 @@ async def _drive_and_kill(daemon: Daemon, requests: Iterator[bytes], kill_at: in
                 loop.call_later(delay_s, os.kill, daemon.pid, signal.SIGKILL)
             yield request
 
-    return await client.drive(client.connect(daemon.port, CLIENTS), counted())
+    return await client.drive(setting.connect(daemon.port, CLIENTS), counted())
 
 
 def _requests(chance: random.Random, daemon: Daemon, key: str, count: int) -> Iterator[bytes]:

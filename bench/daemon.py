@@ -112,7 +112,7 @@ class Daemon:
 
     def control(self, *words: str) -> str:
         """Run `invokerctl` and return what it printed."""
-        command = (sys.executable, "-m", "invoker.ctl", "--config", str(self._file), *words)
+        command = (sys.executable, "-m", "invoker.commands.ctl", "--config", str(self._file), *words)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DaemonFailed(f"invokerd refused `invokerctl {' '.join(words)}`: {done.stderr.strip()}")

@@ -32,7 +32,7 @@ def engine_requests(setting: Setting) -> Line:
             key = daemon.create_namespace()
             daemon.deploy(key, _ACTION, CODE)
             call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
-            through = client.connect(daemon.port)
+            through = setting.connect(daemon.port)
             uvloop.run(client.drive(through, client.repeated(call, WARM_UP))).latencies_us()
             _wait_until_quiet(proxy)
             uvloop.run(client.drive(through, client.repeated(call, WARM_UP))).latencies_us()

@@ -33,7 +33,7 @@ def relay(setting: Setting) -> Line:
     with setting.by_hand(2) as (one, other):
         for _ in range(setting.rounds):
             with relay_process.running([other.connection]) as port:
-                subjects = {"direct": Subject([one.connection], RUN), "relay": Subject(client.connect(port), RUN)}
+                subjects = {"direct": Subject([one.connection], RUN), "relay": Subject(setting.connect(port), RUN)}
                 attempts.append(latencies(uvloop.run(in_turn(setting, subjects))))
     means = [added(blocks["relay"], blocks["direct"]).median for blocks in attempts]
     best = means.index(min(means))
@@ -77,14 +77,14 @@ def _through_daemon(setting: Setting, kind: str, config: dict[str, Any], *, must
         key = daemon.create_namespace()
         daemon.deploy(key, ACTION, CODE)
         call = daemon.invocation(key, ACTION, query="blocking=true&result=true")
-        through = client.connect(daemon.port)
+        through = setting.connect(daemon.port)
         uvloop.run(_first_call(through, call))
         with setting.by_hand(2, setting.spec_of(daemon)) as (one, other):
             freezers = [other.open_freezer()] if freeze else []
             with relay_process.running([other.connection], freezers, other.cgroup) as port:
                 subjects = {
                     "direct": Subject([one.connection], RUN),
-                    "relay": Subject(client.connect(port), RUN),
+                    "relay": Subject(setting.connect(port), RUN),
                     kind: Subject(through, call),
                 }
                 starts, runs = _counted(setting, daemon, subjects, pause_s)

@@ -27,7 +27,7 @@ def leaks(setting: Setting) -> Line:
         daemon.deploy(key, _ACTION, CODE)
         for _ in range(setting.rounds):
             call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
-            latencies.append(uvloop.run(_calls(daemon, call)))
+            latencies.append(uvloop.run(_calls(setting, daemon, call)))
             daemon.wait(lambda: _is_at_rest(daemon), "to rest")
             looks.append(_look(setting, daemon, namespaces_before))
             daemon.stop()
@@ -53,8 +53,8 @@ def leaks(setting: Setting) -> Line:
     )
 
 
-async def _calls(daemon: Daemon, call: bytes) -> list[float]:
-    return (await client.drive(client.connect(daemon.port), client.repeated(call, _CALLS))).latencies_us()
+async def _calls(setting: Setting, daemon: Daemon, call: bytes) -> list[float]:
+    return (await client.drive(setting.connect(daemon.port), client.repeated(call, _CALLS))).latencies_us()
 
 
 def _is_at_rest(daemon: Daemon) -> bool:

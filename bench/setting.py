@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -48,11 +49,25 @@ class Setting:
     blocks: int
     rounds: int
     random: random.Random = field(init=False)
+    _connections: list[socket.socket] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         #: Label of the containers by hand: no daemon's, nor another bench's.
         self.node = f"bench-by-hand-{secrets.token_hex(4)}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def connect(self, port: int, count: int = 1) -> list[socket.socket]:
+        """Open connections to a port of this host, which stay open until the scenario is over."""
+        opened = client.connect(port, count)
+        self._connections += opened
+        return opened
 
     @contextmanager
     def daemon(self, config: Mapping[str, Any] | None = None, engine_url: str | None = None) -> Iterator[Daemon]:

@@ -20,7 +20,7 @@ def cold(setting: Setting) -> Line:
     blocks: dict[str, list[list[float]]] = {"by hand": [], "cold": []}
     with setting.daemon(config) as daemon:
         key = daemon.create_namespace()
-        through = client.connect(daemon.port)
+        through = setting.connect(daemon.port)
         # The first pair is for the engine's caches, and tells what the daemon's containers are made from.
         _cold_call(daemon, key, "cold-first", through)
         spec = setting.spec_of(daemon)
@@ -56,7 +56,7 @@ def stem(setting: Setting) -> Line:
     taken: list[list[float]] = []
     with setting.daemon() as daemon:
         key = daemon.create_namespace()
-        through = client.connect(daemon.port)
+        through = setting.connect(daemon.port)
         _cold_call(daemon, key, "stem-first", through)
         before = daemon.starts()
         for number in range(setting.rounds):

@@ -24,19 +24,19 @@ def throughput(setting: Setting) -> Line:
         key = daemon.create_namespace()
         daemon.deploy(key, _ACTION, CODE)
         call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
-        uvloop.run(client.drive(client.connect(daemon.port), [call])).latencies_us()
+        uvloop.run(client.drive(setting.connect(daemon.port), [call])).latencies_us()
         runners = stack.enter_context(setting.by_hand(2 * CONTAINERS, setting.spec_of(daemon)))
         own, lent = runners[:CONTAINERS], runners[CONTAINERS:]
         port = stack.enter_context(relay_process.running([runner.connection for runner in lent]))
         # Until the pool has grown to its four.
-        uvloop.run(client.drive(client.connect(daemon.port, 16), client.repeated(call, 400))).latencies_us()
+        uvloop.run(client.drive(setting.connect(daemon.port, 16), client.repeated(call, 400))).latencies_us()
         runs: dict[str, list[client.Run]] = {}
         for clients in CLIENTS:
             subjects = {
                 # A container takes one request at a time, so more connections would only queue inside.
                 f"direct x{clients}": Subject([runner.connection for runner in own][:clients], RUN),
-                f"relay x{clients}": Subject(client.connect(port, clients), RUN),
-                f"daemon x{clients}": Subject(client.connect(daemon.port, clients), call),
+                f"relay x{clients}": Subject(setting.connect(port, clients), RUN),
+                f"daemon x{clients}": Subject(setting.connect(daemon.port, clients), call),
             }
             runs |= uvloop.run(in_turn(setting, subjects, calls=setting.calls * min(clients, 8)))
         containers = daemon.metric("invokerd_leases_total", start="cold") + daemon.metric("invokerd_leases_total", start="stem")

@@ -31,7 +31,7 @@ from report import START_KINDS, Metering, as_json, as_milliseconds, as_money, pr
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from invoker.ctl_code import make_exec
+from invoker.commands.ctl_code import make_exec
 
 RUN = "run0001"
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from invoker.cli import CONTEXT_SETTINGS, EXIT_BAD_CONFIG, completion_command, config_option, json_option, version_option
+from invoker.commands.cli import CONTEXT_SETTINGS, EXIT_BAD_CONFIG, completion_command, config_option, json_option, version_option
 
 if TYPE_CHECKING:
-    from invoker.config_load import Loaded
+    from invoker.config.load import Loaded
 
 
 @click.group(
@@ -57,7 +57,7 @@ def serve(config_path: Path | None) -> NoReturn:
     import uvloop
 
     from invoker import daemon
-    from invoker.config import ConfigError
+    from invoker.config.model import ConfigError
     from pool.errors import InvokerError
 
     try:
@@ -80,7 +80,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     Exits with 78, and a line for each problem, when the daemon would refuse to start with it.
     """
     loaded = _load_or_exit(config_path)
-    from invoker.config_text import render_effective, render_effective_json
+    from invoker.config.text import render_effective, render_effective_json
 
     click.echo(render_effective_json(loaded) if as_json else render_effective(loaded), nl=False)
 
@@ -89,7 +89,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
 @click.option("--reference", is_flag=True, help="Print the tables of docs/configuration.md instead.")
 def example_config(reference: bool) -> None:
     """Print a configuration file with every key, its meaning and its default."""
-    from invoker.config_text import render_example, render_reference
+    from invoker.config.text import render_example, render_reference
 
     click.echo(render_reference() if reference else render_example(), nl=False)
 
@@ -103,7 +103,7 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     Exits with 0 when the node is fit (warnings or not), with 1 when it is not.
     """
     loaded = _load_or_exit(config_path)
-    from invoker import doctor as examination
+    from invoker.commands import doctor as examination
 
     findings = examination.examine(loaded.config)
     click.echo(examination.render_json(findings) if as_json else examination.render(findings), nl=False)
@@ -111,8 +111,8 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
 
 
 def _load_or_exit(path: Path | None) -> Loaded:
-    from invoker.config import ConfigError
-    from invoker.config_load import load
+    from invoker.config.load import load
+    from invoker.config.model import ConfigError
 
     try:
         return load(path)

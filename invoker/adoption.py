@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from invoker.entities import EntityStore
 from invoker.model import Action
 from invoker.plan import Facts, Planner
+from invoker.record.entities import EntityStore
 from pool.backend import ContainerBackend, FoundContainer
 from pool.errors import InvokerError
 from pool.model import ActivationId, ContainerSpec, ReuseKey

@@ -19,28 +19,29 @@ from socket import socket
 
 import msgspec
 from aiohttp import web
+from aiohttp.web_runner import BaseRunner
 
 from invoker import __version__
-from invoker.admission import Admission
-from invoker.api import build_server
-from invoker.auth import Authenticator
-from invoker.config import Address, Config, ConfigError, reloadable_changes
-from invoker.config_load import load
-from invoker.control import serve_control
+from invoker.config.load import load
+from invoker.config.model import Address, Config, ConfigError, reloadable_changes
+from invoker.control.operations import Operations
+from invoker.control.server import serve_control
 from invoker.health import Check
+from invoker.http.admission import Admission
+from invoker.http.api import build_server
+from invoker.http.auth import Authenticator
+from invoker.http.services import Services
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
 from invoker.manifest import Manifest
 from invoker.model import Action, Activation, Entity
-from invoker.operations import Operations
 from invoker.plan import Planner
-from invoker.rating import BadPrices, Prices, rate_activation
+from invoker.record.rating import BadPrices, Prices, rate_activation
+from invoker.record.usage import priced_usage
 from invoker.recovery import take_over
-from invoker.services import Services
 from invoker.signals import Signals
 from invoker.stores import Stores, boot_id, open_stores
 from invoker.systemd import Notifier, inherited_sockets
-from invoker.usage import priced_usage
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
 from pool.docker import DockerBackend
@@ -217,9 +218,7 @@ class Daemon:
             stack.push_async_callback(runner.cleanup)
             await self._open_site(name, runner, address, inherited)
 
-    async def _open_site(
-        self, name: str, runner: web.AppRunner | web.ServerRunner, address: Address, inherited: Mapping[str, socket]
-    ) -> None:
+    async def _open_site(self, name: str, runner: BaseRunner, address: Address, inherited: Mapping[str, socket]) -> None:
         passed, backlog = inherited.get(name), self.config.http.backlog
         try:
             if passed is not None:

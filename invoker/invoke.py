@@ -32,7 +32,7 @@ from invoker.model import (
     Status,
 )
 from invoker.plan import Facts, Plan, Planner
-from invoker.recorder import Recorder, RecordTooLarge
+from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
 from pool.lease import Lease, Usage

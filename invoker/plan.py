@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from invoker.code import MOUNT_TARGET, CodeStore
-from invoker.config import Config
+from invoker.config.model import Config
 from invoker.manifest import BLACKBOX, Manifest
 from invoker.model import Action, Namespace
 from invoker.runtime import run_prefix

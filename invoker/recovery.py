@@ -6,12 +6,12 @@ import logging
 import time
 
 from invoker.adoption import adopt_or_remove, lost_activations
-from invoker.auth import Authenticator
-from invoker.entities import EntityStore
+from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.model import Accepted, Action, Identity
 from invoker.plan import Facts, Planner, facts_of
+from invoker.record.entities import EntityStore
 from invoker.stores import Stores
 from pool.backend import ContainerBackend
 from pool.errors import InvokerError

@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from invoker.activations import Retention
 from invoker.code import CodeStore
-from invoker.config import Config
-from invoker.entities import EntityStore
-from invoker.recorder import Recorder
+from invoker.config.model import Config
+from invoker.record.activations import Retention
+from invoker.record.entities import EntityStore
+from invoker.record.recorder import Recorder
 from pool.errors import PlatformError
 from pool.table import ContainerTable
 

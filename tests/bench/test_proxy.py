@@ -1,6 +1,8 @@
 import asyncio
 import socket
 
+import pytest
+
 from bench.proxy import CountingProxy
 
 
@@ -47,3 +49,19 @@ async def test_without_an_engine_a_connection_is_closed_and_the_proxy_lives(tmp_
         for _ in range(2):
             assert await asyncio.to_thread(talk, str(tmp_path / "proxy")) == b""
         assert proxy.total == 0
+
+
+async def test_while_it_fails_it_is_an_engine_that_refuses_or_hangs_and_then_is_well_again(tmp_path):
+    request = b"GET /_ping HTTP/1.1\r\nHost: e\r\n\r\n"
+    async with await asyncio.start_unix_server(echo, tmp_path / "engine"):
+        with CountingProxy(tmp_path / "proxy", str(tmp_path / "engine")) as proxy:
+            with proxy.failing("refuse"):
+                assert await asyncio.to_thread(talk, str(tmp_path / "proxy")) == b""
+            with proxy.failing("hang"):
+                reader, writer = await asyncio.open_unix_connection(tmp_path / "proxy")
+                writer.write(request)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(reader.read(1), 0.05)
+                writer.close()
+            assert await asyncio.to_thread(talk, str(tmp_path / "proxy"), request) == request
+        assert proxy.requests == {"GET /_ping": 1}

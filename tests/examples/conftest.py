@@ -29,7 +29,7 @@ def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zip example, packed as invokerctl packs it and unpacked as the runtime unpacks it."""
-    from invoker.ctl_code import zip_directory
+    from invoker.commands.ctl_code import zip_directory
 
     directory = tmp_path_factory.mktemp("zip")
     with zipfile.ZipFile(io.BytesIO(zip_directory(EXAMPLES / "zip"))) as archive:

@@ -14,7 +14,7 @@ import pytest
 from catalogue import BALL, HIT_RATE, RESOLUTION, RINGS
 from example_harness import EXAMPLES, last_line
 
-from invoker.ctl_code import zip_directory
+from invoker.commands.ctl_code import zip_directory
 
 
 @pytest.mark.parametrize("example", [RESOLUTION, HIT_RATE, RINGS, BALL], ids=lambda example: example.name)

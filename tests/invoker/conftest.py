@@ -11,16 +11,16 @@ import pytest
 from aiohttp import ClientSession, web
 from yarl import URL
 
-from invoker.admission import Admission
-from invoker.api import build_server
-from invoker.auth import Authenticator
-from invoker.config import LimitsConfig
+from invoker.config.model import LimitsConfig
 from invoker.errors import ConcurrentModification
 from invoker.health import Check, Health
+from invoker.http.admission import Admission
+from invoker.http.api import build_server
+from invoker.http.auth import Authenticator
+from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
 from invoker.model import Activation, Collection, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
-from invoker.services import Services
 from pool.model import ActivationId, PeakQuality, StartKind
 
 MANIFEST = b"""{

@@ -11,10 +11,10 @@ import click.testing
 import pytest
 
 import invoker
-from invoker import doctor
 from invoker.__main__ import main
-from invoker.config import Config, ConfigError
-from invoker.config_text import render_example, render_reference
+from invoker.commands import doctor
+from invoker.config.model import Config, ConfigError
+from invoker.config.text import render_example, render_reference
 from pool.errors import EngineUnavailable
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from invoker.config_load import load
+from invoker.config.load import load
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "scripts" / "install"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from invoker.cli import EXIT_BAD_CONFIG
-from invoker.config import Config
+from invoker.commands.cli import EXIT_BAD_CONFIG
+from invoker.config.model import Config
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "systemd"
@@ -127,9 +127,11 @@ def test_the_daemons_modules_and_kernel_calls_work_without_writable_code() -> No
             sys.exit(77)
         import aiodocker, aiohttp, aiosqlite, httptools, msgspec, prometheus_client, uvloop
         from pathlib import Path
-        from invoker import control, doctor_kernel, doctor_node
-        from invoker.config import Config
-        from invoker.doctor import Node
+        from invoker.control import server as control
+        from invoker.commands import doctor_kernel
+        from invoker.commands import doctor_node
+        from invoker.config.model import Config
+        from invoker.commands.doctor import Node
         for check in (doctor_kernel.check_namespaces, doctor_node.check_state_dir):
             list(check(Node(config=Config(state_dir=Path(os.environ["STATE"])))))
         async def nothing():

@@ -1,0 +1,1 @@
+"""What people type: `invokerctl`, and the parts of `invokerd` beside the daemon."""

@@ -1,0 +1,62 @@
+"""The command `invokerctl`: operators' verbs over the control socket, users' verbs over the API.
+
+Exit codes are those of `ctl_client.Exit`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from invoker.commands import ctl_operator, ctl_user
+from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
+from invoker.commands.ctl_context import Target
+
+
+@click.group(
+    context_settings=CONTEXT_SETTINGS,
+    epilog="""\b
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 nobody answers, 4 the activation failed,
+5 not finished in time, 78 bad configuration.""",
+)
+@config_option
+@click.option("--socket", type=click.Path(path_type=Path), help="Control socket. Default: control.sock in state_dir.")
+@click.option("--apihost", envvar="INVOKERCTL_APIHOST", help="Address of the API, for users' verbs.")
+@click.option("--auth", envvar="INVOKERCTL_AUTH", help="Key, UUID:KEY, for users' verbs.")
+@click.option("--insecure", is_flag=True, help="Take any TLS certificate.")
+@version_option
+@click.pass_context
+def main(
+    ctx: click.Context, *, config_path: Path | None, socket: Path | None, apihost: str | None, auth: str | None, insecure: bool
+) -> None:
+    """Operate an invokerd node, and use it.
+
+    Operators (over the control socket, as the daemon's user): namespace, pool, status, usage, drain.
+    Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation.
+
+    \b
+    Examples:
+      invokerctl --config invokerd.toml namespace create alice --uid 4711 --gid 4711
+      invokerctl --config invokerd.toml pool --watch
+      invokerctl --auth "$KEY" action create hello hello.py
+      invokerctl --auth "$KEY" action invoke hello --result --param name Ada
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    ctx.obj = Target(config_path=config_path, socket=socket, apihost=apihost, auth=auth, insecure=insecure)
+
+
+for _command in (
+    ctl_operator.namespace,
+    ctl_operator.pool,
+    ctl_operator.status,
+    ctl_operator.usage,
+    ctl_operator.drain,
+    ctl_user.action,
+    ctl_user.activation,
+    completion_command("invokerctl"),
+):
+    main.add_command(_command)
+
+
+if __name__ == "__main__":
+    main(prog_name="invokerctl")

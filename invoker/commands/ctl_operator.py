@@ -1,0 +1,290 @@
+"""Operators' verbs of `invokerctl`, over the control socket: namespaces, the pool, usage, drain."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from invoker.commands.cli import json_option
+from invoker.commands.ctl_client import Client, Exit, Failure
+from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, rich_table, span
+from invoker.control import messages
+from invoker.control.messages import path_to
+
+if TYPE_CHECKING:
+    from invoker.commands.ctl_context import Target
+
+_POOL_COLUMNS = ("CONTAINER", "ACTION", "NAMESPACE", "UID>", "STATE", "AGE>", "MEMORY>", "LEASES>")
+
+
+def _get(client: Client, path: str, kind: type[Any], query: dict[str, Any] | None = None) -> Any:
+    return _decode(client.ask("GET", path, query=query).body, kind)
+
+
+def _decode(body: bytes, kind: type[Any]) -> Any:
+    try:
+        return messages.decode(body, kind)
+    except ValueError as error:
+        raise Failure(
+            f"the daemon's answer is not understood: {error}", hint="is it of another version? invokerctl status"
+        ) from error
+
+
+def _print(message: messages.Message) -> None:
+    print_json(messages.to_builtins(message))
+
+
+@click.group()
+def namespace() -> None:
+    """Create, list and delete namespaces, and change their keys (operators)."""
+
+
+@namespace.command("create")
+@click.argument("name")
+@click.option("--uid", type=int, required=True, help="User id that its functions run as.")
+@click.option("--gid", type=int, required=True, help="Group id that its functions run as.")
+@click.option("--group", "groups", type=int, multiple=True, help="A supplementary group id; may be repeated.")
+@click.option("--mount", "mounts", multiple=True, help="Name of a site mount it may use; may be repeated.")
+@json_option
+@click.pass_obj
+def namespace_create(
+    target: Target, *, name: str, uid: int, gid: int, groups: tuple[int, ...], mounts: tuple[str, ...], as_json: bool
+) -> None:
+    """Create a namespace and print its key, UUID:KEY, alone.
+
+    The key is shown only this once: the daemon keeps no more than a keyed hash of it.
+
+    \b
+    Example:
+      invokerctl --config invokerd.toml namespace create alice --uid 4711 --gid 4711 --mount data
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    wanted = messages.CreateNamespace(name=name, uid=uid, gid=gid, groups=groups, mounts=mounts)
+    reply = target.operator().ask("POST", messages.NAMESPACES, body=messages.encode(wanted))
+    _print_key(_decode(reply.body, messages.KeyReply), as_json)
+
+
+def _print_key(reply: messages.KeyReply, as_json: bool) -> None:
+    if as_json:
+        _print(reply)
+    else:
+        click.echo(reply.key)
+
+
+@namespace.command("list")
+@json_option
+@click.pass_obj
+def namespace_list(target: Target, as_json: bool) -> None:
+    """List the namespaces with their identities."""
+    reply = _get(target.operator(), messages.NAMESPACES, messages.NamespacesReply)
+    if as_json:
+        _print(reply)
+        return
+    print_table(
+        ("NAMESPACE", "UID>", "GID>", "GROUPS", "MOUNTS", "CREATED", "BLOCKED"),
+        (
+            (
+                each.name,
+                each.uid,
+                each.gid,
+                ",".join(map(str, each.groups)),
+                ",".join(each.mounts),
+                local_time(each.created_ms),
+                "yes" if each.blocked else "",
+            )
+            for each in reply.namespaces
+        ),
+    )
+
+
+@namespace.command("delete")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def namespace_delete(target: Target, name: str, yes: bool, as_json: bool) -> None:
+    """Delete a namespace with its actions. What it has used stays in the ledger."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete namespace {name} and all of its actions?", abort=True, err=True)
+    reply = target.operator().ask("DELETE", path_to(messages.NAMESPACE, name=name))
+    if as_json:
+        print_json(reply.json())
+
+
+@namespace.command("rotate-key")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
+    """Give a namespace a new key and print it, alone. The old one is refused from then on."""
+    reply = target.operator().ask("POST", path_to(messages.NAMESPACE_KEY, name=name), body=b"{}")
+    _print_key(_decode(reply.body, messages.KeyReply), as_json)
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Go on until interrupted.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many looks.")
+@json_option
+@click.pass_obj
+def pool(target: Target, watch: bool, interval: float, count: int | None, as_json: bool) -> None:
+    """Show every container: its action, user, state, age and memory (operators)."""
+    client = target.operator()
+
+    def look() -> messages.PoolReply:
+        reply: messages.PoolReply = _get(client, messages.POOL, messages.PoolReply)
+        return reply
+
+    if not watch and count is None:
+        _print_pool(look(), as_json)
+    elif as_json or not sys.stdout.isatty():
+        _repeat(lambda: _print_pool(look(), as_json), interval, count)
+    else:
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(screen=True, auto_refresh=False) as screen:
+
+            def refresh() -> None:
+                reply = look()
+                screen.update(Group(_summary(reply), rich_table(_POOL_COLUMNS, _pool_rows(reply))), refresh=True)
+
+            _repeat(refresh, interval, count)
+
+
+def _repeat(show: Callable[[], None], interval_s: float, count: int | None) -> None:
+    """Show at a steady pace; an interrupt is how one leaves, not a failure."""
+    shown = 0
+    try:
+        while True:
+            show()
+            shown += 1
+            if shown == count:
+                return
+            time.sleep(interval_s)
+    except KeyboardInterrupt:
+        return
+
+
+def _print_pool(reply: messages.PoolReply, as_json: bool) -> None:
+    if as_json:
+        _print(reply)
+    elif sys.stdout.isatty():
+        click.echo(_summary(reply))
+        print_table(_POOL_COLUMNS, _pool_rows(reply))
+    else:
+        click.echo(plain_table(_POOL_COLUMNS, _pool_rows(reply)), nl=False)
+
+
+def _summary(reply: messages.PoolReply) -> str:
+    return (
+        f"{len(reply.containers)} containers, {reply.memory_used_mib} of {reply.memory_budget_mib} MiB, "
+        f"{reply.waiting} activations waiting"
+    )
+
+
+def _pool_rows(reply: messages.PoolReply) -> list[tuple[object, ...]]:
+    return [
+        (
+            each.container,
+            each.action,
+            each.namespace,
+            each.uid,
+            each.state,
+            span(each.age_s),
+            f"{each.memory_mib} MiB",
+            each.leases,
+        )
+        for each in sorted(reply.containers, key=lambda row: (row.namespace, row.action, row.container))
+    ]
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(target: Target, as_json: bool) -> None:
+    """Tell how the daemon fares (operators). Exits with 1 when something is not as it should be."""
+    reply = _get(target.operator(), messages.STATUS, messages.StatusReply)
+    if as_json:
+        _print(reply)
+    else:
+        containers = ", ".join(f"{count} {state}" for state, count in reply.containers.items() if count) or "none"
+        click.echo(
+            f"{reply.node}: {reply.state}, invokerd {reply.version}, pid {reply.pid}, since {local_time(reply.started_ms)}"
+        )
+        click.echo(f"activations: {reply.running} running, {reply.waiting} waiting")
+        click.echo(f"containers:  {containers}")
+        click.echo(f"memory:      {reply.memory_used_mib} of {reply.memory_budget_mib} MiB")
+        for problem in reply.problems:
+            click.echo(f"problem:     {problem}")
+    if reply.problems:
+        sys.exit(Exit.REFUSED)
+
+
+@click.command()
+@click.option("--since", help="From when on: 24h, 7d, 2026-11-01, 2026-11-01T10:00. Default: the beginning.")
+@click.option("--until", help="Until when, excluded. Default: now.")
+@click.option("--namespace", "only", help="Only this namespace.")
+@json_option
+@click.pass_obj
+def usage(target: Target, since: str | None, until: str | None, only: str | None, as_json: bool) -> None:
+    """Show what each namespace has used, and what that costs (operators).
+
+    \b
+    Example:
+      invokerctl usage --since 2026-11-01 --until 2026-12-01 --json
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    now_s = time.time()
+    query = {
+        "since_ms": parse_when(since, now_s) if since else None,
+        "until_ms": parse_when(until, now_s) if until else None,
+        "namespace": only,
+    }
+    reply = _get(target.operator(), messages.USAGE, messages.UsageReply, query)
+    if as_json:
+        _print(reply)
+        return
+    print_table(
+        ("NAMESPACE", "ACTIVATIONS>", "FAILED>", "TIME s>", "CPU s>", "MEMORY GiB s>", "COST>", "", "PLAN"),
+        (
+            (
+                each.namespace,
+                each.activations,
+                each.failed,
+                f"{each.billed_us / 1e6:.3f}",
+                f"{each.cpu_us / 1e6:.3f}",
+                f"{each.memory_byte_us / 2**30 / 1e6:.3f}",
+                each.cost,
+                each.currency,
+                each.plan,
+            )
+            for each in reply.rows
+        ),
+    )
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Return when nothing runs any more.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
+@json_option
+@click.pass_obj
+def drain(target: Target, wait: bool, timeout: float, as_json: bool) -> None:
+    """Refuse new work from now on and let what runs end (operators). The daemon goes on until it is stopped."""
+    client = target.operator()
+    running = _decode(client.ask("POST", messages.DRAIN, body=b"{}").body, messages.DrainReply).running
+    deadline = time.monotonic() + timeout
+    while wait and running:
+        if time.monotonic() >= deadline:
+            raise Failure(
+                f"{running} activations still run after {timeout:g} s", hint="wait on, or cancel them: activation cancel ID"
+            )
+        time.sleep(0.2)
+        now = _get(client, messages.STATUS, messages.StatusReply)
+        running = now.running + now.waiting
+    if as_json:
+        _print(messages.DrainReply(running=running))
+    else:
+        click.echo("drained" if not running else f"draining: {running} activations still run")

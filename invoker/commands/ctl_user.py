@@ -1,0 +1,378 @@
+"""Users' verbs of `invokerctl`, over the API with their key: actions and activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from invoker.commands.cli import json_option
+from invoker.commands.ctl_client import Exit, Failure, Reply, refusal
+from invoker.commands.ctl_code import action_path, make_exec, make_parameters
+from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_output import local_time, parse_when, print_json, print_table
+from invoker.control import messages
+from invoker.control.messages import path_to
+
+_ACTIVATIONS = "/api/v1/namespaces/_/activations"
+_STATUS_WORDS = ("success", "application error", "developer error", "internal error")
+_PAIR: dict[str, Any] = {"type": (str, str), "multiple": True, "metavar": "KEY VALUE"}
+_ID_HEADER = "x-openwhisk-activation-id"
+
+
+def user_verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a verb of a function: with the options that say whom to ask and how to print."""
+
+    def verb(target: Target, /, *, apihost: str | None, auth: str | None, insecure: bool, **rest: Any) -> Any:
+        own = dataclasses.replace(
+            target, apihost=apihost or target.apihost, auth=auth or target.auth, insecure=insecure or target.insecure
+        )
+        return function(own, **rest)
+
+    functools.update_wrapper(verb, function)
+    options = (
+        click.option("--apihost", help="Address of the API. Default: APIHOST of ~/.wskprops, else http.listen of --config."),
+        click.option("--auth", help="Key, UUID:KEY. Better kept in ~/.wskprops: others see a command line."),
+        click.option("--insecure", is_flag=True, help="Take any TLS certificate."),
+        json_option,
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), click.pass_obj(verb))
+
+
+def _parameter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    with_pairs = click.option("-p", "--param", "params", help="A parameter; JSON, else text. May be repeated.", **_PAIR)
+    with_file = click.option(
+        "-P", "--param-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="JSON object of parameters."
+    )
+    return with_pairs(with_file(function))
+
+
+@click.group()
+def action() -> None:
+    """Create, list, invoke and delete actions (users)."""
+
+
+def _body_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what create and update have in common."""
+    options = (
+        click.option("--kind", help="Runtime, such as python:3 or nodejs:20. Default: by the file's extension."),
+        click.option("--native", is_flag=True, help="An executable: a script, a binary, or a zip or directory with `exec`."),
+        click.option("--docker", metavar="IMAGE", help="Run in this image."),
+        click.option("--main", help="Entry point. Default: the runtime's."),
+        click.option("-m", "--memory", type=int, metavar="MIB", help="Memory limit."),
+        click.option("-t", "--timeout", type=int, metavar="MS", help="Time limit."),
+        click.option("-l", "--logs", type=int, metavar="MIB", help="Log limit."),
+        click.option("-c", "--concurrency", type=int, help="Activations in one container."),
+        _parameter_options,
+        click.option("-e", "--env", "variables", help="A variable of the process, set at its start. May be repeated.", **_PAIR),
+        click.option("-a", "--annotation", "annotations", help="An annotation; JSON, else text. May be repeated.", **_PAIR),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+@action.command("create")
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True))
+@user_verb
+@_body_options
+def action_create(target: Target, *, name: str, file: Path | None, as_json: bool, **options: Any) -> None:
+    """Create action NAME from FILE: source text, a zip, an executable, or a directory (which is zipped).
+
+    \b
+    Examples:
+      invokerctl action create hello hello.py
+      invokerctl action create index index.zip --kind python:3 --memory 512 -p threshold 4.5
+      invokerctl action create indexer ./build/indexer --native
+      invokerctl action create indexer indexer.zip --docker crystfel:0.11
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    kind, native, docker, main = (options.pop(each) for each in ("kind", "native", "docker", "main"))
+    body = {"exec": make_exec(file, kind=kind, native=native, docker=docker, main=main)} | _rest_of_body(**options)
+    _put(target, name, body, overwrite=False, as_json=as_json)
+
+
+@action.command("update")
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True))
+@user_verb
+@_body_options
+def action_update(target: Target, *, name: str, file: Path | None, as_json: bool, **options: Any) -> None:
+    """Replace what is given of action NAME; create it if it does not exist. What is not given stays."""
+    kind, native, docker, main = (options.pop(each) for each in ("kind", "native", "docker", "main"))
+    body = _rest_of_body(**options)
+    if file or kind or native or docker or main:
+        body["exec"] = make_exec(file, kind=kind, native=native, docker=docker, main=main)
+    _put(target, name, body, overwrite=True, as_json=as_json)
+
+
+def _rest_of_body(
+    *,
+    params: tuple[tuple[str, str], ...],
+    param_file: Path | None,
+    variables: tuple[tuple[str, str], ...],
+    annotations: tuple[tuple[str, str], ...],
+    **limits: int | None,
+) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"key": key, "value": value} for key, value in make_parameters(params, param_file).items()
+    ]
+    parameters += [{"key": key, "value": value, "init": True} for key, value in variables]
+    body: dict[str, Any] = {
+        "parameters": parameters,
+        "annotations": [{"key": key, "value": value} for key, value in make_parameters(annotations, None).items()],
+        "limits": {name: value for name, value in limits.items() if value is not None},
+    }
+    return {name: value for name, value in body.items() if value}
+
+
+def _put(target: Target, name: str, body: dict[str, Any], *, overwrite: bool, as_json: bool) -> None:
+    query = {"overwrite": "true" if overwrite else "false"}
+    reply = target.user().ask("PUT", action_path(name), query=query, body=json.dumps(body).encode())
+    document = reply.json()
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(f"{'updated' if overwrite else 'created'} {_full_name(document)} ({document['exec']['kind']})")
+
+
+def _full_name(document: dict[str, Any]) -> str:
+    return f"/{document['namespace']}/{document['name']}"
+
+
+@action.command("get")
+@click.argument("name")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the code to this file instead.")
+@user_verb
+def action_get(target: Target, *, name: str, save: Path | None, as_json: bool) -> None:
+    """Print an action as JSON, without its code; or save its code."""
+    del as_json  # it is JSON anyway
+    query = {"code": "true" if save else "false"}
+    document = target.user().ask("GET", action_path(name), query=query).json()
+    if save is None:
+        print_json(document)
+        return
+    code = document["exec"].get("code", "")
+    if document["exec"].get("binary"):
+        import base64
+
+        save.write_bytes(base64.b64decode(code))
+    else:
+        save.write_text(code, "utf-8")
+
+
+@action.command("list")
+@click.argument("package", required=False)
+@click.option("--limit", type=int, default=30, show_default=True, help="At most so many; 0 is as many as the server gives.")
+@click.option("--skip", type=int, default=0, help="Leave out so many.")
+@user_verb
+def action_list(target: Target, *, package: str | None, limit: int, skip: int, as_json: bool) -> None:
+    """List actions, the latest first; those of PACKAGE only, if it is given."""
+    path = "/api/v1/namespaces/_/actions" if package is None else action_path(package) + "/"
+    documents = target.user().ask("GET", path, query={"limit": limit, "skip": skip}).json()
+    if as_json:
+        print_json(documents)
+        return
+    print_table(
+        ("ACTION", "KIND", "VERSION", "MEMORY>", "TIMEOUT>", "UPDATED"),
+        (
+            (
+                _full_name(each),
+                _annotation(each, "exec"),
+                each["version"],
+                f"{each['limits']['memory']} MiB",
+                f"{each['limits']['timeout'] / 1000:g} s",
+                local_time(each["updated"]),
+            )
+            for each in documents
+        ),
+    )
+
+
+def _annotation(document: dict[str, Any], key: str) -> Any:
+    return next((each["value"] for each in document.get("annotations", []) if each["key"] == key), "")
+
+
+@action.command("delete")
+@click.argument("name")
+@user_verb
+def action_delete(target: Target, *, name: str, as_json: bool) -> None:
+    """Delete an action. Its activations stay."""
+    document = target.user().ask("DELETE", action_path(name)).json()
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(f"deleted {_full_name(document)}")
+
+
+@action.command("invoke")
+@click.argument("name")
+@_parameter_options
+@click.option("-b", "--blocking", is_flag=True, help="Wait for the end (60 s at most) and print the activation.")
+@click.option("-r", "--result", is_flag=True, help="Wait, and print the result alone.")
+@click.option("--timeout", type=int, metavar="MS", help="Wait no longer than this; the activation goes on.")
+@user_verb
+def action_invoke(
+    target: Target,
+    *,
+    name: str,
+    params: tuple[tuple[str, str], ...],
+    param_file: Path | None,
+    blocking: bool,
+    result: bool,
+    timeout: int | None,
+    as_json: bool,
+) -> None:
+    """Invoke an action. Prints the activation's id, or what -b and -r say. Exits with 4 when the action failed.
+
+    \b
+    Examples:
+      invokerctl action invoke hello -r -p name Ada
+      id=$(invokerctl action invoke index -P frame.json); invokerctl activation result "$id"
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    waits = blocking or result
+    query = {"blocking": str(waits).lower(), "result": str(result).lower(), "timeout": timeout if waits else None}
+    body = json.dumps(make_parameters(params, param_file)).encode()
+    reply = target.user().request("POST", action_path(name), query=query, body=body)
+    activation_id = reply.headers.get(_ID_HEADER)
+    if activation_id is None and reply.status != 202:
+        raise refusal(reply)
+    if reply.status == 202:
+        print_json(reply.json()) if as_json else click.echo(reply.json()["activationId"])
+        if waits:
+            raise Failure(
+                "it has not ended yet, and goes on", Exit.NOT_FINISHED, f"later: invokerctl activation get {activation_id}"
+            )
+        return
+    print_json(reply.json())
+    if reply.status != 200:
+        _exit_failed(reply, str(activation_id))
+
+
+def _exit_failed(reply: Reply, activation_id: str) -> NoReturn:
+    hint = f"its logs: invokerctl activation logs {activation_id}"
+    if reply.status == 502:
+        raise Failure("the action failed", Exit.ACTION_FAILED, hint)
+    raise Failure(f"the platform failed (HTTP status {reply.status})", Exit.REFUSED, hint)
+
+
+@click.group()
+def activation() -> None:
+    """List, show and cancel activations (users; cancel also for operators)."""
+
+
+@activation.command("list")
+@click.argument("name", required=False)
+@click.option("--limit", type=int, default=30, show_default=True, help="At most so many; 0 is as many as the server gives.")
+@click.option("--skip", type=int, default=0, help="Leave out so many.")
+@click.option("--since", help="Started then or later: 24h, 7d, 2026-11-01, 2026-11-01T10:00.")
+@click.option("--until", help="Started then or earlier.")
+@user_verb
+def activation_list(
+    target: Target, *, name: str | None, limit: int, skip: int, since: str | None, until: str | None, as_json: bool
+) -> None:
+    """List activations, the latest first; those of action NAME only, if it is given."""
+    import time
+
+    now_s = time.time()
+    query = {
+        "name": name,
+        "limit": limit,
+        "skip": skip,
+        "since": parse_when(since, now_s) if since else None,
+        "upto": parse_when(until, now_s) if until else None,
+    }
+    documents = target.user().ask("GET", _ACTIVATIONS, query=query).json()
+    if as_json:
+        print_json(documents)
+        return
+    print_table(
+        ("START", "ACTIVATION", "KIND", "COLD", "TIME>", "STATUS", "ACTION"),
+        (
+            (
+                local_time(each["start"]),
+                each["activationId"],
+                _annotation(each, "kind"),
+                "cold" if _annotation(each, "initTime") != "" else "warm",
+                f"{each.get('duration', 0)} ms",
+                _STATUS_WORDS[each.get("statusCode", 0)],
+                f"/{each['namespace']}/{each['name']}:{each['version']}",
+            )
+            for each in documents
+        ),
+    )
+
+
+def _id_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    last = click.option("--last", is_flag=True, help="The latest activation.")
+    return click.argument("activation_id", metavar="ID", required=False)(last(function))
+
+
+def _fetch(target: Target, activation_id: str | None, last: bool, part: str = "") -> Any:
+    client = target.user()
+    if bool(activation_id) == last:
+        raise Failure("give an activation's ID, or --last", Exit.USAGE)
+    if last:
+        found = client.ask("GET", _ACTIVATIONS, query={"limit": 1, "skip": 0}).json()
+        if not found:
+            raise Failure("there is no activation yet")
+        activation_id = found[0]["activationId"]
+    return client.ask("GET", path_to(_ACTIVATIONS + "/{id}", id=activation_id or "") + part).json()
+
+
+@activation.command("get")
+@_id_argument
+@user_verb
+def activation_get(target: Target, *, activation_id: str | None, last: bool, as_json: bool) -> None:
+    """Print an activation's record as JSON."""
+    del as_json  # it is JSON anyway
+    print_json(_fetch(target, activation_id, last))
+
+
+@activation.command("logs")
+@_id_argument
+@click.option("--strip", is_flag=True, help="Without time and stream.")
+@user_verb
+def activation_logs(target: Target, *, activation_id: str | None, last: bool, strip: bool, as_json: bool) -> None:
+    """Print what an activation wrote to stdout and stderr."""
+    document = _fetch(target, activation_id, last, "/logs")
+    lines = [line.partition(": ")[2] if strip else line for line in document["logs"]]
+    if as_json:
+        print_json(document | {"logs": lines})
+        return
+    for line in lines:
+        click.echo(line)
+
+
+@activation.command("result")
+@_id_argument
+@user_verb
+def activation_result(target: Target, *, activation_id: str | None, last: bool, as_json: bool) -> None:
+    """Print an activation's result. Exits with 4 when it did not succeed."""
+    response = _fetch(target, activation_id, last, "/result")
+    print_json(response if as_json else response.get("result"))
+    if not response.get("success", True):
+        sys.exit(Exit.ACTION_FAILED)
+
+
+@activation.command("cancel")
+@click.argument("activation_id", metavar="ID")
+@user_verb
+def activation_cancel(target: Target, *, activation_id: str, as_json: bool) -> None:
+    """Cancel an activation: what is queued never runs, what runs is killed, recorded and billed to that moment.
+
+    With a key one's own activations only. Without one, operators cancel anybody's over the control socket.
+    """
+    if target.acts_as_operator:
+        reply = target.operator().ask("POST", path_to(messages.CANCEL, id=activation_id), body=b"{}")
+    else:
+        reply = target.user().ask("POST", path_to(messages.USER_CANCEL, id=activation_id), body=b"{}")
+    cancelled = messages.decode(reply.body, messages.CancelReply)
+    if as_json:
+        print_json(messages.to_builtins(cancelled))
+    else:
+        click.echo(f"cancelled {cancelled.activation_id}, which was {cancelled.was}")

@@ -1,0 +1,167 @@
+"""Checks of what the configuration asks of this node: memory, the state directory, ports, mounts, another daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from invoker.commands.ctl_client import Client, Failure
+from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
+from invoker.config.model import Address
+from invoker.control import messages
+
+_MIB = 1024 * 1024
+_GIB = 1024 * _MIB
+#: File systems on which neither SQLite's WAL nor a lock can be trusted, or which forget at a reboot.
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "afs", "9p")
+_VOLATILE = ("tmpfs", "ramfs", "overlay")
+_NEEDED_BYTES = _GIB
+_WAL_RESET_FIXED = (3, 51, 3)
+_MOUNT_DEADLINE_S = 3.0
+
+
+def check_memory(node: Node) -> Iterator[Finding]:
+    """Compare the pool's budget with the machine's memory."""
+    total_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
+    budget = node.config.pool.memory_mib
+    text = f"pool.memory_mib = {budget} of the machine's {total_mib}"
+    if budget > total_mib:
+        yield bad("memory", text, f"lower pool.memory_mib to {total_mib * 3 // 4} or less")
+    elif budget > total_mib * 9 // 10:
+        yield warning("memory", text, "leave a tenth to the system, or the kernel kills processes of its own choice")
+    else:
+        yield ok("memory", text)
+
+
+def check_state_dir(node: Node) -> Iterator[Finding]:
+    """Write to the state directory, and see what it stands on."""
+    state = node.config.state_dir
+    existing = next(path for path in (state, *state.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as scratch:
+            allocates = _allocates(scratch.fileno())
+    except OSError as error:
+        yield bad("state-dir", f"{existing} cannot be written: {error.strerror}", "run as root, or choose another state_dir")
+        return
+    if not state.exists():
+        yield ok("state-dir", f"{state} does not exist yet; it will be created in {existing}")
+    elif not state.is_dir():
+        yield bad("state-dir", f"{state} is no directory", "choose another state_dir")
+    elif state.stat().st_mode & 0o066:
+        yield warning("state-dir", f"{state} is open to other users; keys' hashes and results are in it", f"chmod 700 {state}")
+    else:
+        yield ok("state-dir", f"{state} is writable, and others cannot look into it")
+    yield _judge_file_system(node, existing, allocates)
+    yield _judge_space(existing)
+
+
+def _allocates(fd: int) -> bool:
+    """Ask for space by fallocate itself: `posix_fallocate` would write zeros where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(_MIB)) == 0:
+        return True
+    if ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return False
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _judge_file_system(node: Node, path: Path, allocates: bool) -> Finding:
+    kind = file_system_of(path, node.read(node.proc / "self" / "mountinfo") or "")
+    if kind in _REMOTE:
+        return bad("state-fs", f"{path} is on {kind}: SQLite's WAL and the lock need a local disk", "choose a local state_dir")
+    if not allocates:
+        advice = "use ext4, XFS or btrfs: there, a finished call can be written even when the disk is full"
+        return warning("state-fs", f"{path} is on {kind}, which cannot allocate space beforehand", advice)
+    if kind in _VOLATILE:
+        return warning("state-fs", f"{path} is on {kind}: a reboot forgets it", "choose a state_dir on a disk, except for a test")
+    return ok("state-fs", f"{kind}, allocates space beforehand")
+
+
+def file_system_of(path: Path, mountinfo: str) -> str:
+    """Find the type of the file system that holds a path: the mount with the longest matching point, the latest of equals."""
+    best, kind = "", "unknown"
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].replace("\\040", " ")
+        if len(point) >= len(best) and path.resolve().is_relative_to(point):
+            best, kind = point, after.split(" ", 1)[0]
+    return kind
+
+
+def _judge_space(path: Path) -> Finding:
+    free = shutil.disk_usage(path).free
+    text = f"{free / _GIB:.1f} GiB free on {path}"
+    if free < _NEEDED_BYTES:
+        return bad("state-space", text, f"free {_NEEDED_BYTES // _GIB} GiB: the daemon refuses new work when it cannot record it")
+    if free < 10 * _NEEDED_BYTES:
+        return warning("state-space", text, "10 GiB are enough for a month's records; [store] says how much is kept")
+    return ok("state-space", text)
+
+
+def check_sqlite(_: Node) -> Iterator[Finding]:
+    """Tell of the WAL-reset bug, and why it does not matter here."""
+    text = f"SQLite {sqlite3.sqlite_version}"
+    if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
+        text += " has the WAL-reset bug (fixed in 3.51.3): avoided, since one connection alone writes and checkpoints"
+    yield ok("sqlite", text)
+
+
+def check_daemon_and_ports(node: Node) -> Iterator[Finding]:
+    """See whether a daemon runs on this state directory; if not, whether its ports are free."""
+    client = Client(f"unix://{node.config.control_socket}", timeout_s=2.0)
+    try:
+        reply = client.ask("GET", messages.STATUS)
+        status: messages.StatusReply = messages.decode(reply.body, messages.StatusReply)
+    except (Failure, ValueError):
+        yield ok("daemon", "none runs on this state_dir")
+    else:
+        yield ok("daemon", f"runs, pid {status.pid}, {status.state}; a second one on this state_dir would be refused")
+        return
+    for name, address in (("http.listen", node.config.http.listen), ("metrics.listen", node.config.metrics.listen)):
+        yield _judge_port(name, address)
+
+
+def _judge_port(name: str, address: Address) -> Finding:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the daemon binds: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            advice = f"find who has it: ss -ltnp 'sport = :{address.port}'; or choose another {name}"
+            return bad("ports", f"{name} = {address}: {error.strerror}", advice)
+    return ok("ports", f"{name} = {address} is free")
+
+
+def check_mounts(node: Node) -> Iterator[Finding]:
+    """Look at the source of each site mount, from a child with a deadline: a dead file server must not hang us too."""
+    for mount in node.config.isolation.mounts:
+        name = f"mount {mount.name}"
+        child = subprocess.Popen(["test", "-d", str(mount.source)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            found = child.wait(_MOUNT_DEADLINE_S) == 0
+        except subprocess.TimeoutExpired:
+            child.kill()
+            # A process that waits for a dead file server may not end even so: it is not waited for long.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+            advice = "mend or unmount it: containers with this mount would hang, and the engine with them"
+            yield bad("mounts", f"{name}: {mount.source} does not answer within {_MOUNT_DEADLINE_S:g} s", advice)
+            continue
+        if found:
+            yield ok("mounts", f"{name}: {mount.source} -> {mount.target}{', read-only' if mount.read_only else ''}")
+        else:
+            yield bad("mounts", f"{name}: {mount.source} is no directory here", "create or mount it, or remove it from the file")
+
+
+CHECKS: tuple[Check, ...] = (check_memory, check_state_dir, check_sqlite, check_daemon_and_ports, check_mounts)

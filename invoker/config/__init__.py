@@ -1,0 +1,1 @@
+"""The one configuration: its declaration, how it is read, what is refused, and its documentation."""

@@ -1,0 +1,1 @@
+"""The operators' side door: a Unix socket, its messages, and what the daemon does for them."""

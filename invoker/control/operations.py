@@ -1,0 +1,174 @@
+"""What operators may do: the daemon's side of the control socket."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from invoker import __version__
+from invoker.config.model import Config
+from invoker.control.messages import CancelReply, PoolRow, StatusReply, UsageRow
+from invoker.errors import EntityExists, EntityNotFound, InvalidRequest
+from invoker.health import Health
+from invoker.http.auth import Authenticator
+from invoker.http.parsing import check_namespace
+from invoker.invoke import Invoker
+from invoker.model import Collection, Namespace
+from invoker.record.entities import EntityStore
+from pool.books import Container
+from pool.model import ActivationId
+from pool.pool import Pool
+
+#: Entities deleted at a time when their namespace goes.
+PAGE = 200
+
+
+class Operations:
+    """Implements `control.Control` on the parts of the daemon."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Config],
+        entities: EntityStore,
+        authenticator: Authenticator,
+        pool: Pool,
+        invoker: Invoker,
+        usage: Callable[[str | None, int, int], Awaitable[Sequence[UsageRow]]],
+        health: Callable[[], Health],
+        drain: Callable[[], None],
+    ) -> None:
+        """Use the parts.
+
+        Args:
+            config: gives the configuration of this moment.
+            entities: holds the namespaces.
+            authenticator: makes and hashes keys.
+            pool: its containers are listed.
+            invoker: cancels.
+            usage: sums of the ledger, priced: (namespace, since, until).
+            health: whose failed checks are the daemon's problems.
+            drain: makes the daemon refuse new work.
+        """
+        self._config = config
+        self._entities = entities
+        self._authenticator = authenticator
+        self._pool = pool
+        self._invoker = invoker
+        self._usage = usage
+        self._health = health
+        self._drain = drain
+        self._started_ms = time.time_ns() // 1_000_000
+        self._draining = False
+
+    async def create_namespace(self, name: str, uid: int, gid: int, groups: Sequence[int], mounts: Sequence[str]) -> str:
+        """See `Control`."""
+        check_namespace(name)
+        isolation = self._config().isolation
+        if reason := isolation.refuse_identity(uid, gid, groups):
+            raise InvalidRequest(reason)
+        try:
+            isolation.mounts_for(name, mounts)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        if self._entities.get_namespace(name) is not None:
+            raise EntityExists(f"namespace {name!r} exists already; rotate-key gives it a new key")
+        uuid, key = self._authenticator.make_key()
+        await self._entities.put_namespace(
+            Namespace(
+                name=name,
+                uuid=uuid,
+                key_hash=self._authenticator.hash_key(key),
+                uid=uid,
+                gid=gid,
+                groups=tuple(groups),
+                mounts=tuple(mounts),
+                created_ms=time.time_ns() // 1_000_000,
+            )
+        )
+        return f"{uuid}:{key}"
+
+    def list_namespaces(self) -> Sequence[Namespace]:
+        """See `Control`."""
+        return sorted(self._entities.list_namespaces(), key=lambda namespace: namespace.name)
+
+    async def delete_namespace(self, name: str) -> None:
+        """See `Control`. Its entities go first, so that nothing is left without an owner."""
+        self._namespace(name)
+        for collection in Collection:
+            while page := self._entities.list(name, collection, limit=PAGE, skip=0):
+                for entity in page:
+                    await self._entities.delete(entity)
+        await self._entities.delete_namespace(name)
+        for container in self._pool.containers():
+            if container.spec.namespace == name:
+                self._pool.want_stems(container.spec, 0)
+
+    async def rotate_key(self, name: str) -> str:
+        """See `Control`. The uuid stays: it names the namespace to its clients."""
+        namespace = self._namespace(name)
+        _, key = self._authenticator.make_key()
+        await self._entities.put_namespace(msgspec.structs.replace(namespace, key_hash=self._authenticator.hash_key(key)))
+        return f"{namespace.uuid}:{key}"
+
+    def pool_rows(self) -> Sequence[PoolRow]:
+        """See `Control`."""
+        now = self._pool.now()
+        return [_row(container, now) for container in self._pool.containers()]
+
+    def status(self) -> StatusReply:
+        """See `Control`."""
+        statistics = self._pool.statistics()
+        problems = tuple(f"{check.name}: {check.detail}" for check in self._health().checks if not check.ok)
+        state = "draining" if self._draining else "degraded" if problems else "ready"
+        return StatusReply(
+            node=self._config().node,
+            version=__version__,
+            state=state,
+            pid=os.getpid(),
+            started_ms=self._started_ms,
+            running=self._invoker.total_in_flight - statistics.waiting,
+            waiting=statistics.waiting,
+            containers={state.value: count for state, count in statistics.containers.items() if count},
+            memory_used_mib=statistics.memory_used_mib,
+            memory_budget_mib=statistics.memory_budget_mib,
+            problems=problems,
+        )
+
+    async def usage(self, namespace: str | None, since_ms: int, until_ms: int) -> Sequence[UsageRow]:
+        """See `Control`."""
+        return await self._usage(namespace, since_ms, until_ms)
+
+    async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
+        """See `Control`."""
+        was = self._invoker.cancel(activation_id, namespace=namespace)
+        if was is None:
+            raise EntityNotFound(f"no activation {activation_id} is in flight: it is unknown, or has ended already")
+        return CancelReply(activation_id=activation_id, was=was)
+
+    async def drain(self) -> None:
+        """See `Control`."""
+        self._draining = True
+        self._drain()
+
+    def _namespace(self, name: str) -> Namespace:
+        namespace = self._entities.get_namespace(name)
+        if namespace is None:
+            raise EntityNotFound(f"there is no namespace {name!r}")
+        return namespace
+
+
+def _row(container: Container, now: float) -> PoolRow:
+    return PoolRow(
+        container=container.container_id,
+        action=container.key.action if container.key else f"stem {container.spec.kind}",
+        namespace=container.spec.namespace,
+        uid=container.spec.uid,
+        state=container.state.value,
+        age_s=round(now - container.born, 3),
+        memory_mib=container.memory_mib,
+        leases=len(container.leases),
+    )

@@ -1,0 +1,181 @@
+"""What a PUT makes of an action: functions of the old action, the request's body and the site."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from invoker.config.model import LimitsConfig
+from invoker.errors import InvalidRequest, KindNotSupportedYet, MalformedContent, TooLarge
+from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES, check_action_limits, default_limits
+from invoker.http.parsing import ActionBody, ExecBody, LimitsBody, entries_bytes, is_base64, is_truthy, next_patch
+from invoker.manifest import BLACKBOX, SEQUENCE, Manifest, check_image
+from invoker.model import Action, Annotation, Exec, Limits
+
+_FALSE = msgspec.Raw(b"false")
+
+
+class WrittenExec(NamedTuple):
+    """What an action is to execute, and its code, which is stored apart.
+
+    Attributes:
+        exec: with everything but the code's digest.
+        code: None for a black box without code.
+    """
+
+    exec: Exec
+    code: str | None
+
+
+def check_sizes(body: ActionBody, site: LimitsConfig) -> None:
+    """Refuse what is too large; asked before anything else.
+
+    Raises:
+        TooLarge: naming the field.
+    """
+    if body.exec is not None:
+        sent = body.exec
+        size = sum(_utf8_bytes(text) for text in (_code(sent), sent.main, sent.image) if text)
+        _check_size("exec", size, site.code_bytes)
+    if body.parameters is not None:
+        _check_size("parameters", entries_bytes(body.parameters), PARAMETERS_BYTES)
+    if body.annotations is not None:
+        _check_size("annotations", entries_bytes(body.annotations), ANNOTATIONS_BYTES)
+
+
+def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
+    """Find out what an `exec` object means on this node.
+
+    Raises:
+        RuntimeNotSupported, RuntimeDeprecated, KindNotSupportedYet: the kind.
+        MalformedContent: something that the kind needs is not there.
+        InvalidRequest: the image's name.
+    """
+    kind = sent.kind.strip().lower()
+    code = _code(sent)
+    main = sent.main or None
+    if kind == SEQUENCE:
+        raise KindNotSupportedYet("Actions of kind 'sequence' are not supported by this server yet.")
+    if kind == BLACKBOX:
+        if not sent.image:
+            raise MalformedContent.because("'image' must be a string defined in 'exec' for 'blackbox' actions")
+        image = check_image(sent.image)
+        code = code if code and code.strip() else None
+    else:
+        runtime = manifest.resolve(kind)
+        kind, image = runtime.kind, None
+        if code is None:
+            raise MalformedContent.because(f"'code' must be a string defined in 'exec' for '{kind}' actions")
+        if runtime.require_main and main is None:
+            raise MalformedContent.because(f"'main' must be a string defined in 'exec' for '{kind}' actions")
+    execution = Exec(
+        kind=kind,
+        code_bytes=_utf8_bytes(code) if code else 0,
+        binary=code is not None and is_base64(code),
+        main=main,
+        image=image,
+    )
+    return WrittenExec(execution, code)
+
+
+def create_action(
+    namespace: str, path: str, body: ActionBody, *, execution: Exec | None, site: LimitsConfig, concurrent: int, now_ms: int
+) -> Action:
+    """Make a new action.
+
+    Args:
+        namespace: the owner.
+        path: name within it, `[package/]name`.
+        body: what the client sent, sizes checked.
+        execution: what `body.exec` was resolved to; the code's digest may still be missing.
+        site: limits and their defaults.
+        concurrent: activations that the namespace may have in flight.
+        now_ms: wall clock.
+
+    Raises:
+        InvalidRequest: no `exec`, limits out of range, or a feature that is not there yet.
+    """
+    if execution is None:
+        raise InvalidRequest("exec undefined")
+    limits = _limits(default_limits(site), body.limits)
+    check_action_limits(limits, site, concurrent)
+    annotations = {entry.key: entry for entry in body.annotations or ()}
+    annotations.setdefault("provide-api-key", Annotation(key="provide-api-key", value=_FALSE))
+    return Action(
+        namespace=namespace,
+        path=path,
+        revision=_revision(),
+        version=body.version or "0.0.1",
+        publish=bool(body.publish),
+        updated=now_ms,
+        annotations=_annotations(annotations.values(), execution.kind),
+        parameters=body.parameters or (),
+        exec=execution,
+        limits=limits,
+    )
+
+
+def update_action(
+    old: Action, body: ActionBody, *, execution: Exec | None, site: LimitsConfig, concurrent: int, now_ms: int
+) -> Action:
+    """Make the next version of an action: what is not given stays, annotations are merged, parameters replaced as a whole.
+
+    Arguments as `create_action`; without `exec` the action keeps what it executes.
+
+    Raises:
+        InvalidRequest: limits out of range, or a feature that is not there yet.
+    """
+    limits = _limits(old.limits, body.limits)
+    if limits != old.limits:
+        check_action_limits(limits, site, concurrent)
+    annotations = {entry.key: entry for entry in old.annotations if entry.key not in body.delete_annotations}
+    annotations |= {entry.key: entry for entry in body.annotations or ()}
+    kept = execution is None
+    execution = execution or old.exec
+    return Action(
+        namespace=old.namespace,
+        path=old.path,
+        revision=_revision(),
+        version=body.version or next_patch(old.version),
+        publish=old.publish if body.publish is None else body.publish,
+        updated=max(now_ms, old.updated + 1),
+        annotations=_annotations(annotations.values(), execution.kind),
+        parameters=old.parameters if body.parameters is None else body.parameters,
+        exec=execution,
+        limits=limits,
+        image_id=old.image_id if kept else None,
+    )
+
+
+def _annotations(entries: Iterable[Annotation], kind: str) -> tuple[Annotation, ...]:
+    """Set the annotation `exec`, which is always the kind, whatever the client says of it."""
+    kept = tuple(entry for entry in entries if entry.key != "exec")
+    if any(entry.key == "conductor" and is_truthy(entry.value) for entry in kept):
+        raise KindNotSupportedYet("Compositions (actions with the annotation 'conductor') are not supported by this server yet.")
+    return (*kept, Annotation(key="exec", value=msgspec.Raw(msgspec.json.encode(kind))))
+
+
+def _limits(base: Limits, sent: LimitsBody) -> Limits:
+    given = {name: value for name in sent.__struct_fields__ if (value := getattr(sent, name)) is not None}
+    return msgspec.structs.replace(base, **given) if given else base
+
+
+def _code(sent: ExecBody) -> str | None:
+    return sent.jar if sent.code is None else sent.code
+
+
+def _check_size(field: str, size: int, allowed: int) -> None:
+    if size > allowed:
+        raise TooLarge.measured(field, size, allowed)
+
+
+def _utf8_bytes(text: str) -> int:
+    """Length in UTF-8; without a copy of 48 MB for the common case."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _revision() -> str:
+    return os.urandom(16).hex()

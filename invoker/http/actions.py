@@ -1,0 +1,176 @@
+"""The actions of the API: create, read, update, delete, list, invoke. Each handler parses, calls and renders."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from invoker.errors import EntityExists, EntityNotFound, InvalidRequest, WrongCollection
+from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
+from invoker.http.exchange import Exchange, Reply, microseconds_since
+from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
+from invoker.http.parsing import boolean, check_name, parse_action, parse_invoke_options, parse_page, parse_payload
+from invoker.http.rendering import (
+    is_array,
+    render_accepted,
+    render_action,
+    render_action_list,
+    render_activation,
+    render_count,
+    render_result,
+)
+from invoker.http.services import Services
+from invoker.invocation import Accepted202, Call
+from invoker.model import Action, Activation, Collection, Status
+
+#: Status of the answer to a blocking invocation, by how the activation ended.
+_ANSWERS = {Status.SUCCESS: 200, Status.APPLICATION_ERROR: 502, Status.DEVELOPER_ERROR: 502, Status.INTERNAL_ERROR: 500}
+
+
+async def invoke_action(services: Services, exchange: Exchange) -> Reply:
+    """POST: run an action. The warm path: nothing here is done twice, and the result is not looked into."""
+    options = parse_invoke_options(exchange.query)
+    idempotency_key = exchange.http.headers.get("Idempotency-Key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= KEY_LENGTH:
+        raise InvalidRequest(f"The Idempotency-Key must have 1 to {KEY_LENGTH} characters.")
+    body_begins = time.monotonic()
+    whole_body_was_there = exchange.http.content.is_eof()
+    body = await exchange.read_json(services.limits().payload_bytes, required=False)
+    body_ends = time.monotonic()
+    payload = parse_payload(body)
+    parsed = time.monotonic()
+    action = _find(services, exchange)
+    services.manifest.check(action.exec.kind)
+    services.admission.check_concurrency(
+        exchange.identity.namespace, services.invoker.in_flight(exchange.identity.namespace.name)
+    )
+    outcome = await services.invoker.invoke(
+        Call(
+            identity=exchange.identity,
+            action=action,
+            payload=payload,
+            payload_bytes=len(body),
+            transaction=exchange.transaction,
+            blocking=options.blocking,
+            wait_s=options.wait_s,
+            received=exchange.started if whole_body_was_there else exchange.started + (body_ends - body_begins),
+            authenticate_us=exchange.authenticate_us + int((parsed - body_ends) * 1e6),
+            authorise_us=exchange.authorise_us,
+            resolve_us=microseconds_since(parsed),
+            idempotency_key=idempotency_key,
+        )
+    )
+    return _answer(services, outcome, result_only=options.result_only)
+
+
+def _answer(services: Services, outcome: Activation | Accepted202, *, result_only: bool) -> Reply:
+    """Answer with the id alone, the bare result, or the whole record.
+
+    Logs are collected after the answer, so the record has none here. An array is always answered bare, as upstream does.
+    """
+    headers = {"x-openwhisk-activation-id": outcome.activation_id}
+    if isinstance(outcome, Accepted202):
+        return Reply(render_accepted(outcome.activation_id), 202, headers=headers)
+    bare = result_only or is_array(outcome.result)
+    body = render_result(outcome) if bare else render_activation(outcome, (), services.price)
+    return Reply(body, _ANSWERS[outcome.status], headers=headers)
+
+
+async def get_action(services: Services, exchange: Exchange) -> Reply:
+    """GET: the whole action; `?code=false` leaves its code out."""
+    with_code = boolean(exchange.query, "code", default=True)
+    action = _find(services, exchange)
+    return Reply(render_action(action, await _read_code(services, action) if with_code else None))
+
+
+async def put_action(services: Services, exchange: Exchange) -> Reply:
+    """PUT: create an action, or with `?overwrite=true` write it anew."""
+    overwrite = boolean(exchange.query, "overwrite")
+    _check_names(exchange)
+    body = parse_action(await exchange.read_json(REQUEST_BYTES, required=True))
+    site = services.limits()
+    check_sizes(body, site)
+    if package := exchange.path.rpartition("/")[0]:
+        _require_package(services, exchange.namespace, package)
+    old = services.entities.get(exchange.namespace, exchange.path)
+    if old is not None and not isinstance(old, Action):
+        raise WrongCollection
+    if old is not None and not overwrite:
+        raise EntityExists
+    written = resolve_exec(body.exec, services.manifest) if body.exec is not None else None
+    execution, code = written if written is not None else (None, None)
+    concurrent = services.admission.concurrent_invocations(exchange.identity.namespace)
+    now_ms = int(services.wall_clock() * 1000)
+    if old is None:
+        action = create_action(
+            exchange.namespace,
+            exchange.path,
+            body,
+            execution=execution,
+            site=site,
+            concurrent=concurrent,
+            now_ms=now_ms,
+        )
+    else:
+        if execution is None:
+            services.manifest.check(old.exec.kind)
+        action = update_action(old, body, execution=execution, site=site, concurrent=concurrent, now_ms=now_ms)
+    if code is not None:
+        digest = await services.entities.code.put(code)
+        action = msgspec.structs.replace(action, exec=msgspec.structs.replace(action.exec, code=digest))
+    await services.entities.put(action, expected_revision=old.revision if old is not None else None)
+    return Reply(render_action(action, code if code is not None else await _read_code(services, action)))
+
+
+async def delete_action(services: Services, exchange: Exchange) -> Reply:
+    """DELETE: answers with the action as it was."""
+    action = _find(services, exchange)
+    body = render_action(action, await _read_code(services, action))
+    await services.entities.delete(action)
+    return Reply(body)
+
+
+async def list_actions(services: Services, exchange: Exchange) -> Reply:
+    """GET of the collection, or with `NAME/` of one package."""
+    page = parse_page(exchange.query, "actions")
+    package = exchange.path or None
+    if package is not None:
+        _require_package(services, exchange.namespace, package)
+    if page.count:
+        total = services.entities.count(exchange.namespace, Collection.ACTIONS, package)
+        return Reply(render_count("actions", max(total - page.skip, 0)))
+    found = services.entities.list(exchange.namespace, Collection.ACTIONS, limit=page.limit, skip=page.skip, package=package)
+    return Reply(render_action_list(action for action in found if isinstance(action, Action)))
+
+
+def _find(services: Services, exchange: Exchange) -> Action:
+    """Find the action that the path names.
+
+    Raises:
+        InvalidName: it could not exist.
+        EntityNotFound, WrongCollection: it does not.
+    """
+    entity = services.entities.get(exchange.namespace, exchange.path)
+    if isinstance(entity, Action):
+        return entity
+    _check_names(exchange)
+    raise EntityNotFound if entity is None else WrongCollection
+
+
+def _check_names(exchange: Exchange) -> None:
+    for segment in exchange.path.split("/"):
+        check_name(segment)
+
+
+def _require_package(services: Services, namespace: str, package: str) -> None:
+    check_name(package)
+    entity = services.entities.get(namespace, package)
+    if entity is None:
+        raise EntityNotFound
+    if isinstance(entity, Action):
+        raise WrongCollection
+
+
+async def _read_code(services: Services, action: Action) -> str | None:
+    return None if action.exec.code is None else await services.entities.code.read(action.exec.code)

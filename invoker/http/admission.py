@@ -1,0 +1,106 @@
+"""How often and how much at once a namespace may invoke. Pure: no I/O, no clock of its own.
+
+A minute is a minute of the wall clock: the count begins again at its boundary, as in OpenWhisk. What is in flight is not
+counted here but asked of the invoker, so that nothing can be forgotten to be given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from invoker.config.model import LimitsConfig
+from invoker.errors import Throttled
+from invoker.model import Namespace
+
+_MINUTE_S = 60
+
+
+class _RateLimit:
+    """A fixed-window counter per namespace."""
+
+    def __init__(self) -> None:
+        #: Requests in `_minute` by namespace uuid, refused ones included; all are dropped when another minute begins.
+        self._counts: dict[str, int] = {}
+        self._minute = -1
+
+    def count(self, uuid: str, allowed: int, now_wall: float) -> None:
+        """Count one request.
+
+        Raises:
+            Throttled: it is one too many in this minute.
+        """
+        minute = int(now_wall // _MINUTE_S)
+        if minute != self._minute:
+            self._counts.clear()
+            self._minute = minute
+        count = self._counts[uuid] = self._counts.get(uuid, 0) + 1
+        if count > allowed:
+            raise Throttled(
+                f"Too many requests in the last minute (count: {count}, allowed: {allowed}).",
+                retry_after_s=math.ceil((minute + 1) * _MINUTE_S - now_wall),
+            )
+
+
+class Admission:
+    """Decides whether a namespace may invoke, or fire, once more now.
+
+    Args:
+        site: gives the site's limits of this moment (they may be reloaded); a namespace's own grants go before.
+    """
+
+    def __init__(self, site: Callable[[], LimitsConfig]) -> None:
+        self._site = site
+        self._invocations = _RateLimit()
+        self._fires = _RateLimit()
+
+    def invocations_per_minute(self, namespace: Namespace) -> int:
+        """Invocations that the namespace may begin in a minute."""
+        own = namespace.limits.invocations_per_minute
+        return self._site().invocations_per_minute if own is None else own
+
+    def concurrent_invocations(self, namespace: Namespace) -> int:
+        """Activations that the namespace may have in flight."""
+        own = namespace.limits.concurrent_invocations
+        return self._site().concurrent_invocations if own is None else own
+
+    def fires_per_minute(self, namespace: Namespace) -> int:
+        """Triggers that the namespace may fire in a minute."""
+        own = namespace.limits.fires_per_minute
+        return self._site().fires_per_minute if own is None else own
+
+    def admit(self, namespace: Namespace, now_wall: float, in_flight: int) -> None:
+        """Count one invocation against the minute, then compare what is in flight with the limit.
+
+        Called before rights and existence are looked at: requests that fail later count too.
+
+        Args:
+            namespace: the caller's, which is billed.
+            now_wall: seconds since the epoch.
+            in_flight: the namespace's activations that have not ended, this one not among them.
+
+        Raises:
+            Throttled: with both numbers, and after how long to ask again.
+        """
+        self._invocations.count(namespace.uuid, self.invocations_per_minute(namespace), now_wall)
+        self.check_concurrency(namespace, in_flight)
+
+    def check_concurrency(self, namespace: Namespace, in_flight: int) -> None:
+        """Compare what is in flight with the limit; nothing is counted.
+
+        Called again immediately before the invocation starts, because others may have started while the body arrived.
+
+        Raises:
+            Throttled: with both numbers.
+        """
+        allowed = self.concurrent_invocations(namespace)
+        if in_flight >= allowed:
+            raise Throttled(f"Too many concurrent requests in flight (count: {in_flight}, allowed: {allowed}).")
+
+    def admit_fire(self, namespace: Namespace, now_wall: float) -> None:
+        """Count one firing of a trigger.
+
+        Raises:
+            Throttled: it is one too many in this minute.
+        """
+        self._fires.count(namespace.uuid, self.fires_per_minute(namespace), now_wall)

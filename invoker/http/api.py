@@ -1,0 +1,264 @@
+"""The HTTP API of OpenWhisk: from a request to a handler, and from its reply or its failure to a response.
+
+It is an aiohttp low-level server, not an application: one envelope around one table of routes, because the answers of a
+framework to what it does not know (404, 405, 500, ...) are not those of the API, and a warm call should not pay for them.
+A client that hangs up changes nothing: handlers are not cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from aiohttp import hdrs, web
+from aiohttp.web_protocol import RequestHandler
+
+from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable, NotImplementedYet
+from invoker.http import node as api_node
+from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
+from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
+from invoker.http.entitlement import Right, authorise
+from invoker.http.exchange import TEXT, Exchange, Reply, microseconds_since
+from invoker.http.limits import KEY_LENGTH
+from invoker.http.parsing import accepts_json, check_namespace, split_target
+from invoker.http.services import Services
+from pool.errors import InvokerError
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Services, Exchange], Awaitable[Reply]]
+_Public = Callable[[Services], Reply]
+
+#: Without credentials, GET only. The segments of a path are its key.
+PUBLIC: dict[tuple[str, ...], _Public] = {
+    ("",): api_node.get_root,
+    ("ping",): api_node.get_ping,
+    ("health",): api_node.get_health,
+    ("ready",): api_node.get_ready,
+    ("api", "v1"): api_node.get_api_info,
+    ("api", "v1", ""): api_node.get_api_info,
+}
+
+#: Below `/api/v1/namespaces/NS`: (collection, shape of what follows it, method). See `_shape_of`.
+ROUTES: dict[tuple[str, str, str], Handler] = {
+    ("actions", "", "GET"): list_actions,
+    ("actions", "name/", "GET"): list_actions,
+    **{
+        ("actions", shape, method): handler
+        for shape in ("name", "name/name")
+        for method, handler in {
+            "GET": get_action,
+            "PUT": put_action,
+            "DELETE": delete_action,
+            "POST": invoke_action,
+        }.items()
+    },
+    ("activations", "", "GET"): list_activations,
+    ("activations", "name", "GET"): get_activation,
+    ("activations", "name/", "GET"): get_activation,
+    ("activations", "name/name", "GET"): get_activation_part,
+    ("limits", "", "GET"): api_node.get_limits,
+    ("limits", "name", "GET"): api_node.refuse_limit,
+    **{(collection, "", "GET"): api_node.list_nothing for collection in ("packages", "triggers", "rules")},
+    **{
+        (collection, "name", method): api_node.refuse_entity
+        for collection, methods in {
+            "packages": ("GET", "PUT", "DELETE"),
+            "triggers": ("GET", "PUT", "DELETE", "POST"),
+            "rules": ("GET", "PUT", "DELETE", "POST"),
+        }.items()
+        for method in methods
+    },
+}
+
+#: What OpenWhisk's API has no place for: `POST /invokerd/v1/activations/ID/cancel`.
+OWN_ACTIVATIONS = ("invokerd", "v1", "activations")
+
+_OPTIONS_REST = Reply(b"OK", content_type=TEXT)
+_OPTIONS_ROOT = Reply(
+    b"OK",
+    content_type=TEXT,
+    headers={
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Headers": "Authorization, Origin, X-Requested-With, Content-Type, Accept, User-Agent",
+        "Access-Control-Allow-Methods": "OPTIONS, GET, POST",
+    },
+    cors=False,
+)
+
+
+def build_server(services: Services, *, keep_alive_s: float = 75.0) -> web.Server:
+    """Build the server; `web.ServerRunner` with TCP, Unix or passed sockets runs it. Call within a running loop.
+
+    Args:
+        services: all that it stands on.
+        keep_alive_s: after how long an idle connection is closed.
+    """
+    return _Server(Api(services).serve, keepalive_timeout=keep_alive_s, access_log=None)
+
+
+class Api:
+    """The envelope and the router."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def serve(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request, whatever happens."""
+        started = time.monotonic()
+        transaction = _transaction_of(request)
+        try:
+            reply = await self._route(request, transaction, started)
+        except InvokerError as error:
+            reply = Reply.of_error(error, transaction)
+            if reply.status >= 500:
+                _log.warning("%s %s: %s (%s) [%s]", request.method, request.raw_path, error, error.code, transaction)
+        except Exception:  # noqa: BLE001 - a bug in one request must not touch the others: it is logged, and answered
+            _log.exception("%s %s failed [%s]", request.method, request.raw_path, transaction)
+            reply = Reply.of_error(InvokerError("There was an internal server error."), transaction)
+        return reply.to_response(transaction)
+
+    async def _route(self, request: web.BaseRequest, transaction: str, started: float) -> Reply:
+        services, method = self._services, request.method
+        segments, query = split_target(request.raw_path)
+        if (reply := self._outside_of_namespaces(request, segments)) is not None:
+            return reply
+        identity = services.authenticator.identify(request.headers.get(hdrs.AUTHORIZATION))
+        own = identity.namespace.name
+        if segments[2:] in (("namespaces",), ("namespaces", "")) and method == "GET":
+            route = _Route(api_node.list_namespaces, own, "namespaces", "")
+        else:
+            route = _match(segments, method)
+        handler, namespace, collection, path = route
+        if namespace == "_":
+            namespace = own
+        exchange = Exchange(
+            http=request,
+            transaction=transaction,
+            identity=identity,
+            namespace=namespace,
+            collection=collection,
+            path=path,
+            query=query,
+            started=started,
+            authenticate_us=microseconds_since(started),
+        )
+        authenticated = time.monotonic()
+        if handler is invoke_action:
+            services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
+        if namespace != own:
+            authorise(identity, Right(method), check_namespace(namespace), collection, path)
+        if not accepts_json(request.headers.get(hdrs.ACCEPT)):
+            raise NotAcceptable
+        exchange.authorise_us = microseconds_since(authenticated)
+        return await handler(services, exchange)
+
+    def _outside_of_namespaces(self, request: web.BaseRequest, segments: Sequence[str]) -> Reply | None:
+        """Answer what is no resource of a namespace; None for what is one.
+
+        Raises:
+            MethodNotAllowed, NotImplementedYet: nothing of ours.
+        """
+        services, method = self._services, request.method
+        public = PUBLIC.get(tuple(segments)) if len(segments) <= 3 else None
+        in_api = tuple(segments[:2]) == ("api", "v1")
+        if method == "OPTIONS":
+            return _OPTIONS_REST if in_api else _OPTIONS_ROOT
+        if public is not None and method == "GET":
+            return public(services)
+        if (tuple(segments[:3]), tuple(segments[4:]), method) == (OWN_ACTIVATIONS, ("cancel",), "POST"):
+            identity = services.authenticator.identify(request.headers.get(hdrs.AUTHORIZATION))
+            return cancel_activation(services, identity, segments[3])
+        if not in_api or method == "TRACE":
+            raise MethodNotAllowed(["OPTIONS"] if public is None else ["OPTIONS", "GET"])
+        if len(segments) >= 6 and segments[2] == "web":
+            raise NotImplementedYet("Web actions are not implemented by this server yet.")
+        return None
+
+
+class _Route(NamedTuple):
+    """Where a request goes.
+
+    Attributes:
+        namespace: as in the path.
+        path: within the collection.
+    """
+
+    handler: Handler
+    namespace: str
+    collection: str
+    path: str
+
+
+def _match(segments: Sequence[str], method: str) -> _Route:
+    """Find the route of a path below `/api/v1`.
+
+    Raises:
+        NoRoute: none; a method that a path does not have is no route either.
+        InvalidName: a slash in a name.
+    """
+    if len(segments) < 5 or segments[2] != "namespaces" or not segments[3]:
+        raise NoRoute
+    collection, rest = segments[4], segments[5:]
+    handler = ROUTES.get((collection, _shape_of(rest), method))
+    if handler is None:
+        raise NoRoute
+    if any("/" in segment for segment in rest):
+        raise InvalidName  # a slash that came encoded divides nothing
+    return _Route(handler, segments[3], collection, "/".join(segment for segment in rest if segment))
+
+
+def _shape_of(rest: Sequence[str]) -> str:
+    """Shape of what follows a collection: nothing (or a slash), `name`, `name/`, `name/name`; else none that is routed."""
+    match rest:
+        case [] | [""]:
+            return ""
+        case [name] if name:
+            return "name"
+        case [name, ""] if name:
+            return "name/"
+        case [name, other] if name and other:
+            return "name/name"
+    return "none"
+
+
+def _transaction_of(request: web.BaseRequest) -> str:
+    """Take over the client's id of a request where it gave one that can be used, else make one of 32 characters."""
+    given = request.headers.get("X-Request-ID")
+    if given and not given.startswith("sid_") and len(given) <= KEY_LENGTH and given.isascii() and given.isprintable():
+        return given
+    return os.urandom(16).hex()
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's connection, but what is no HTTP is answered in the API's form too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what never reached the envelope, and close the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of a response is sent already: no other one can be")
+        if status >= 500:
+            _log.error("the connection failed: %s", message, exc_info=exc)
+        error: InvokerError = BadHttp(f"The request is not well-formed HTTP: {message}") if status < 500 else InvokerError()
+        transaction = os.urandom(16).hex()
+        response = Reply.of_error(error, transaction).to_response(transaction)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """aiohttp's server, making connections of our own kind."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._options = options
+
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._options)

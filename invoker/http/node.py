@@ -1,0 +1,81 @@
+"""What the API tells of the node, of the caller's namespace, and of what is not there yet."""
+
+from __future__ import annotations
+
+from invoker.errors import InvalidRequest, NotImplementedYet
+from invoker.health import Health
+from invoker.http.exchange import TEXT, Exchange, Reply
+from invoker.http.parsing import parse_page
+from invoker.http.rendering import render, render_api_info, render_count, render_health, render_limits, render_root
+from invoker.http.services import Services
+
+# --- without credentials ----------------------------------------------------------------------------------------------
+
+
+def get_root(services: Services) -> Reply:
+    """`GET /`: limits, and kinds with their defaults."""
+    return Reply(render_root(services.manifest, services.limits(), services.support), cors=False)
+
+
+def get_api_info(services: Services) -> Reply:
+    """`GET /api/v1`: what is served here."""
+    return Reply(render_api_info(services.build, services.build_number))
+
+
+def get_ping(_: Services) -> Reply:
+    """`GET /ping`: the process answers."""
+    return Reply(b"pong", content_type=TEXT, cors=False)
+
+
+def get_health(services: Services) -> Reply:
+    """`GET /health`: 200 while nothing needs an operator, else 503 and what it is."""
+    return _tell(services.health())
+
+
+def get_ready(services: Services) -> Reply:
+    """`GET /ready`: 200 while calls are accepted, else 503 and why not."""
+    return _tell(services.ready())
+
+
+def _tell(health: Health) -> Reply:
+    return Reply(render_health(health), 200 if health.ok else 503, cors=False)
+
+
+# --- of the caller's namespace ----------------------------------------------------------------------------------------
+
+
+async def list_namespaces(_: Services, exchange: Exchange) -> Reply:
+    """`GET /namespaces`: the one that the credentials open."""
+    return Reply(render([exchange.identity.namespace.name]))
+
+
+async def get_limits(services: Services, exchange: Exchange) -> Reply:
+    """`GET NS/limits`: what its actions may ask for, and how often it may call."""
+    namespace, admission = exchange.identity.namespace, services.admission
+    return Reply(
+        render_limits(
+            services.limits(),
+            invocations=admission.invocations_per_minute(namespace),
+            concurrent=admission.concurrent_invocations(namespace),
+            fires=admission.fires_per_minute(namespace),
+        )
+    )
+
+
+async def refuse_limit(_: Services, exchange: Exchange) -> Reply:
+    """`GET NS/limits/NAME`: limits are one document."""
+    raise InvalidRequest(f"Limits have no entities: '{exchange.path}' cannot be read on its own.")
+
+
+# --- not there yet ----------------------------------------------------------------------------------------------------
+
+
+async def list_nothing(_: Services, exchange: Exchange) -> Reply:
+    """`GET NS/packages|triggers|rules`: empty, which is the truth as long as none can be made."""
+    page = parse_page(exchange.query, exchange.collection)
+    return Reply(render_count(exchange.collection, 0) if page.count else b"[]")
+
+
+async def refuse_entity(_: Services, exchange: Exchange) -> Reply:
+    """Any method on a package, a trigger or a rule."""
+    raise NotImplementedYet(f"{exchange.collection.capitalize()} are not implemented by this server yet.")

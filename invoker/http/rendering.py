@@ -1,0 +1,335 @@
+"""From values to JSON bodies. A result, a parameter's value, an annotation's value is put in as the text it came as.
+
+An activation record has OpenWhisk's annotations, and these of ours beside them:
+
+========== ============================================================================================================
+key        value
+========== ============================================================================================================
+startKind  `cold`, `stem`, `warm` or `frozen`: what the activation found. Absent when it never had a container.
+phases     Microseconds in each of `authenticate`, `authorise`, `resolve`, `queue`, `pull`, `create`, `thaw`, `init`, `run`,
+           `collect`: disjoint, of one monotonic clock. Their sum is the whole time but for that of the network.
+billed     `us`: init plus run, microseconds; `memoryMiB`: the declared limit. What a price plan multiplies.
+cpuTime    `us`: CPU time, microseconds; `quality`: `exact`, `shared` or `missing`; `throttledUs`: stopped by the CPU quota.
+memoryPeak `bytes`: high-water mark, page cache included; `quality`: `exact`, `sampled` or `lifetime`.
+memory     At the end of the run, bytes: `anonymous`, `shared` (tmpfs), `cache` (page cache of files).
+traffic    Bytes of the bodies: `request`, `response`.
+oomKills   Processes the kernel killed for memory. Absent when none.
+cost       `amount` (decimal, a string), `currency`, `plan`. Absent when no plan prices it.
+container  Id of the container that ran it. Absent when none did.
+node       Name of the node.
+outcome    How it ended, finer than `response.status`: `ok`, `timeout`, `oom`, `crashed`, `cancelled`, ...
+========== ============================================================================================================
+
+The annotations of memory and CPU are absent when no container ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from invoker.config.model import LimitsConfig
+from invoker.health import Health
+from invoker.http.limits import PARAMETERS_BYTES, SEQUENCE_LENGTH
+from invoker.manifest import Manifest, without_digest
+from invoker.model import MIB, Action, Activation, Limits, Status
+from pool.model import ActivationId
+
+#: What an activation costs: `amount`, `currency`, `plan`; None when nothing prices it.
+Price = Callable[[Activation], Mapping[str, str] | None]
+
+_encode = msgspec.json.Encoder().encode
+_EMPTY = b"{}"
+
+
+def render(value: object) -> bytes:
+    """Render any value as compact JSON."""
+    return _encode(value)
+
+
+def render_error(sentence: str, transaction: str) -> bytes:
+    """Render the body of every failure. Clients want both fields, and both as non-empty strings."""
+    return _encode({"error": sentence, "code": transaction})
+
+
+def render_accepted(activation_id: ActivationId) -> bytes:
+    """Render the answer that is an id alone."""
+    return b'{"activationId":"%b"}' % activation_id.encode()
+
+
+def render_count(collection: str, count: int) -> bytes:
+    """Render the answer to `count=true`."""
+    return _encode({collection: count})
+
+
+def render_health(health: Health) -> bytes:
+    """Render the checks, and whether all of them passed."""
+    return _encode({"ok": health.ok, "checks": health.checks})
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def render_action(action: Action, code: str | None) -> bytes:
+    """Render a whole action.
+
+    Args:
+        action: the action.
+        code: what was sent as its code; None leaves the field out.
+    """
+    execution: dict[str, Any] = {"kind": action.exec.kind}
+    if action.exec.image is not None:
+        execution["image"] = without_digest(action.exec.image)
+    if code is not None:
+        execution["code"] = code
+    if action.exec.main is not None:
+        execution["main"] = action.exec.main
+    execution["binary"] = action.exec.binary
+    return _encode(
+        {
+            "namespace": _namespace(action),
+            "name": action.name,
+            "exec": execution,
+            "parameters": action.parameters,
+            "limits": _limits(action.limits),
+            "version": action.version,
+            "publish": action.publish,
+            "annotations": action.annotations,
+            "updated": action.updated,
+        }
+    )
+
+
+def render_action_list(actions: Iterable[Action]) -> bytes:
+    """Render a list of actions: of what they execute it tells only whether that is binary."""
+    return _encode(
+        [
+            {
+                "namespace": _namespace(action),
+                "name": action.name,
+                "version": action.version,
+                "publish": action.publish,
+                "annotations": action.annotations,
+                "limits": _limits(action.limits),
+                "exec": {"binary": action.exec.binary},
+                "updated": action.updated,
+            }
+            for action in actions
+        ]
+    )
+
+
+def _namespace(action: Action) -> str:
+    return action.full_path.rpartition("/")[0]
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    shown = {"timeout": limits.timeout, "memory": limits.memory, "logs": limits.logs, "concurrency": limits.concurrency}
+    if limits.instances is not None:
+        shown["instances"] = limits.instances
+    return shown
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+def activation_document(activation: Activation, logs: Sequence[str], price: Price) -> dict[str, Any]:
+    """Build the whole record of an activation, ready for `render`."""
+    document = {
+        "namespace": activation.namespace,
+        "name": activation.name,
+        "version": activation.version,
+        "subject": activation.subject,
+        "activationId": activation.activation_id,
+        "start": activation.start_ms,
+        "end": activation.end_ms,
+        "duration": activation.end_ms - activation.start_ms,
+        "response": _response(activation),
+        "logs": logs,
+        "annotations": _annotations(activation, price),
+        "publish": False,
+    }
+    if activation.cause is not None:
+        document["cause"] = activation.cause
+    return document
+
+
+def activation_summary(activation: Activation, price: Price) -> dict[str, Any]:
+    """Build an entry of the list of activations."""
+    summary = {
+        "namespace": activation.namespace,
+        "name": activation.name,
+        "version": activation.version,
+        "publish": False,
+        "annotations": _annotations(activation, price),
+        "activationId": activation.activation_id,
+        "start": activation.start_ms,
+        "end": activation.end_ms,
+        "duration": activation.end_ms - activation.start_ms,
+        "statusCode": int(activation.status),
+    }
+    if activation.cause is not None:
+        summary["cause"] = activation.cause
+    return summary
+
+
+def render_activation(activation: Activation, logs: Sequence[str], price: Price) -> bytes:
+    """Render the whole record of an activation; its result is copied in, byte for byte."""
+    return _encode(activation_document(activation, logs, price))
+
+
+def render_result(activation: Activation) -> bytes:
+    """Render the result alone, exactly as it came; `{}` when there is none."""
+    return _EMPTY if activation.result is None else bytes(activation.result)
+
+
+def is_array(result: msgspec.Raw | None) -> bool:
+    """Tell whether a result is a JSON array, from its first character that is no blank."""
+    if result is None:
+        return False
+    head = bytes(memoryview(result)[:64]).lstrip()
+    return (head or bytes(result).lstrip())[:1] == b"["
+
+
+def render_response(activation: Activation) -> bytes:
+    """Render how an activation ended, with its result: the body of `activations/ID/result`."""
+    return _encode(_response(activation))
+
+
+def render_logs(logs: Sequence[str]) -> bytes:
+    """Render the body of `activations/ID/logs`."""
+    return _encode({"logs": logs})
+
+
+def _response(activation: Activation) -> dict[str, Any]:
+    response: dict[str, Any] = {"status": activation.status.text, "success": activation.status is Status.SUCCESS}
+    if activation.result is not None:
+        response["result"] = activation.result
+    if activation.size is not None:
+        response["size"] = activation.size
+    return response
+
+
+class _Entry(msgspec.Struct):
+    """One annotation; a struct is the cheapest object to make and to encode."""
+
+    key: str
+    value: Any
+
+
+def _annotations(activation: Activation, price: Price) -> list[_Entry]:
+    meter = activation.meter
+    entries = [
+        _Entry("path", activation.path),
+        _Entry("kind", activation.kind),
+        _Entry("limits", _limits(activation.limits)),
+        _Entry("timeout", activation.timed_out),
+        _Entry("waitTime", activation.wait_ms),
+    ]
+    if activation.init_ms is not None:
+        entries.append(_Entry("initTime", activation.init_ms))
+    if activation.cause is not None:
+        entries.append(_Entry("causedBy", "sequence"))
+    if meter.start_kind is not None:
+        entries += (
+            _Entry("startKind", meter.start_kind),
+            _Entry("cpuTime", {"us": meter.cpu_us, "quality": meter.cpu_quality, "throttledUs": meter.throttled_us}),
+            _Entry("memoryPeak", {"bytes": meter.peak_bytes, "quality": meter.peak_quality}),
+            _Entry("memory", {"anonymous": meter.anonymous_bytes, "shared": meter.shared_bytes, "cache": meter.cache_bytes}),
+        )
+    entries += (
+        _Entry("phases", meter.phases),
+        _Entry("billed", {"us": meter.billed_us, "memoryMiB": meter.memory_limit_mib}),
+        _Entry("traffic", {"request": meter.request_bytes, "response": meter.response_bytes}),
+    )
+    if meter.oom_kills:
+        entries.append(_Entry("oomKills", meter.oom_kills))
+    cost = price(activation)
+    if cost is not None:
+        entries.append(_Entry("cost", cost))
+    if activation.container is not None:
+        entries.append(_Entry("container", activation.container))
+    entries += (_Entry("node", activation.node), _Entry("outcome", meter.outcome))
+    return entries
+
+
+# --- the node ---------------------------------------------------------------------------------------------------------
+
+
+def render_root(manifest: Manifest, limits: LimitsConfig, support: Mapping[str, str]) -> bytes:
+    """Render `GET /`: what clients read the kinds and their defaults from."""
+    ranges = {
+        "action_duration": (limits.timeout_min_ms, limits.timeout_max_ms),
+        "action_memory": (limits.memory_min_mib * MIB, limits.memory_max_mib * MIB),
+        "action_logs": (limits.logs_min_mib * MIB, limits.logs_max_mib * MIB),
+    }
+    numbers = {
+        "actions_per_minute": limits.invocations_per_minute,
+        "triggers_per_minute": limits.fires_per_minute,
+        "concurrent_actions": limits.concurrent_invocations,
+        "sequence_length": SEQUENCE_LENGTH,
+        **{f"default_{bound}_{name}": value for name, both in ranges.items() for bound, value in zip(_BOUNDS, both, strict=True)},
+        **{f"{bound}_{name}": value for name, both in ranges.items() for bound, value in zip(_BOUNDS, both, strict=True)},
+    }
+    return _encode(
+        {
+            "description": "OpenWhisk",
+            "support": support,
+            "api_paths": ["/api/v1"],
+            "limits": numbers,
+            "runtimes": {
+                family: [
+                    {
+                        "kind": runtime.kind,
+                        "image": runtime.image,
+                        "deprecated": runtime.deprecated,
+                        "default": runtime.default,
+                        "attached": runtime.attached,
+                        "requireMain": runtime.require_main,
+                    }
+                    for runtime in runtimes
+                ]
+                for family, runtimes in manifest.families.items()
+            },
+        }
+    )
+
+
+_BOUNDS = ("min", "max")
+
+
+def render_api_info(build: str, build_number: str) -> bytes:
+    """Render `GET /api/v1`; clients print both, and want both as strings."""
+    return _encode(
+        {
+            "description": "OpenWhisk API",
+            "api_version": "1.0.0",
+            "api_version_path": "v1",
+            "build": build,
+            "buildno": build_number,
+            "swagger_paths": {"ui": "/docs", "api-docs": "/api-docs"},
+        }
+    )
+
+
+def render_limits(limits: LimitsConfig, *, invocations: int, concurrent: int, fires: int) -> bytes:
+    """Render `NS/limits`: the site's ranges, and the namespace's rates."""
+    return _encode(
+        {
+            "invocationsPerMinute": invocations,
+            "concurrentInvocations": concurrent,
+            "firesPerMinute": fires,
+            "minActionMemory": limits.memory_min_mib,
+            "maxActionMemory": limits.memory_max_mib,
+            "minActionLogs": limits.logs_min_mib,
+            "maxActionLogs": limits.logs_max_mib,
+            "minActionTimeout": limits.timeout_min_ms,
+            "maxActionTimeout": limits.timeout_max_ms,
+            "minActionConcurrency": limits.concurrency_min,
+            "maxActionConcurrency": limits.concurrency_max,
+            "maxParameterSize": f"{PARAMETERS_BYTES} B",
+            "maxActionInstances": concurrent,
+        }
+    )

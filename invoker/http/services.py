@@ -1,0 +1,120 @@
+"""What the API is built on: every part is an argument, and only this much of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from invoker.config.model import LimitsConfig
+from invoker.health import Health
+from invoker.http.admission import Admission
+from invoker.http.auth import Authenticator
+from invoker.http.rendering import Price
+from invoker.invocation import Accepted202, Call
+from invoker.manifest import Manifest
+from invoker.model import Activation, Collection, Entity
+from pool.model import ActivationId
+
+
+class CodeStore(Protocol):
+    """Code as content-addressed text."""
+
+    async def put(self, text: str) -> str:
+        """Store a text, and return its SHA-256, hexadecimal."""
+
+    async def read(self, digest: str) -> str:
+        """Return a text that was stored."""
+
+
+class Entities(Protocol):
+    """The entity store: metadata in memory, written through."""
+
+    @property
+    def code(self) -> CodeStore:
+        """Where the code is."""
+
+    def get(self, namespace: str, path: str) -> Entity | None:
+        """Find an entity of any collection by its path."""
+
+    def list(
+        self, namespace: str, collection: Collection, *, limit: int, skip: int, package: str | None = None
+    ) -> Sequence[Entity]:
+        """List entities, last written first. Without `package` the packaged ones are among them."""
+
+    def count(self, namespace: str, collection: Collection, package: str | None = None) -> int:
+        """Count what `list` would list without limit."""
+
+    async def put(self, entity: Entity, *, expected_revision: str | None) -> None:
+        """Write an entity over the one of this revision, or as a new one (None).
+
+        Raises:
+            ConcurrentModification: what is there is something else.
+        """
+
+    async def delete(self, entity: Entity) -> None:
+        """Delete an entity, at the revision given.
+
+        Raises:
+            ConcurrentModification: as `put`.
+        """
+
+
+class Activations(Protocol):
+    """The activation records."""
+
+    async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
+        """Find a record."""
+
+    async def get_logs(self, namespace: str, activation_id: ActivationId) -> Sequence[str] | None:
+        """Find the log lines of a record."""
+
+    async def list(
+        self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, limit: int, skip: int
+    ) -> Sequence[Activation]:
+        """List records, latest start first."""
+
+    async def count(self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, skip: int) -> int:
+        """Count what `list` would list without limit, after `skip` of them."""
+
+
+class Invoking(Protocol):
+    """What runs actions."""
+
+    async def invoke(self, call: Call) -> Activation | Accepted202:
+        """Run an action. It is in flight before this first waits."""
+
+    def in_flight(self, namespace: str) -> int:
+        """Count the activations of a namespace that have not ended."""
+
+    def cancel(self, activation_id: ActivationId, *, namespace: str | None = None) -> str | None:
+        """End an activation of a namespace now: `queued` or `running` is what it was, None that there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts.
+
+    Attributes:
+        limits: gives the site's limits of this moment: they may be reloaded.
+        price: what an activation costs.
+        health, ready: what `/health` and `/ready` tell.
+        wall_clock: seconds since the epoch.
+        build, build_number: for people, in `GET /api/v1`.
+        support: where to ask, in `GET /`: `github` and `slack`.
+    """
+
+    authenticator: Authenticator
+    admission: Admission
+    manifest: Manifest
+    entities: Entities
+    activations: Activations
+    invoker: Invoking
+    limits: Callable[[], LimitsConfig]
+    price: Price
+    health: Callable[[], Health]
+    ready: Callable[[], Health]
+    wall_clock: Callable[[], float]
+    build: str
+    build_number: str
+    support: Mapping[str, str] = field(default_factory=lambda: {"github": "", "slack": ""})

@@ -1,0 +1,279 @@
+"""The activation store: records, results and logs as users see them, bounded by age and by bytes for each namespace.
+
+Here also stands what a restart needs: promises not kept yet, and idempotency keys. Commits do not wait for the disk:
+after a power cut the journal replays what the last checkpoint had not. `ActivationDatabase` is the writing side and
+belongs to one thread; `ActivationReader` reads, on the loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from invoker.model import Accepted, Activation
+from invoker.record.entries import join_entries
+from invoker.record.ledger import as_text
+from invoker.record.store import Reader, checkpoint, load_queries, open_writer
+from pool.model import ActivationId
+
+#: For how long an idempotency key counts.
+IDEMPOTENCY_MS = 24 * 3600 * 1000
+#: Rows that retention deletes in one transaction, so that it never holds up the commits for long.
+_EXPIRE_ROWS = 2000
+_FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
+
+_decode_record = msgspec.json.Decoder(Activation).decode
+_decode_lines = msgspec.json.Decoder(list[str]).decode
+_decode_accepted = msgspec.json.Decoder(Accepted).decode
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, and how much of each namespace, is kept."""
+
+    records_s: int = 30 * 86_400
+    records_bytes: int = 2**30
+    results_s: int = 7 * 86_400
+    results_bytes: int = 2**30
+    logs_s: int = 7 * 86_400
+    logs_bytes: int = 2**30
+
+
+class TextRow(msgspec.Struct, frozen=True):
+    """A result or the log lines of an activation. The text is JSON inside JSON: SQLite must not parse what users nest."""
+
+    activation_id: str
+    namespace: str
+    start_ms: int
+    text: str
+
+
+class PendingRow(msgspec.Struct, frozen=True):
+    """A promise, its payload apart."""
+
+    activation_id: str
+    accepted: Accepted
+    payload: str
+
+
+class IdempotencyRow(msgspec.Struct, frozen=True):
+    """An idempotency key and the first activation it stood for."""
+
+    namespace: str
+    action: str
+    key: str
+    activation_id: str
+    body_sha256: str
+    accepted_ms: int
+
+
+@dataclass(slots=True)
+class ActivationBatch:
+    """What is to be written in one transaction.
+
+    Attributes:
+        records: JSON of `Activation` each, without results.
+        results, logs: texts apart.
+        pending: promises made.
+        begun: ids of promises that may have run.
+        kept: ids of promises that have a record now.
+        keys: idempotency keys.
+    """
+
+    records: list[bytes] = field(default_factory=list)
+    results: list[TextRow] = field(default_factory=list)
+    logs: list[TextRow] = field(default_factory=list)
+    pending: list[PendingRow] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    keys: list[IdempotencyRow] = field(default_factory=list)
+
+
+class ActivationDatabase:
+    """The writing side. All calls from one thread."""
+
+    def __init__(self, path: Path, retention: Retention) -> None:
+        """Open the database, and make it when it is missing.
+
+        Raises:
+            StoreTooNew, StoreBroken.
+        """
+        self._queries = load_queries("activations")
+        self._connection = open_writer(path, "activations", durable=False)
+        self._retention = retention
+
+    def position(self) -> int:
+        """Up to which sequence of the journal everything is here."""
+        row = self._connection.execute(self._queries["read_position"]).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def apply(self, batch: ActivationBatch, position: int) -> None:
+        """Write a batch and the journal's position in one transaction. What is there already stays as it is.
+
+        Raises:
+            sqlite3.Error: nothing was written.
+        """
+        run = self._run
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if batch.pending:
+                run("add_pending", rows=_json(batch.pending))
+            if batch.keys:
+                run("add_idempotency", rows=_json(batch.keys), keep_ms=IDEMPOTENCY_MS)
+            if batch.begun:
+                run("mark_begun", ids=_json(batch.begun))
+            if batch.records:
+                run("add_records", rows=as_text(join_entries(batch.records)))
+            if batch.results:
+                run("add_results", rows=_json(batch.results))
+            if batch.logs:
+                run("add_logs", rows=_json(batch.logs))
+            if batch.kept:
+                run("drop_pending", ids=_json(batch.kept))
+            run("write_position", position=position)
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._connection.execute("COMMIT")
+
+    def read_pending(self) -> tuple[list[Accepted], list[Accepted]]:
+        """Return the promises not kept: those not begun, and those that may have run."""
+        unbegun: list[Accepted] = []
+        begun: list[Accepted] = []
+        for text, payload, may_have_run in self._connection.execute(self._queries["read_pending"]):
+            accepted = msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload.encode()))
+            (begun if may_have_run else unbegun).append(accepted)
+        return unbegun, begun
+
+    def read_idempotency(self, now_ms: int) -> list[IdempotencyRow]:
+        """Return the keys that still count, oldest first."""
+        found = self._connection.execute(self._queries["read_idempotency"], {"since_ms": now_ms - IDEMPOTENCY_MS})
+        return [IdempotencyRow(*row) for row in found]
+
+    def retain(self, now_ms: int) -> bool:
+        """Delete some of what is too old or too much.
+
+        Returns:
+            Whether there may be more to delete.
+        """
+        keep = self._retention
+        more = False
+        for what, age_s, size in (
+            ("records", keep.records_s, keep.records_bytes),
+            ("results", keep.results_s, keep.results_bytes),
+            ("logs", keep.logs_s, keep.logs_bytes),
+        ):
+            expired = self._run(f"expire_{what}", before_ms=now_ms - age_s * 1000, limit=_EXPIRE_ROWS)
+            more = more or expired.rowcount == _EXPIRE_ROWS
+            for (namespace,) in self._run(f"large_{what}", bytes=size).fetchall():
+                self._run(f"trim_{what}", namespace=namespace, bytes=size)
+        self._run("drop_idempotency", before_ms=now_ms - IDEMPOTENCY_MS)
+        # Not `execute`: Python's module steps a statement without columns only once, which frees one page.
+        self._connection.executescript(self._queries["shrink"])
+        return more
+
+    def checkpoint(self) -> bool:
+        """Bring all that was committed to the disk. False when a reader held it up."""
+        return checkpoint(self._connection)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def _run(self, name: str, **parameters: str | int) -> sqlite3.Cursor:
+        return self._connection.execute(self._queries[name], parameters)
+
+
+class ActivationReader:
+    """The reading side, on the loop."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Use open connections."""
+        self._reader = reader
+        self._queries = load_queries("activations")
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open a database that exists.
+
+        Raises:
+            StoreBroken.
+        """
+        # Two: a long count must not hold up those who ask for one record.
+        return cls(await Reader.open(path, connections=2))
+
+    async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
+        """Find a record of a namespace."""
+        rows = await self._reader.fetch(self._queries["get"], {"namespace": namespace, "id": activation_id})
+        return _activation(*rows[0]) if rows else None
+
+    async def get_logs(self, namespace: str, activation_id: ActivationId) -> list[str] | None:
+        """Find the log lines of a record; None when there is no such record."""
+        rows = await self._reader.fetch(self._queries["get_logs"], {"namespace": namespace, "id": activation_id})
+        if not rows:
+            return None
+        return _decode_lines(rows[0][0]) if rows[0][0] is not None else []
+
+    async def list(
+        self,
+        namespace: str,
+        *,
+        name: str | None,
+        since_ms: int | None,
+        upto_ms: int | None,
+        limit: int,
+        skip: int,
+        hidden: Sequence[str],
+    ) -> list[Activation]:
+        """List records, latest start first.
+
+        Args:
+            namespace: whose.
+            name: `[package/]name` of the action, exactly; None or empty is all.
+            since_ms: earliest start, inclusive.
+            upto_ms: latest start, inclusive.
+            limit: at most so many.
+            skip: after leaving out so many.
+            hidden: ids to leave out.
+        """
+        parameters = _range(namespace, name, since_ms, upto_ms, hidden) | {"limit": limit, "skip": skip}
+        rows = await self._reader.fetch(self._queries["list_of_action" if name else "list"], parameters)
+        return [_activation(*row) for row in rows]
+
+    async def count(
+        self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]
+    ) -> int:
+        """Count what `list` would list without limit."""
+        rows = await self._reader.fetch(self._queries["count"], _range(namespace, name, since_ms, upto_ms, hidden))
+        return int(rows[0][0])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._reader.close()
+
+
+def _activation(record: str, result: str | None) -> Activation:
+    activation = _decode_record(record)
+    if result is None:
+        return activation
+    return msgspec.structs.replace(activation, result=msgspec.Raw(result.encode()))
+
+
+def _range(
+    namespace: str, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]
+) -> dict[str, str | int | None]:
+    return {
+        "namespace": namespace,
+        "name": name or None,
+        "since_ms": _FIRST_MS if since_ms is None else since_ms,
+        "upto_ms": _LAST_MS if upto_ms is None else upto_ms,
+        "hidden": _json(hidden),
+    }
+
+
+def _json(rows: Sequence[str] | Sequence[msgspec.Struct]) -> str:
+    return msgspec.json.encode(rows).decode()

@@ -1,0 +1,259 @@
+"""The entity store: namespaces and entities, whole in memory, written through to `entities.db`; code in files.
+
+Reads are dictionary look-ups. A write changes memory first, in one step with the check of the revision, then waits for
+the database; if that fails, memory goes back. So two writers of one entity never both win, without a lock.
+"""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from invoker.errors import ConcurrentModification, EntityNotFound
+from invoker.model import Action, Collection, Entity, Namespace
+from invoker.record.code_files import CodeFiles
+from invoker.record.store import StoreBroken, Writer, load_queries
+
+#: Called with an entity before and after a change; None where there is none. May not raise nor wait.
+Listener = Callable[[Entity | None, Entity | None], None]
+
+#: The types of entity by their collection. Each has a tag, so that a row says what it is.
+COLLECTIONS: dict[type[Entity], Collection] = {Action: Collection.ACTIONS}
+
+_decode_entity = msgspec.json.Decoder(Action).decode
+_decode_namespace = msgspec.json.Decoder(Namespace).decode
+_encode = msgspec.json.Encoder().encode
+#: Namespace, collection, package: None is all of the collection, "" the default package.
+_Order = tuple[str, Collection, str | None]
+
+
+class EntityStore:
+    """Open with `EntityStore.open`; one event loop uses it."""
+
+    def __init__(self, writer: Writer, code: CodeFiles) -> None:
+        """Begin empty; `open` loads."""
+        self._writer = writer
+        self._queries = load_queries("entities")
+        self.code = code
+        self._namespaces: dict[str, Namespace] = {}
+        self._by_uuid: dict[str, Namespace] = {}
+        #: One tree of names for each namespace, across collections.
+        self._trees: dict[str, dict[str, Entity]] = {}
+        #: What a list shows, by path, last written last: a write takes the entity out and puts it at the end.
+        self._orders: dict[_Order, dict[str, Entity]] = {}
+        #: How many entities use each code.
+        self._code_uses: Counter[str] = Counter()
+        self._listeners: list[Listener] = []
+
+    @classmethod
+    async def open(cls, path: Path, code_dir: Path) -> Self:
+        """Open or make the database and the directory of code, load everything, delete code that nobody uses.
+
+        Raises:
+            StoreTooNew, StoreBroken: it cannot be used, or an entity in it cannot be read.
+        """
+        writer = await Writer.open(path, "entities")
+        try:
+            store = cls(writer, CodeFiles(code_dir))
+            try:
+                for (text,) in await writer.fetch(store._queries["read_namespaces"], {}):
+                    store._remember_namespace(_decode_namespace(text))
+                for (text,) in await writer.fetch(store._queries["read_entities"], {}):
+                    store._replace(None, _decode_entity(text))
+            except msgspec.MsgspecError as error:
+                raise StoreBroken(f"{path}: {error}") from error
+            await store.code.sweep(store._code_uses.keys())
+        except BaseException:
+            await writer.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close the database. Everything is written already."""
+        await self._writer.close()
+
+    def on_change(self, listener: Listener) -> None:
+        """Have `listener` called at each change of an entity, in the step that makes it visible."""
+        self._listeners.append(listener)
+
+    # ---- namespaces
+
+    def get_namespace(self, name: str) -> Namespace | None:
+        """Find a namespace by its name."""
+        return self._namespaces.get(name)
+
+    def get_namespace_by_uuid(self, uuid: str) -> Namespace | None:
+        """Find a namespace by the user part of its key."""
+        return self._by_uuid.get(uuid)
+
+    def list_namespaces(self) -> builtins.list[Namespace]:
+        """List all namespaces, by name."""
+        return [self._namespaces[name] for name in sorted(self._namespaces)]
+
+    async def put_namespace(self, namespace: Namespace) -> None:
+        """Write a namespace over the one of its name.
+
+        Raises:
+            StoreBroken: it was not written, and memory is as before.
+        """
+        before = self._namespaces.get(namespace.name)
+        self._forget_namespace(before)
+        self._remember_namespace(namespace)
+        parameters = {"name": namespace.name, "uuid": namespace.uuid, "value": _encode(namespace).decode()}
+        try:
+            await self._writer.execute(self._queries["put_namespace"], parameters)
+        except StoreBroken:
+            if self._namespaces.get(namespace.name) is namespace:
+                self._forget_namespace(namespace)
+                self._remember_namespace(before)
+            raise
+
+    async def delete_namespace(self, name: str) -> None:
+        """Delete a namespace with its entities.
+
+        Raises:
+            EntityNotFound: there is none.
+            StoreBroken: it is still in the database, and memory is as before.
+        """
+        namespace = self._namespaces.get(name)
+        if namespace is None:
+            raise EntityNotFound.named(name)
+        entities = list(self._trees.get(name, {}).values())
+        self._forget_namespace(namespace)
+        for entity in entities:
+            self._replace(entity, None)
+        try:
+            await self._writer.execute(self._queries["delete_namespace"], {"name": name})
+        except StoreBroken:
+            self._remember_namespace(namespace)
+            for entity in sorted(entities, key=lambda each: each.updated):
+                self._replace(None, entity)
+            raise
+        for entity in entities:
+            self._drop_code(entity)
+
+    # ---- entities
+
+    def get(self, namespace: str, path: str) -> Entity | None:
+        """Find an entity of any collection by its path, `[package/]name`."""
+        tree = self._trees.get(namespace)
+        return None if tree is None else tree.get(path)
+
+    def list(
+        self, namespace: str, collection: Collection, *, limit: int, skip: int = 0, package: str | None = None
+    ) -> builtins.list[Entity]:
+        """List entities, last written first. Costs O(limit + skip).
+
+        Args:
+            namespace: whose.
+            collection: which kind.
+            limit: at most so many.
+            skip: after leaving out so many.
+            package: None is all, packaged ones too; "" is the default package.
+        """
+        order = self._orders.get((namespace, collection, package), {})
+        return list(itertools.islice(reversed(order.values()), skip, skip + limit))
+
+    def count(self, namespace: str, collection: Collection, package: str | None = None) -> int:
+        """Count what `list` would list without limit."""
+        return len(self._orders.get((namespace, collection, package), ()))
+
+    async def put(self, entity: Entity, *, expected_revision: str | None) -> None:
+        """Write an entity over the one of this revision, or as a new one (None). It has a new revision itself.
+
+        Raises:
+            ConcurrentModification: what is there is something else; nothing was changed.
+            StoreBroken: it was not written, and memory is as before.
+        """
+        before = self.get(entity.namespace, entity.path)
+        if (None if before is None else before.revision) != expected_revision:
+            raise ConcurrentModification
+        self._replace(before, entity)
+        parameters = {
+            "namespace": entity.namespace,
+            "path": entity.path,
+            "collection": COLLECTIONS[type(entity)].value,
+            "updated": entity.updated,
+            "value": _encode(entity).decode(),
+        }
+        await self._write("put_entity", parameters, before, entity)
+        if (digest := _code_of(entity)) is not None and (before is None or _code_of(before) != digest):
+            self.code.unpin(digest)
+        self._drop_code(before)
+
+    async def delete(self, entity: Entity) -> None:
+        """Delete an entity, at the revision given.
+
+        Raises:
+            ConcurrentModification: what is there is something else; nothing was changed.
+            StoreBroken: it is still in the database, and memory is as before.
+        """
+        before = self.get(entity.namespace, entity.path)
+        if before is None or before.revision != entity.revision:
+            raise ConcurrentModification
+        self._replace(before, None)
+        await self._write("delete_entity", {"namespace": entity.namespace, "path": entity.path}, before, None)
+        self._drop_code(before)
+
+    # ---- memory
+
+    async def _write(self, name: str, parameters: dict[str, str | int], before: Entity | None, after: Entity | None) -> None:
+        try:
+            await self._writer.execute(self._queries[name], parameters)
+        except StoreBroken:
+            changed = after or before
+            assert changed is not None
+            # A later writer may have won meanwhile; its entity stays.
+            if self.get(changed.namespace, changed.path) is after:
+                self._replace(after, before)
+            raise
+
+    def _replace(self, before: Entity | None, after: Entity | None) -> None:
+        """Change one entity in memory, and tell the listeners."""
+        if before is not None:
+            del self._trees[before.namespace][before.path]
+            for order in self._orders_of(before):
+                del order[before.path]
+            if (digest := _code_of(before)) is not None:
+                self._code_uses[digest] -= 1
+        if after is not None:
+            self._trees.setdefault(after.namespace, {})[after.path] = after
+            for order in self._orders_of(after):
+                order[after.path] = after
+            if (digest := _code_of(after)) is not None:
+                self._code_uses[digest] += 1
+        for listener in self._listeners:
+            listener(before, after)
+
+    def _orders_of(self, entity: Entity) -> tuple[dict[str, Entity], dict[str, Entity]]:
+        collection = COLLECTIONS[type(entity)]
+        whole: _Order = (entity.namespace, collection, None)
+        part: _Order = (entity.namespace, collection, entity.package or "")
+        return self._orders.setdefault(whole, {}), self._orders.setdefault(part, {})
+
+    def _remember_namespace(self, namespace: Namespace | None) -> None:
+        if namespace is not None:
+            self._namespaces[namespace.name] = namespace
+            self._by_uuid[namespace.uuid] = namespace
+
+    def _forget_namespace(self, namespace: Namespace | None) -> None:
+        if namespace is not None:
+            del self._namespaces[namespace.name]
+            del self._by_uuid[namespace.uuid]
+
+    def _drop_code(self, entity: Entity | None) -> None:
+        """Delete the code of an entity that is gone, unless another one uses it."""
+        digest = None if entity is None else _code_of(entity)
+        if digest is not None and self._code_uses[digest] <= 0:
+            del self._code_uses[digest]
+            self.code.remove(digest)
+
+
+def _code_of(entity: Entity) -> str | None:
+    return entity.exec.code if isinstance(entity, Action) else None

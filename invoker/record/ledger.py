@@ -1,0 +1,273 @@
+"""The ledger: what is billed, in integers, one row a fact, appended once and never changed.
+
+One file a month, by the wall clock of the fact, `ledger/2026-11.db`: a month that is closed can be copied, archived or
+handed to an accountant as it is, and no file grows without end. A batch that reaches several months commits the newest
+month last, and the journal's position stands in that one alone, in the same transaction: so a position is never ahead
+of a row in any month. A row is known by its full key (node, subject, type, part); writing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from invoker.model import MIB
+from invoker.record.entries import join_entries
+from invoker.record.store import checkpoint, load_queries, open_writer, reading
+
+#: Months whose files stay open. The present one, and its neighbours around midnight.
+_OPEN_MONTHS = 3
+#: Repeats of one activation may disagree on its start by this much and still count once.
+_REPEAT_SPAN = timedelta(days=2)
+
+
+class LedgerItem(NamedTuple):
+    """A row to be written.
+
+    Attributes:
+        type: its type, which is also the name of its statement.
+        at_ms: wall clock; finds the month.
+        subject: activation or container.
+        text: JSON of the entry, as the statement expects it.
+    """
+
+    type: str
+    at_ms: int
+    subject: str
+    text: bytes
+
+
+class Rounding(msgspec.Struct, frozen=True, kw_only=True):
+    """How a price plan rounds the duration of one activation, before anything is summed.
+
+    Attributes:
+        step_us: durations are rounded up to a multiple of it.
+        minimum_us: least duration of an activation that ran at all.
+        bill_init: whether init is part of it.
+    """
+
+    step_us: int = 1000
+    minimum_us: int = 0
+    bill_init: bool = True
+
+
+class UsageRow(msgspec.Struct, kw_only=True):
+    """Sums over the activations of one action. All are facts but those named `charged_...`, which a plan's rounding made.
+
+    Attributes:
+        action: `ns/[package/]name`; empty for idle containers without an action.
+        activations, failed: how many ended; how many of these without success.
+        outcomes: activations by their outcome.
+        billed_us: init plus run, microseconds, as measured.
+        memory_mib_us: declared memory times that.
+        cpu_us: until the reply.
+        tail_cpu_us: after the reply.
+        idle_cpu_us: used by idle containers beside that.
+        idle_byte_us: memory held by idle containers, byte-microseconds.
+        charged_activations: those that a plan bills.
+        charged_memory_mib_us: declared memory times rounded duration, of those.
+        charged_cpu_us: CPU time of those until the reply, and all tails.
+        corrections: number of corrections; their differences are in the `charged_...` sums.
+    """
+
+    namespace: str
+    action: str
+    activations: int = 0
+    failed: int = 0
+    outcomes: dict[str, int] = {}
+    billed_us: int = 0
+    memory_mib_us: int = 0
+    cpu_us: int = 0
+    tail_cpu_us: int = 0
+    idle_cpu_us: int = 0
+    idle_byte_us: int = 0
+    charged_activations: int = 0
+    charged_memory_mib_us: int = 0
+    charged_cpu_us: int = 0
+    corrections: int = 0
+
+    @property
+    def memory_byte_us(self) -> int:
+        """Declared memory times duration, byte-microseconds. May exceed 64 bits."""
+        return self.memory_mib_us * MIB
+
+
+def month_of(at_ms: int) -> str:
+    """Name the month of a wall clock time, UTC: `2026-11`."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
+
+
+class Ledger:
+    """The writing side. All calls from one thread."""
+
+    def __init__(self, directory: Path, node: str) -> None:
+        """Open the newest month, if there is one.
+
+        Args:
+            directory: of the months.
+            node: name of this node, for rows that do not bear it themselves.
+
+        Raises:
+            StoreTooNew, StoreBroken.
+        """
+        self._directory = directory
+        self._node = node
+        self._queries = load_queries("ledger")
+        #: Open months, least recently used first.
+        self._open: dict[str, sqlite3.Connection] = {}
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._newest = max((path.stem for path in months(directory)), default="")
+
+    def position(self) -> int:
+        """Up to which sequence of the journal every row is here."""
+        for path in sorted(months(self._directory), reverse=True):
+            row = self._connection(path.stem).execute(self._queries["read_position"]).fetchone()
+            if row is not None:
+                return int(row[0])
+        return 0
+
+    def apply(self, items: Iterable[LedgerItem], position: int) -> None:
+        """Add rows, durably, those that are new; and remember `position`.
+
+        Args:
+            items: in any order, repeated or not.
+            position: up to which sequence of the journal all rows are among these or were added before.
+
+        Raises:
+            sqlite3.Error: not all of it was written; apply it again.
+        """
+        by_month: dict[str, dict[str, list[LedgerItem]]] = defaultdict(lambda: defaultdict(list))
+        for item in items:
+            by_month[month_of(item.at_ms)][item.type].append(item)
+        if not by_month and not self._newest:
+            return
+        newest = max(self._newest, *by_month) if by_month else self._newest
+        for month in sorted({*by_month, newest}):
+            self._apply_month(month, by_month.get(month, {}), position if month == newest else None)
+        self._newest = newest
+
+    def checkpoint(self) -> None:
+        """Move what is committed from the logs into the files."""
+        for connection in self._open.values():
+            checkpoint(connection)
+
+    def close(self) -> None:
+        """Close all months."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _apply_month(self, month: str, by_type: Mapping[str, list[LedgerItem]], position: int | None) -> None:
+        finished = by_type.get("finished", [])
+        elsewhere = self._finished_elsewhere(month, finished)
+        connection = self._connection(month)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for name, rows in by_type.items():
+                texts = [row.text for row in rows if name != "finished" or row.subject not in elsewhere]
+                parameters = {"node": self._node, "rows": as_text(join_entries(texts))}
+                connection.execute(self._queries[name], parameters)
+            if position is not None:
+                connection.execute(self._queries["write_position"], {"position": position})
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.execute("COMMIT")
+
+    def _finished_elsewhere(self, month: str, rows: Sequence[LedgerItem]) -> set[str]:
+        """Find activations that have their finished row in a neighbouring month already. Only near a month's edge."""
+        ids: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            start = datetime.fromtimestamp(row.at_ms / 1000, UTC)
+            for neighbour in {(start + way * _REPEAT_SPAN).strftime("%Y-%m") for way in (-1, 1)} - {month}:
+                ids[neighbour].append(row.subject)
+        found: set[str] = set()
+        for neighbour, subjects in ids.items():
+            if (self._directory / f"{neighbour}.db").exists():
+                parameters = {"ids": msgspec.json.encode(subjects).decode()}
+                found.update(row[0] for row in self._connection(neighbour).execute(self._queries["is_finished"], parameters))
+        return found
+
+    def _connection(self, month: str) -> sqlite3.Connection:
+        connection = self._open.pop(month, None)
+        if connection is None:
+            connection = open_writer(self._directory / f"{month}.db", "ledger", durable=True)
+        self._open[month] = connection
+        while len(self._open) > _OPEN_MONTHS:
+            self._open.pop(next(iter(self._open))).close()
+        return connection
+
+
+def months(directory: Path) -> list[Path]:
+    """List the files of all months, oldest first."""
+    return sorted(directory.glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].db"))
+
+
+def as_text(rows: bytes) -> str:
+    """Make a parameter of JSON. What is not UTF-8 in somebody's text must not hold up everybody's rows."""
+    return rows.decode("utf-8", "replace")
+
+
+async def read_usage(
+    directory: Path, *, namespace: str | None, since_ms: int, upto_ms: int, rounding: Rounding
+) -> list[UsageRow]:
+    """Sum the ledger over `since_ms <= at < upto_ms`, by namespace and action, in this order.
+
+    Args:
+        directory: of the months.
+        namespace: None is all.
+        since_ms: wall clock.
+        upto_ms: wall clock, exclusive.
+        rounding: of the plan that is to price it.
+
+    Raises:
+        StoreBroken: a month cannot be read.
+    """
+    query = load_queries("ledger")["usage"]
+    parameters = {"namespace": namespace, "since_ms": since_ms, "upto_ms": upto_ms} | msgspec.structs.asdict(rounding)
+    sums: dict[tuple[str, str], UsageRow] = {}
+    for path in months(directory):
+        if _overlaps(path.stem, since_ms, upto_ms):
+            async with reading(path) as reader:
+                for row in await reader.fetch(query, parameters):
+                    key = (row[0], row[1])
+                    _add(sums.setdefault(key, UsageRow(namespace=row[0], action=row[1])), row[2:])
+    return [sums[key] for key in sorted(sums)]
+
+
+def _overlaps(month: str, since_ms: int, upto_ms: int) -> bool:
+    first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    following = (first + timedelta(days=32)).replace(day=1)
+    return since_ms < following.timestamp() * 1000 and upto_ms > first.timestamp() * 1000
+
+
+def _add(usage: UsageRow, row: Sequence[str | int]) -> None:
+    """Add one row of the statement `usage`: its columns from `type` on."""
+    kind, outcome = str(row[0]), str(row[1])
+    (status, count, billed, cpu, memory, held_mib, held_bytes, charged, charged_memory, charged_cpu) = map(int, row[2:])
+    match kind:
+        case "finished":
+            usage.activations += count
+            usage.failed += count if status else 0
+            usage.outcomes[outcome] = usage.outcomes.get(outcome, 0) + count
+            usage.billed_us += billed
+            usage.cpu_us += cpu
+            usage.memory_mib_us += memory
+            usage.charged_activations += charged
+            usage.charged_memory_mib_us += charged_memory
+            usage.charged_cpu_us += charged_cpu
+        case "tail":
+            usage.tail_cpu_us += cpu
+            usage.charged_cpu_us += cpu
+        case "idle":
+            usage.idle_cpu_us += cpu
+            usage.idle_byte_us += held_mib * MIB + held_bytes
+        case "correction":
+            usage.corrections += count
+            usage.charged_cpu_us += cpu
+            usage.charged_memory_mib_us += held_mib

@@ -1,0 +1,498 @@
+"""The recorder: the face of journal, ledger and activation store. What it has taken is true after a crash.
+
+The warm path is `finish`: encode, one write to the journal, one entry in a queue; no SQLite, no waiting. Readers see
+their own writes: what the writer has not committed yet is found in memory, and a list waits for the commit.
+
+A record becomes visible once its logs are there, at the latest `LOGS_WAIT_S` after its end: clients ask for logs as soon
+as they see a record, and take what they get for all there is.
+
+Memory is bounded: `room` refuses new work while more than `max_queued` records, or `max_queued_bytes`, wait for the
+writer; what was admitted before may still end, and its number is bounded by admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import msgspec
+
+from invoker.errors import JournalFull
+from invoker.model import Accepted, Activation
+from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, IdempotencyRow, Retention
+from invoker.record.entries import (
+    AcceptedEntry,
+    BegunEntry,
+    ContainerEntry,
+    Correction,
+    FinishedEntry,
+    IdleEntry,
+    LogsEntry,
+    TailEntry,
+    encode_entry,
+    split_byte_us,
+)
+from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
+from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
+from invoker.record.ledger import Rounding, UsageRow, read_usage
+from invoker.record.segment import Allocate
+from invoker.record.writer import Restored, Writer, Written, idempotency_row
+from pool.model import ActivationId, ContainerId
+
+__all__ = ["Lag", "RecordTooLarge", "Recorder", "Recovery"]
+
+#: How long a record waits for its logs before it is shown without them, seconds.
+LOGS_WAIT_S = 2.0
+#: How long after that late logs are still taken, seconds.
+_LATE_LOGS_S = 10.0
+_RESULT_NOT_KEPT = msgspec.Raw(b'{"error":"The result was not kept: the disk of the node is full."}')
+
+
+class Recovery(NamedTuple):
+    """What an earlier daemon had promised and not finished.
+
+    Attributes:
+        unbegun: never reached a container: to be run.
+        begun: may have run: to be ended as lost, never run again.
+    """
+
+    unbegun: list[Accepted]
+    begun: list[Accepted]
+
+
+class Recorder:
+    """Open with `Recorder.open`; one event loop uses it."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        journal: Journal,
+        writer: Writer,
+        intake: Intake,
+        reader: ActivationReader,
+        restored: Restored,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        max_queued: int,
+        max_queued_bytes: int,
+    ) -> None:
+        """Join the parts; `open` makes them."""
+        self._state_dir = state_dir
+        self._journal = journal
+        self._writer = writer
+        self._intake = intake
+        self._reader = reader
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self.recovery = Recovery(restored.unbegun, restored.begun)
+        #: Promises without a finished record.
+        self._open = {each.activation_id: each for each in (*restored.unbegun, *restored.begun)}
+        #: Finished, and not yet committed by the writer: what readers would miss.
+        self._recent: dict[str, FinishedEntry] = {}
+        #: Lines given apart and not yet committed.
+        self._recent_logs: dict[str, Sequence[str]] = {}
+        #: Finished, logs awaited: namespace, start, and until when the record is hidden. Oldest first.
+        self._awaiting: dict[str, tuple[str, int, float]] = {}
+        #: Idempotency keys that count. Oldest first.
+        self._keys: dict[tuple[str, str, str], IdempotencyRow] = {}
+        for row in restored.keys:
+            self._keys[row.namespace, row.action, row.key] = row
+        #: Last number given to a row that has a part.
+        self._part = 0
+
+    @classmethod
+    async def open(
+        cls,
+        state_dir: Path,
+        *,
+        node: str,
+        retention: Retention | None = None,
+        segment_bytes: int = 16 * 1024 * 1024,
+        reserve_bytes: int | None = None,
+        max_queued: int = 50_000,
+        max_queued_bytes: int = 256 * 1024 * 1024,
+        linger_s: float = 0.01,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        allocate: Allocate = os.posix_fallocate,
+    ) -> Self:
+        """Open the stores, and replay what the journal holds beyond them.
+
+        Args:
+            state_dir: the caller holds its lock.
+            node: name of this node, in every row.
+            retention: bounds of the activation store.
+            segment_bytes: size of a journal segment.
+            reserve_bytes: of the journal, kept for what was admitted; a quarter of a segment unless given.
+            max_queued: records that may wait for the writer before new work is refused.
+            max_queued_bytes: the same in bytes.
+            linger_s: how long the writer gathers records before it commits them.
+            clock: monotonic, seconds.
+            wall_ms: wall clock, milliseconds.
+            allocate: takes bytes of the disk, for tests.
+
+        Raises:
+            StoreTooNew, StoreBroken, JournalTooNew, OSError: it cannot be used.
+        """
+        recorder: Self
+        journal: Journal
+
+        def on_committed(group: Sequence[Written]) -> None:
+            recorder._on_committed(group)
+
+        def release(position: int) -> None:
+            journal.release(position)
+
+        writer = Writer(
+            state_dir,
+            node=node,
+            retention=retention or Retention(),
+            on_committed=on_committed,
+            release=release,
+            wall_ms=wall_ms,
+            linger_s=linger_s,
+        )
+        async with contextlib.AsyncExitStack() as parts:
+            parts.push_async_callback(writer.close)
+            restored = await writer.start()
+            # Nothing is handed to the writer before there is a recorder, so neither callback comes before its time.
+            journal = Journal(
+                state_dir / "journal",
+                applied=restored.position,
+                segment_bytes=segment_bytes,
+                reserve_bytes=reserve_bytes,
+                allocate=allocate,
+            )
+            parts.push_async_callback(journal.close)
+            recorder = cls(
+                state_dir,
+                journal=journal,
+                writer=writer,
+                intake=Intake(journal, writer, clock),
+                reader=await ActivationReader.open(state_dir / "activations.db"),
+                restored=restored,
+                clock=clock,
+                wall_ms=wall_ms,
+                max_queued=max_queued,
+                max_queued_bytes=max_queued_bytes,
+            )
+            parts.pop_all()
+        return recorder
+
+    async def close(self) -> None:
+        """Write what was deferred, commit everything, end all threads.
+
+        Raises:
+            JournalBroken: the disk failed.
+            Exception: the bug that ended the writer; the journal has everything.
+        """
+        async with contextlib.AsyncExitStack() as parts:
+            parts.push_async_callback(self._reader.close)
+            parts.push_async_callback(self._journal.close)
+            parts.push_async_callback(self._writer.close)
+            self._intake.close()
+            # The bodies of large records are handed to the writer before this returns.
+            await self._journal.wait_synced(self._journal.position)
+
+    # ---- the life of an activation
+
+    async def accepted(self, accepted: Accepted) -> None:
+        """Promise an activation. Durable when it returns, also over a power cut.
+
+        Its idempotency key counts from the call on, before this waits.
+
+        Raises:
+            JournalFull, JournalBroken: it was not promised.
+        """
+        if not self.room():
+            raise JournalFull
+        entry = AcceptedEntry.of(accepted)
+        row = idempotency_row(accepted)
+        key = None if row is None else (row.namespace, row.action, row.key)
+        if row is not None and key is not None:
+            self._drop_old_keys()
+            self._keys[key] = row
+        try:
+            position = self._intake.append_any(entry)
+            self._open[accepted.activation_id] = entry.accepted
+            await self._journal.wait_synced(position)
+        except (JournalFull, JournalBroken):
+            self._open.pop(accepted.activation_id, None)
+            if key is not None and self._keys.get(key) is row:
+                del self._keys[key]
+            raise
+
+    async def begun(self, activation_id: ActivationId) -> None:
+        """Say that a promised activation may run from now on. Durable when it returns.
+
+        Raises:
+            JournalFull, JournalBroken: it was not written; do not run it.
+        """
+        promise = self._open.get(activation_id)
+        namespace, path = ("", "") if promise is None else (promise.namespace, promise.path)
+        position = self._intake.append_any(BegunEntry(activation_id, namespace, path, self._wall_ms()))
+        await self._journal.wait_synced(position)
+
+    def finish(self, activation: Activation, *, logs: Sequence[str] | None = None) -> None:
+        """Write the end of an activation. It survives `kill -9` when this returns.
+
+        Args:
+            activation: with its result.
+            logs: all of its log lines; None when `logs` brings them later.
+
+        Raises:
+            RecordTooLarge: nothing was written: use `finish_large`.
+            JournalFull: not even the reserve is left.
+        """
+        # Lines that would not fit anyway are not encoded to find out.
+        if not logs or sum(map(len, logs)) <= INLINE_ENTRY_BYTES:
+            entry = FinishedEntry.of(activation, logs)
+            encoded = encode_entry(entry)
+            if len(encoded) <= INLINE_ENTRY_BYTES:
+                self._intake.append(entry, encoded)
+                self._remember(entry)
+                return
+        if not logs:
+            raise RecordTooLarge
+        self.finish(activation)
+        self.logs(activation.activation_id, logs)
+
+    async def finish_large(self, activation: Activation, *, logs: Sequence[str] | None = None) -> None:
+        """Write the end of an activation of any size. It survives `kill -9` when this returns.
+
+        On a full disk the record is kept without the result, and says so in the result's place. Once called, the record
+        is written even if the caller is cancelled.
+
+        Raises:
+            JournalFull: not even the reserve is left.
+            JournalBroken: the disk failed.
+        """
+        entry = FinishedEntry.of(activation, None)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: OSError | None) -> None:
+            if error is None:
+                self._remember(entry)
+                if logs is not None:
+                    self.logs(activation.activation_id, logs)
+            if waiter.done():
+                return  # the caller was cancelled meanwhile
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(JournalBroken(str(error)))
+
+        try:
+            self._intake.start_large(entry, encode_entry(entry), done)
+        except JournalFull:
+            self.finish(msgspec.structs.replace(activation, result=_RESULT_NOT_KEPT), logs=logs)
+        else:
+            await waiter
+
+    def logs(self, activation_id: ActivationId, lines: Sequence[str]) -> None:
+        """Give the log lines of an activation that was finished without them. The first lines given count.
+
+        Few lines go through the journal. Many go to the store at once: a crash within that moment loses them, and the
+        record says so.
+        """
+        awaiting = self._awaiting.pop(activation_id, None)
+        if awaiting is None:
+            return
+        namespace, start_ms, _ = awaiting
+        entry = LogsEntry(activation_id, namespace, start_ms, lines)
+        self._recent_logs.setdefault(activation_id, lines)
+        size = sum(map(len, lines))
+        if size <= INLINE_ENTRY_BYTES:
+            encoded = encode_entry(entry)
+            if len(encoded) <= INLINE_ENTRY_BYTES:
+                with contextlib.suppress(JournalFull):
+                    self._intake.append(entry, encoded)
+                    return
+        self._intake.pass_by(entry, size)
+
+    # ---- what goes with the next record
+
+    def tail(self, activation_id: ActivationId, namespace: str, cpu_us: int, *, path: str = "") -> None:
+        """Book CPU time that an activation used after its reply. Written with the next record, within a second."""
+        self._intake.defer(TailEntry(activation_id, namespace, path, cpu_us, self._wall_ms(), self._next_part()))
+
+    def idle(self, container: ContainerId, namespace: str, byte_us: int, *, cpu_us: int = 0, path: str = "") -> None:
+        """Book memory that a container held while nothing ran in it, byte-microseconds. Written within a second."""
+        mib_us, rest = split_byte_us(byte_us)
+        self._intake.defer(IdleEntry(container, namespace, path, mib_us, rest, cpu_us, self._wall_ms(), self._next_part()))
+
+    def container(self, container: ContainerId, namespace: str, fact: str, *, cpu_us: int = 0, path: str = "") -> None:
+        """Note that a container was `created` or `removed`. Written within a second."""
+        self._intake.defer(ContainerEntry(container, namespace, path, fact, cpu_us, self._wall_ms(), self._next_part()))
+
+    async def correction(self, correction: Correction) -> None:
+        """Correct a bill by a row of its own. Durable when it returns; repeating its key changes nothing.
+
+        Raises:
+            JournalFull, JournalBroken: it was not written.
+        """
+        await self._journal.wait_synced(self._intake.append_any(correction))
+
+    # ---- reading
+
+    async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
+        """Find a record; None as long as it waits for its logs."""
+        if self._is_hidden(activation_id):
+            return None
+        entry = self._recent.get(activation_id)
+        if entry is None:
+            return await self._reader.get(namespace, activation_id)
+        if entry.activation.namespace != namespace:
+            return None
+        if entry.result is None:
+            return entry.activation
+        return msgspec.structs.replace(entry.activation, result=msgspec.Raw(entry.result.encode()))
+
+    async def get_logs(self, namespace: str, activation_id: ActivationId) -> builtins.list[str] | None:
+        """Find the log lines of a record, None when there is no such record (yet)."""
+        if self._is_hidden(activation_id):
+            return None
+        entry = self._recent.get(activation_id)
+        if entry is not None:
+            return None if entry.activation.namespace != namespace else list(self._lines_of(entry))
+        found = await self._reader.get_logs(namespace, activation_id)
+        # The record may be committed while its lines are still on their way.
+        return list(self._recent_logs.get(activation_id, found)) if found is not None else None
+
+    async def list(
+        self,
+        namespace: str,
+        *,
+        name: str | None = None,
+        since_ms: int | None = None,
+        upto_ms: int | None = None,
+        limit: int = 30,
+        skip: int = 0,
+    ) -> builtins.list[Activation]:
+        """List records of a namespace, latest start first.
+
+        Args:
+            namespace: the caller's.
+            name: `name` or `package/name` of the action, exactly; None or empty is all.
+            since_ms: earliest start, inclusive.
+            upto_ms: latest start, inclusive.
+            limit: at most so many.
+            skip: after leaving out so many.
+        """
+        await self._intake.wait_committed()
+        return await self._reader.list(
+            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, limit=limit, skip=skip, hidden=self._hidden()
+        )
+
+    async def count(
+        self,
+        namespace: str,
+        *,
+        name: str | None = None,
+        since_ms: int | None = None,
+        upto_ms: int | None = None,
+        skip: int = 0,
+    ) -> int:
+        """Count what `list` would list without limit, after `skip` of them."""
+        await self._intake.wait_committed()
+        found = await self._reader.count(namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, hidden=self._hidden())
+        return max(found - skip, 0)
+
+    def find_idempotent(self, namespace: str, path: str, key: str) -> tuple[ActivationId, str] | None:
+        """Find (activation id, SHA-256 of the body) of the first call with this key; None when 24 h are over."""
+        row = self._keys.get((namespace, path, key))
+        if row is None or row.accepted_ms + IDEMPOTENCY_MS <= self._wall_ms():
+            return None
+        return ActivationId(row.activation_id), row.body_sha256
+
+    async def usage(
+        self, *, namespace: str | None = None, since_ms: int, upto_ms: int, rounding: Rounding | None = None
+    ) -> builtins.list[UsageRow]:
+        """Sum the ledger over `since_ms <= start < upto_ms` by namespace and action.
+
+        Args:
+            namespace: None is all.
+            since_ms: wall clock.
+            upto_ms: wall clock, exclusive.
+            rounding: of the price plan that is to be applied; see `rating.Plan.rounding`.
+        """
+        await self._intake.wait_committed()
+        return await read_usage(
+            self._state_dir / "ledger",
+            namespace=namespace,
+            since_ms=since_ms,
+            upto_ms=upto_ms,
+            rounding=rounding or Rounding(),
+        )
+
+    # ---- how it fares
+
+    def room(self, records: int = 1) -> bool:
+        """Tell whether new work may be taken: `records` more can be written, and the writer keeps up."""
+        return self._intake.has_capacity(self._max_queued, self._max_queued_bytes) and self._journal.has_room(records)
+
+    def lag(self) -> Lag:
+        """Tell how far the databases are behind."""
+        return self._intake.lag()
+
+    # ---- memory
+
+    def _remember(self, entry: FinishedEntry) -> None:
+        """Let readers find a finished record before it is committed. The first record of an activation counts."""
+        activation = entry.activation
+        self._open.pop(activation.activation_id, None)
+        if activation.activation_id in self._recent:
+            return
+        self._recent[activation.activation_id] = entry
+        if entry.lines is None:
+            now = self._clock()
+            # At most as many are forgotten as are added, and one more: nobody waits for it, and it does not grow.
+            for each, (_, _, until) in list(itertools.islice(self._awaiting.items(), 2)):
+                if until + _LATE_LOGS_S <= now:
+                    del self._awaiting[each]
+            self._awaiting[activation.activation_id] = (activation.namespace, activation.start_ms, now + LOGS_WAIT_S)
+
+    def _on_committed(self, group: Sequence[Written]) -> None:
+        """Forget what readers find in the databases now."""
+        for written in group:
+            for entry in written.entries:
+                if isinstance(entry, FinishedEntry):
+                    self._recent.pop(entry.activation.activation_id, None)
+                elif isinstance(entry, LogsEntry):
+                    self._recent_logs.pop(entry.activation_id, None)
+        self._intake.on_committed(group)
+
+    def _is_hidden(self, activation_id: str) -> bool:
+        awaiting = self._awaiting.get(activation_id)
+        return awaiting is not None and awaiting[2] > self._clock()
+
+    def _hidden(self) -> builtins.list[str]:
+        now = self._clock()
+        return [activation_id for activation_id, (_, _, until) in self._awaiting.items() if until > now]
+
+    def _lines_of(self, entry: FinishedEntry) -> Sequence[str]:
+        if entry.lines is not None:
+            return entry.lines
+        return self._recent_logs.get(entry.activation.activation_id, ())
+
+    def _next_part(self) -> int:
+        """Number a row: never twice, and not over restarts either, because it begins at the wall clock."""
+        self._part = max(self._part + 1, self._wall_ms() * 1000)
+        return self._part
+
+    def _drop_old_keys(self) -> None:
+        """Forget the oldest keys whose time is over, as `_remember` does."""
+        before = self._wall_ms() - IDEMPOTENCY_MS
+        for key in list(itertools.islice(self._keys, 2)):
+            if self._keys[key].accepted_ms <= before:
+                del self._keys[key]

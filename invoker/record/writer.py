@@ -1,0 +1,368 @@
+"""The writer: one thread that moves records of the journal into the ledger and the activation store.
+
+Records come to it in memory, right after they were appended; what an earlier daemon left is read from the files. It
+commits in groups: while one commit waits for the disk the next group gathers. All statements take a whole group as one
+JSON text, so that SQLite works through it without holding Python's lock, and the event loop goes on.
+
+A full or failing disk stops nothing: the group is kept and tried again. Meanwhile the journal's segments are not
+released, the queue grows to its bound, and admission refuses new work (`Recorder.room`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from invoker.model import Accepted
+from invoker.record.activations import ActivationBatch, ActivationDatabase, IdempotencyRow, PendingRow, Retention, TextRow
+from invoker.record.entries import (
+    AcceptedEntry,
+    BegunEntry,
+    ContainerEntry,
+    Correction,
+    Entry,
+    FinishedEntry,
+    IdleEntry,
+    LogsEntry,
+    TailEntry,
+    decode_record,
+    encode_entry,
+)
+from invoker.record.journal import read_records
+from invoker.record.ledger import Ledger, LedgerItem
+from invoker.record.store import StoreBroken
+
+log = logging.getLogger(__name__)
+
+#: Bounds of one group.
+_GROUP_RECORDS = 1000
+_GROUP_BYTES = 4 * 1024 * 1024
+#: Between two looks at age and size of what is stored, and how much may arrive before the next look.
+_RETAIN_S = 60.0
+_RETAIN_BYTES = 64 * 1024 * 1024
+#: Between two checkpoints, while something is written.
+_CHECKPOINT_S = 1.0
+#: After a failed commit.
+_RETRY_S = 0.5
+_LOST = ("0000-00-00T00:00:00.000000000Z stderr: invokerd: the log lines of this activation were lost: the daemon was killed",)
+
+
+class Written(NamedTuple):
+    """A record that stands in the journal, or log lines that do not.
+
+    Attributes:
+        entries: what it says.
+        position: up to which sequence everything has been handed to the writer, this included.
+        size: bytes of the record.
+    """
+
+    entries: Sequence[Entry]
+    position: int
+    size: int
+
+
+class Restored(NamedTuple):
+    """What the databases hold after the replay.
+
+    Attributes:
+        position: up to which sequence of the journal both are.
+        unbegun: promises that never began.
+        begun: promises that may have run.
+        keys: idempotency keys that still count, oldest first.
+    """
+
+    position: int
+    unbegun: list[Accepted]
+    begun: list[Accepted]
+    keys: list[IdempotencyRow]
+
+
+class Writer:
+    """The thread and its queue."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        node: str,
+        retention: Retention,
+        on_committed: Callable[[Sequence[Written]], None],
+        release: Callable[[int], None],
+        wall_ms: Callable[[], int],
+        linger_s: float,
+    ) -> None:
+        """Prepare; `start` begins.
+
+        Args:
+            state_dir: holds `journal/`, `ledger/` and `activations.db`.
+            node: name of this node.
+            retention: bounds of the activation store.
+            on_committed: called on the loop with each group that readers now find in the databases.
+            release: called with the sequence up to which both databases durably hold the journal.
+            wall_ms: wall clock.
+            linger_s: how long a group gathers before it is committed.
+        """
+        self._state_dir = state_dir
+        self._node = node
+        self._retention = retention
+        self._on_committed = on_committed
+        self._release = release
+        self._wall_ms = wall_ms
+        self._linger_s = linger_s
+        self._queue: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
+        #: Set to commit what there is at once.
+        self._hurry = threading.Event()
+        self._stop = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._restored: asyncio.Future[Restored] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="writer")
+        self._committed = 0
+        self._unretained = 0
+        #: Whether the thread ended by a bug: nothing more will be committed.
+        self.failed = False
+
+    # ---- on the loop
+
+    async def start(self) -> Restored:
+        """Open the databases, replay the journal, and go on from there.
+
+        Raises:
+            StoreTooNew, StoreBroken, JournalTooNew: nothing was changed beyond what could be replayed.
+        """
+        self._thread.start()
+        return await self._restored
+
+    def put(self, written: Written) -> None:
+        """Hand over what was appended."""
+        self._queue.put(written)
+
+    def hurry(self) -> None:
+        """Commit what there is at once."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        """Commit everything and end. What a broken disk does not take stays in the journal for the next start."""
+        self._stop.set()
+        self._hurry.set()
+        self._queue.put(None)
+        await self._ended
+        self._thread.join()
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        failure: Exception | None = None
+        try:
+            with (
+                contextlib.closing(Ledger(self._state_dir / "ledger", self._node)) as ledger,
+                contextlib.closing(ActivationDatabase(self._state_dir / "activations.db", self._retention)) as activations,
+            ):
+                self._ledger, self._activations = ledger, activations
+                restored = self._replay()
+                self._loop.call_soon_threadsafe(self._restored.set_result, restored)
+                self._work()
+        except sqlite3.Error as error:
+            failure = StoreBroken(f"{self._state_dir}: {error}")
+        except Exception as error:  # noqa: BLE001 - carried to the loop, which tells it
+            failure = error
+        finally:
+            self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _end(self, failure: Exception | None) -> None:
+        if failure is None:
+            self._ended.set_result(None)
+        elif not self._restored.done():
+            self._restored.set_exception(failure)
+            self._ended.set_result(None)
+        else:
+            self.failed = True
+            log.critical("the writer of the ledger has failed; the journal keeps everything", exc_info=failure)
+            self._ended.set_exception(failure)
+
+    def _replay(self) -> Restored:
+        """Apply what the journal holds beyond the databases."""
+        directory = self._state_dir / "journal"
+        position = min(self._ledger.position(), self._activations.position())
+        last = position
+        group: list[Entry] = []
+        size = 0
+        awaited: dict[str, FinishedEntry] = {}
+        for sequence, record in read_records(directory, position):
+            entries = decode_record(record)
+            for entry in entries:
+                if isinstance(entry, FinishedEntry) and entry.lines is None:
+                    awaited[entry.activation.activation_id] = entry
+                elif isinstance(entry, LogsEntry):
+                    awaited.pop(entry.activation_id, None)
+            group += entries
+            last, size = sequence, size + len(record)
+            if size >= _GROUP_BYTES:
+                self._apply(group, last)
+                group, size = [], 0
+        # Lines that were on their way when the daemon was killed. Lines that had arrived stay: the first ones count.
+        lost = (entry.activation for entry in awaited.values())
+        group += [LogsEntry(each.activation_id, each.namespace, each.start_ms, _LOST) for each in lost]
+        if group:
+            self._apply(group, last)
+        unbegun, begun = self._activations.read_pending()
+        self._committed = last
+        return Restored(last, unbegun, begun, self._activations.read_idempotency(self._wall_ms()))
+
+    def _work(self) -> None:
+        checkpoint_at = retain_at = 0.0
+        while True:
+            group = self._gather(idle_s=max(0.0, retain_at - time.monotonic()))
+            if group and not self._commit(group):
+                return
+            now = time.monotonic()
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk; the next turn tries again
+                if now >= checkpoint_at and group:
+                    self._checkpoint()
+                    checkpoint_at = now + _CHECKPOINT_S
+                if now >= retain_at or self._unretained >= _RETAIN_BYTES:
+                    more = self._activations.retain(self._wall_ms())
+                    self._unretained = 0
+                    retain_at = now + (_CHECKPOINT_S if more else _RETAIN_S)
+            if self._stop.is_set() and self._queue.empty():
+                break
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._checkpoint()
+
+    def _gather(self, idle_s: float) -> list[Written]:
+        """Wait for a record, linger for more, and take what is there; empty when nothing came within `idle_s`."""
+        try:
+            first = self._queue.get(timeout=idle_s)
+        except queue.Empty:
+            return []
+        if self._queue.qsize() < _GROUP_RECORDS:
+            self._hurry.wait(self._linger_s)
+        self._hurry.clear()
+        if self._stop.is_set():
+            self._hurry.set()
+        group = [] if first is None else [first]
+        size = 0 if first is None else first.size
+        with contextlib.suppress(queue.Empty):
+            while len(group) < _GROUP_RECORDS and size < _GROUP_BYTES:
+                written = self._queue.get_nowait()
+                if written is not None:
+                    group.append(written)
+                    size += written.size
+        return group
+
+    def _commit(self, group: list[Written]) -> bool:
+        """Commit a group, however often it takes; false when the daemon ends while the disk refuses."""
+        entries = [entry for written in group for entry in written.entries]
+        told = False
+        while True:
+            try:
+                self._apply(entries, group[-1].position)
+            except sqlite3.OperationalError as error:
+                if not told:
+                    log.error("the databases cannot be written, trying again: %s", error)  # noqa: TRY400 - not a bug of ours
+                told = True
+                if self._stop.wait(_RETRY_S):
+                    return False
+            else:
+                break
+        self._committed = group[-1].position
+        self._unretained += sum(written.size for written in group)
+        self._loop.call_soon_threadsafe(self._on_committed, group)
+        return True
+
+    def _checkpoint(self) -> None:
+        """Bring both databases to the disk, and let the journal use again what they hold."""
+        committed = self._committed
+        self._ledger.checkpoint()
+        if self._activations.checkpoint():
+            self._release(committed)
+
+    def _apply(self, entries: Sequence[Entry], position: int) -> None:
+        rows = _Rows(entries)
+        # The order does not matter: each has its own position, and a repeated row changes nothing.
+        self._ledger.apply(rows.items, position)
+        self._activations.apply(rows.batch, position)
+
+
+class _Rows:
+    """The rows that a group of entries comes to: those of the ledger, and those of the activation store."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.items: list[LedgerItem] = []
+        self.batch = ActivationBatch()
+        for entry in entries:
+            _ADD[type(entry)](self, entry)
+
+    def finished(self, entry: FinishedEntry) -> None:
+        activation, batch = entry.activation, self.batch
+        activation_id, namespace, start_ms = activation.activation_id, activation.namespace, activation.start_ms
+        text = encode_entry(activation)
+        self.items.append(LedgerItem("finished", start_ms, activation_id, text))
+        batch.records.append(text)
+        batch.kept.append(activation_id)
+        if entry.result is not None:
+            batch.results.append(TextRow(activation_id, namespace, start_ms, entry.result))
+        if entry.lines:
+            batch.logs.append(TextRow(activation_id, namespace, start_ms, encode_entry(entry.lines).decode()))
+
+    def logs(self, entry: LogsEntry) -> None:
+        if entry.lines:
+            row = TextRow(entry.activation_id, entry.namespace, entry.at_ms, encode_entry(entry.lines).decode())
+            self.batch.logs.append(row)
+
+    def accepted(self, entry: AcceptedEntry) -> None:
+        accepted = entry.accepted
+        self.items.append(LedgerItem("accepted", accepted.accepted_ms, accepted.activation_id, encode_entry(accepted)))
+        self.batch.pending.append(PendingRow(accepted.activation_id, accepted, entry.payload))
+        if (row := idempotency_row(accepted)) is not None:
+            self.batch.keys.append(row)
+
+    def begun(self, entry: BegunEntry) -> None:
+        self.items.append(LedgerItem("begun", entry.at_ms, entry.activation_id, encode_entry(entry)))
+        self.batch.begun.append(entry.activation_id)
+
+    def tail(self, entry: TailEntry) -> None:
+        self.items.append(LedgerItem("tail", entry.at_ms, entry.activation_id, encode_entry(entry)))
+
+    def idle(self, entry: IdleEntry) -> None:
+        self.items.append(LedgerItem("idle", entry.at_ms, entry.container, encode_entry(entry)))
+
+    def container(self, entry: ContainerEntry) -> None:
+        self.items.append(LedgerItem("container", entry.at_ms, entry.container, encode_entry(entry)))
+
+    def correction(self, entry: Correction) -> None:
+        self.items.append(LedgerItem("correction", entry.at_ms, entry.subject, encode_entry(entry)))
+
+
+_ADD: dict[type[Entry], Callable[[_Rows, Any], None]] = {
+    AcceptedEntry: _Rows.accepted,
+    BegunEntry: _Rows.begun,
+    FinishedEntry: _Rows.finished,
+    LogsEntry: _Rows.logs,
+    TailEntry: _Rows.tail,
+    IdleEntry: _Rows.idle,
+    ContainerEntry: _Rows.container,
+    Correction: _Rows.correction,
+}
+
+
+def idempotency_row(accepted: Accepted) -> IdempotencyRow | None:
+    """Make the row of a promise's idempotency key; None without a key."""
+    if accepted.idempotency_key is None:
+        return None
+    return IdempotencyRow(
+        accepted.namespace,
+        accepted.path,
+        accepted.idempotency_key,
+        accepted.activation_id,
+        accepted.body_sha256 or "",
+        accepted.accepted_ms,
+    )

@@ -1,0 +1,141 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from invoker.commands.ctl import main
+from invoker.control.fake import FakeControl, serving
+from invoker.control.messages import PoolRow, UsageRow
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[FakeControl]:
+    control = FakeControl()
+    with serving(control, tmp_path / "control.sock"):
+        yield control
+
+
+class Ctl:
+    """Runs `invokerctl --config FILE ...` in this process."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+
+    def run(self, *arguments: str, code: int = 0) -> click.testing.Result:
+        result = click.testing.CliRunner().invoke(main, ["--config", str(self.config), *arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+
+@pytest.fixture
+def ctl(tmp_path: Path) -> Ctl:
+    config = tmp_path / "invokerd.toml"
+    config.write_text('state_dir = "."\n')
+    return Ctl(config)
+
+
+def test_a_new_key_is_alone_on_stdout(ctl: Ctl, control: FakeControl) -> None:
+    created = ctl.run(
+        "namespace", "create", "alice", "--uid", "4711", "--gid", "4712", "--group", "20", "--group", "44", "--mount", "d"
+    )
+    assert created.stdout == control.keys["alice"] + "\n"
+    alice = control.namespaces["alice"]
+    assert (alice.uid, alice.gid, alice.groups, alice.mounts) == (4711, 4712, (20, 44), ("d",))
+    rotated = ctl.run("namespace", "rotate-key", "alice")
+    assert rotated.stdout == control.keys["alice"] + "\n" != created.stdout
+    assert json.loads(ctl.run("namespace", "rotate-key", "alice", "--json").stdout) == {"key": control.keys["alice"]}
+
+
+def test_namespaces_are_listed_and_deleted(ctl: Ctl, control: FakeControl) -> None:
+    ctl.run("namespace", "create", "alice", "--uid", "4711", "--gid", "4712")
+    lines = ctl.run("namespace", "list").stdout.splitlines()
+    assert lines[0].split() == ["NAMESPACE", "UID", "GID", "GROUPS", "MOUNTS", "CREATED", "BLOCKED"]
+    assert lines[1].split()[:3] == ["alice", "4711", "4712"]
+    assert json.loads(ctl.run("namespace", "list", "--json").stdout)["namespaces"][0]["uid"] == 4711
+    assert ctl.run("namespace", "delete", "alice", "--yes").stdout == ""
+    assert control.namespaces == {}
+
+
+def test_a_refusal_goes_to_stderr_with_exit_code_1(ctl: Ctl, control: FakeControl) -> None:
+    refused = ctl.run("namespace", "rotate-key", "bob", code=1)
+    assert refused.stdout == ""
+    assert "Namespace bob does not exist. (code not-found)" in refused.stderr
+
+
+def test_a_missing_option_is_exit_code_2_and_a_missing_daemon_3(ctl: Ctl) -> None:
+    assert "--uid" in ctl.run("namespace", "create", "alice", code=2).stderr
+    absent = ctl.run("status", code=3)
+    assert "cannot reach unix://" in absent.stderr
+    assert "systemctl status invokerd" in absent.stderr
+    ctl.config.write_text("nonsense = 1\n")
+    assert "unknown key" in ctl.run("status", code=78).stderr
+
+
+def row(container: str, action: str, leases: int = 0) -> PoolRow:
+    return PoolRow(
+        container=container,
+        action=action,
+        namespace="alice",
+        uid=4711,
+        state="busy" if leases else "frozen",
+        age_s=65.2,
+        memory_mib=256,
+        leases=leases,
+    )
+
+
+def test_the_pool_is_shown_once_or_so_many_times(ctl: Ctl, control: FakeControl) -> None:
+    control.rows = [row("c2", "alice/b", 1), row("c1", "alice/a")]
+    lines = ctl.run("pool").stdout.splitlines()
+    assert lines[0].split() == ["CONTAINER", "ACTION", "NAMESPACE", "UID", "STATE", "AGE", "MEMORY", "LEASES"]
+    assert lines[1].split() == ["c1", "alice/a", "alice", "4711", "frozen", "1m05s", "256", "MiB", "0"]
+    assert lines[2].split()[4] == "busy"
+    looks = ctl.run("pool", "--watch", "--json", "--interval", "0.1", "--count", "3").stdout.splitlines()
+    assert [json.loads(look)["memory_used_mib"] for look in looks] == [512] * 3
+
+
+def test_the_status_complains_by_its_exit_code(ctl: Ctl, control: FakeControl) -> None:
+    assert "fake: ready" in ctl.run("status").stdout
+    control.problems = ("freezing does not work; see invokerd doctor",)
+    assert "problem:     freezing does not work" in ctl.run("status", code=1).stdout
+    assert json.loads(ctl.run("status", "--json", code=1).stdout)["problems"] == list(control.problems)
+
+
+def test_usage_is_asked_for_a_span_and_shown_in_readable_units(ctl: Ctl, control: FakeControl) -> None:
+    control.usages = [
+        UsageRow(
+            namespace="alice",
+            activations=3,
+            failed=1,
+            billed_us=1_500_000,
+            cpu_us=900_000,
+            memory_byte_us=2**30 * 1_500_000,
+            cost="0.000000123",
+            currency="EUR",
+            plan="default-1",
+        )
+    ]
+    shown = ctl.run("usage", "--since", "1700000000000", "--until", "1700000001000", "--namespace", "alice").stdout.splitlines()
+    assert control.asked == [("alice", 1_700_000_000_000, 1_700_000_001_000)]
+    assert shown[1].split() == ["alice", "3", "1", "1.500", "0.900", "1.500", "0.000000123", "EUR", "default-1"]
+    assert json.loads(ctl.run("usage", "--json").stdout)["rows"][0]["cost"] == "0.000000123"
+    assert "is no moment" in ctl.run("usage", "--since", "once", code=2).stderr
+
+
+def test_drain_returns_at_once_or_waits_for_the_end(ctl: Ctl, control: FakeControl) -> None:
+    control.running = 3
+    assert ctl.run("drain").stdout == "draining: 2 activations still run\n"
+    assert control.draining
+    assert json.loads(ctl.run("drain", "--wait", "--json").stdout) == {"running": 0}
+    control.running = 100
+    assert "still run after 0 s" in ctl.run("drain", "--wait", "--timeout", "0", code=1).stderr
+
+
+def test_an_operator_cancels_anybodys_activation(ctl: Ctl, control: FakeControl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INVOKERCTL_AUTH", raising=False)
+    control.activations = {"a" * 32: ("alice", "running"), "b" * 32: ("bob", "queued")}
+    assert ctl.run("activation", "cancel", "a" * 32).stdout == f"cancelled {'a' * 32}, which was running\n"
+    assert json.loads(ctl.run("activation", "cancel", "b" * 32, "--json").stdout) == {"activation_id": "b" * 32, "was": "queued"}
+    assert "under way" in ctl.run("activation", "cancel", "c" * 32, code=1).stderr

@@ -1,0 +1,71 @@
+import io
+import json
+import sys
+from datetime import datetime
+
+import pytest
+
+from invoker.commands.ctl_client import Exit, Failure
+from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, span
+
+
+def test_plain_columns_are_aligned_and_empty_cells_stay_visible() -> None:
+    assert plain_table(("NAME", "UID>"), [("alice", 4711), ("", 1)]) == "NAME    UID\nalice  4711\n-         1\n"
+    assert plain_table(("NAME",), []) == "NAME\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_table_and_indented_json_a_pipe_gets_neither(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table(("NAME", "UID>"), [("alice", 4711)])
+    print_json({"ü": [1]})
+    assert capsys.readouterr().out == 'NAME    UID\nalice  4711\n{"ü": [1]}\n'
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    print_table(("NAME", "UID>"), [("[bold]alice", 4711)])
+    print_json({"a": [1]})
+    shown = terminal.getvalue()
+    assert "─" in shown
+    assert "[bold]alice" in shown  # a name is no markup
+    assert json.dumps({"a": [1]}, indent=2) in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.9, "59s"), (65, "1m05s"), (3600, "1h00m"), (7260, "2h01m"), (90_000, "1d01h")]
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+NOW_S = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("90s", 1_799_999_910_000),
+        ("24h", 1_799_913_600_000),
+        ("7d", 1_799_395_200_000),
+        ("1700000000000", 1_700_000_000_000),
+        ("2026-11-01T10:00:00+01:00", 1_793_523_600_000),
+        ("2026-11-01", round(datetime(2026, 11, 1).timestamp() * 1000)),  # noqa: DTZ001 - local time is what is promised
+    ],
+)
+def test_moments(text: str, ms: int) -> None:
+    assert parse_when(text, NOW_S) == ms
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "5", "7x", "2026-13-01"])
+def test_what_is_no_moment_is_a_usage_error(text: str) -> None:
+    with pytest.raises(Failure, match="is no moment") as failed:
+        parse_when(text, NOW_S)
+    assert failed.value.exit_code is Exit.USAGE
+
+
+def test_local_time_is_the_machines() -> None:
+    assert local_time(1_700_000_000_999) == datetime.fromtimestamp(1_700_000_000).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006

@@ -1,0 +1,230 @@
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import click.testing
+import pytest
+
+from invoker.commands.ctl import main
+
+ID = "0123456789abcdef" * 2
+ACTION = {
+    "namespace": "alice",
+    "name": "hello",
+    "version": "0.0.1",
+    "exec": {"kind": "python:3", "binary": False},
+    "limits": {"timeout": 60000, "memory": 256, "logs": 10, "concurrency": 1},
+    "annotations": [{"key": "exec", "value": "python:3"}],
+    "updated": 1_700_000_000_000,
+}
+RECORD = {
+    "namespace": "alice",
+    "name": "hello",
+    "version": "0.0.1",
+    "activationId": ID,
+    "start": 1_700_000_000_000,
+    "duration": 12,
+    "statusCode": 0,
+    "annotations": [{"key": "kind", "value": "python:3"}],
+}
+
+
+class Api:
+    """A server of the API that answers what a test lays down, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[int, Any, dict[str, str]]] = []
+        self.asked: list[dict[str, Any]] = []
+
+    def lay_down(self, body: Any, status: int = 200, **headers: str) -> None:
+        self.replies.append((status, body, {name.replace("_", "-"): value for name, value in headers.items()}))
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                parts = urlsplit(self.path)
+                api.asked.append(
+                    {
+                        "what": f"{self.command} {parts.path}",
+                        "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
+                        "body": json.loads(body) if body else None,
+                        "auth": self.headers["Authorization"],
+                    }
+                )
+                status, reply, headers = api.replies.pop(0)
+                text = json.dumps(reply).encode()
+                self.send_response(status)
+                for name, value in (headers | {"Content-Length": str(len(text))}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the names http.server looks for
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+class Ctl:
+    def __init__(self, apihost: str) -> None:
+        self.apihost = apihost
+
+    def run(self, *arguments: str, code: int = 0) -> click.testing.Result:
+        options = ["--apihost", self.apihost, "--auth", "u:k"]
+        result = click.testing.CliRunner().invoke(main, [*options, *arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def ctl(api: Api) -> Iterator[Ctl]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), api.handler()) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield Ctl(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "hello.py"
+    path.write_text("def main(args): return args\n")
+    return path
+
+
+def test_create_puts_code_parameters_variables_annotations_and_limits(ctl: Ctl, api: Api, source: Path) -> None:
+    api.lay_down(ACTION)
+    options = ["-m", "512", "-t", "1000", "-p", "n", "5", "-e", "LEVEL", "3", "-a", "web-export", "true", "--main", "run"]
+    created = ctl.run("action", "create", "tools/hello", str(source), *options)
+    assert created.stdout == "created /alice/hello (python:3)\n"
+    (asked,) = api.asked
+    assert asked["what"] == "PUT /api/v1/namespaces/_/actions/tools/hello"
+    assert asked["query"] == {"overwrite": "false"}
+    assert asked["auth"] == "Basic " + base64.b64encode(b"u:k").decode()
+    assert asked["body"] == {
+        "exec": {"kind": "python:default", "main": "run", "code": source.read_text()},
+        "parameters": [{"key": "n", "value": 5}, {"key": "LEVEL", "value": "3", "init": True}],
+        "annotations": [{"key": "web-export", "value": True}],
+        "limits": {"memory": 512, "timeout": 1000},
+    }
+
+
+def test_update_sends_only_what_is_given(ctl: Ctl, api: Api, source: Path) -> None:
+    api.lay_down(ACTION)
+    api.lay_down(ACTION)
+    ctl.run("action", "update", "hello", "--memory", "512")
+    ctl.run("action", "update", "hello", str(source), "--kind", "python:3", "--json")
+    assert [asked["query"] for asked in api.asked] == [{"overwrite": "true"}] * 2
+    assert api.asked[0]["body"] == {"limits": {"memory": 512}}
+    assert api.asked[1]["body"] == {"exec": {"kind": "python:3", "code": source.read_text()}}
+
+
+def test_an_action_is_shown_without_its_code_or_its_code_is_saved(ctl: Ctl, api: Api, tmp_path: Path) -> None:
+    api.lay_down(ACTION)
+    assert json.loads(ctl.run("action", "get", "hello").stdout) == ACTION
+    assert api.asked[0]["query"] == {"code": "false"}
+    api.lay_down({**ACTION, "exec": {"kind": "python:3", "binary": True, "code": base64.b64encode(b"PK\0").decode()}})
+    ctl.run("action", "get", "hello", "--save", str(tmp_path / "saved"))
+    assert (tmp_path / "saved").read_bytes() == b"PK\0"
+
+
+def test_actions_are_listed_also_of_one_package_and_deleted(ctl: Ctl, api: Api) -> None:
+    api.lay_down([ACTION])
+    api.lay_down([])
+    api.lay_down(ACTION)
+    lines = ctl.run("action", "list").stdout.splitlines()
+    assert lines[1].split()[:7] == ["/alice/hello", "python:3", "0.0.1", "256", "MiB", "60", "s"]
+    ctl.run("action", "list", "tools", "--limit", "0")
+    assert ctl.run("action", "delete", "hello").stdout == "deleted /alice/hello\n"
+    assert [asked["what"] for asked in api.asked] == [
+        "GET /api/v1/namespaces/_/actions",
+        "GET /api/v1/namespaces/_/actions/tools/",
+        "DELETE /api/v1/namespaces/_/actions/hello",
+    ]
+
+
+def test_invoke_prints_the_id_alone_without_waiting(ctl: Ctl, api: Api) -> None:
+    api.lay_down({"activationId": ID}, 202, x_openwhisk_activation_id=ID)
+    assert ctl.run("action", "invoke", "hello", "-p", "name", "Ada").stdout == ID + "\n"
+    assert api.asked[0]["query"] == {"blocking": "false", "result": "false"}
+    assert api.asked[0]["body"] == {"name": "Ada"}
+
+
+def test_invoke_waits_for_the_result_when_asked(ctl: Ctl, api: Api) -> None:
+    api.lay_down({"hello": "Ada"}, 200, x_openwhisk_activation_id=ID)
+    assert json.loads(ctl.run("action", "invoke", "hello", "--result", "--timeout", "5000").stdout) == {"hello": "Ada"}
+    assert api.asked[0]["query"] == {"blocking": "true", "result": "true", "timeout": "5000"}
+
+
+@pytest.mark.parametrize(
+    ("status", "with_id", "code", "says"),
+    [
+        (502, True, 4, "the action failed"),
+        (500, True, 1, "the platform failed"),
+        (202, True, 5, "has not ended yet"),
+        (404, False, 1, "gone (code t)"),
+        (429, False, 1, "wait a little"),
+    ],
+)
+def test_each_end_of_an_invocation_has_its_exit_code(
+    ctl: Ctl, api: Api, status: int, with_id: bool, code: int, says: str
+) -> None:
+    body = {"activationId": ID, "error": "gone", "code": "t"}
+    api.lay_down(body, status, **({"x_openwhisk_activation_id": ID} if with_id else {}))
+    assert says in ctl.run("action", "invoke", "hello", "-b", code=code).stderr
+
+
+def test_activations_are_listed_with_what_they_found(ctl: Ctl, api: Api) -> None:
+    cold = RECORD | {"statusCode": 2, "annotations": [{"key": "kind", "value": "blackbox"}, {"key": "initTime", "value": 3}]}
+    api.lay_down([RECORD, cold])
+    lines = ctl.run("activation", "list", "tools/hello", "--since", "1700000000000").stdout.splitlines()
+    assert lines[1].split()[2:] == [ID, "python:3", "warm", "12", "ms", "success", "/alice/hello:0.0.1"]
+    assert lines[2].split()[2:] == [ID, "blackbox", "cold", "12", "ms", "developer", "error", "/alice/hello:0.0.1"]
+    assert api.asked[0]["query"] == {"name": "tools/hello", "limit": "30", "skip": "0", "since": "1700000000000"}
+
+
+def test_logs_and_result_of_one_activation_or_of_the_last(ctl: Ctl, api: Api) -> None:
+    line = "2026-01-01T00:00:00.000000Z    stdout: hi: you"
+    api.lay_down({"logs": [line]})
+    assert ctl.run("activation", "logs", ID).stdout == line + "\n"
+    api.lay_down([RECORD])
+    api.lay_down({"logs": [line]})
+    assert ctl.run("activation", "logs", "--last", "--strip").stdout == "hi: you\n"
+    api.lay_down({"result": {"error": "no"}, "success": False})
+    assert json.loads(ctl.run("activation", "result", ID, code=4).stdout) == {"error": "no"}
+    assert [asked["what"].rpartition("/activations")[2] for asked in api.asked] == [
+        f"/{ID}/logs",
+        "",
+        f"/{ID}/logs",
+        f"/{ID}/result",
+    ]
+    assert "--last" in ctl.run("activation", "get", code=2).stderr
+
+
+def test_users_cancel_over_the_api_with_their_key(ctl: Ctl, api: Api) -> None:
+    api.lay_down({"activation_id": ID, "was": "queued"})
+    assert ctl.run("activation", "cancel", ID).stdout == f"cancelled {ID}, which was queued\n"
+    assert api.asked[0]["what"] == f"POST /invokerd/v1/activations/{ID}/cancel"
+
+
+def test_a_key_may_stand_after_the_verb_too(ctl: Ctl, api: Api) -> None:
+    api.lay_down([])
+    result = click.testing.CliRunner().invoke(main, ["action", "list", "--apihost", ctl.apihost, "--auth", "x:y", "--json"])
+    assert (result.exit_code, result.stdout) == (0, "[]\n")
+    assert api.asked[0]["auth"] == "Basic " + base64.b64encode(b"x:y").decode()

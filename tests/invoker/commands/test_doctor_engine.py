@@ -1,0 +1,147 @@
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+import pytest
+
+from invoker.commands import doctor_engine
+from invoker.commands.doctor import Check, Finding, Node, Verdict
+from invoker.config.model import Config, EngineConfig, RuntimesConfig
+
+GOOD_INFO = {
+    "CgroupDriver": "systemd",
+    "CgroupVersion": "2",
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "PidsLimit": True,
+    "CpuCfsQuota": True,
+    "Driver": "overlay2",
+    "SecurityOptions": ["name=seccomp,profile=default"],
+    "LiveRestoreEnabled": True,
+}
+
+
+@contextmanager
+def engine(path: Path, answers: dict[str, Any]) -> Iterator[Node]:
+    """An engine that knows these paths; every other one is 404."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path in answers
+            body = json.dumps(answers.get(self.path, {"message": "no such thing"})).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "unix"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingMixIn, UnixStreamServer):
+        daemon_threads = False
+
+    with Server(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield Node(config=Config(engine=EngineConfig(url=f"unix://{path}")))
+        finally:
+            server.shutdown()
+            thread.join()
+            path.unlink()
+
+
+@pytest.fixture
+def examine(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
+    def run(check: Check = doctor_engine.check_engine, api: str = "1.41", **changes: Any) -> dict[str, Finding]:
+        answers = {"/version": {"Version": "20.10.24", "ApiVersion": api}, "/info": GOOD_INFO | changes}
+        with engine(tmp_path / "engine.sock", answers) as node:
+            return {finding.check: finding for finding in check(node)}
+
+    return run
+
+
+def test_a_good_engine_is_good_in_every_part(examine: Callable[..., dict[str, Finding]]) -> None:
+    found = examine()
+    assert set(found) == {
+        "engine",
+        "engine-cgroup-driver",
+        "engine-limits",
+        "engine-storage",
+        "engine-security",
+        "engine-live-restore",
+    }
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "verdict", "says"),
+    [
+        ({"CgroupDriver": "none"}, "engine-cgroup-driver", Verdict.BAD, "driver none"),
+        ({"CgroupDriver": "cgroupfs"}, "engine-cgroup-driver", Verdict.WARNING, "cgroupfs, cgroup v2"),
+        ({"PidsLimit": False, "MemoryLimit": False}, "engine-limits", Verdict.BAD, "memory, processes"),
+        ({"SwapLimit": False}, "engine-limits", Verdict.WARNING, "swap"),
+        ({"Driver": "vfs"}, "engine-storage", Verdict.WARNING, "vfs"),
+        ({"SecurityOptions": ["name=rootless"]}, "engine-security", Verdict.BAD, "rootless"),
+        ({"SecurityOptions": ["name=seccomp", "name=userns"]}, "engine-security", Verdict.BAD, "remaps"),
+        ({"SecurityOptions": None}, "engine-security", Verdict.WARNING, "no seccomp"),
+        ({"LiveRestoreEnabled": False}, "engine-live-restore", Verdict.WARNING, "off"),
+        ({"api": "1.39"}, "engine", Verdict.BAD, "too old"),
+    ],
+)
+def test_each_fault_of_an_engine_is_found_with_what_to_do(
+    examine: Callable[..., dict[str, Finding]], change: dict[str, Any], check: str, verdict: Verdict, says: str
+) -> None:
+    finding = examine(**change)[check]
+    assert finding.verdict is verdict
+    assert says in finding.text
+    assert finding.advice
+
+
+def test_apparmor_without_its_parser_means_that_no_container_starts(
+    examine: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["name=apparmor", "name=seccomp,profile=default"]
+    for found, verdict in ((None, Verdict.BAD), ("/usr/sbin/apparmor_parser", Verdict.OK)):
+        monkeypatch.setattr(doctor_engine.shutil, "which", lambda _, found=found: found)
+        assert examine(SecurityOptions=options)["engine-security"].verdict is verdict
+
+
+def test_an_engine_that_is_not_there_is_one_finding(tmp_path: Path) -> None:
+    node = Node(config=Config(engine=EngineConfig(url=f"unix://{tmp_path}/absent.sock")))
+    (finding,) = doctor_engine.check_engine(node)
+    assert finding.verdict is Verdict.BAD
+    assert "systemctl start docker" in finding.advice
+
+
+def test_an_engine_that_hangs_is_left_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_engine, "_DEADLINE_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "hung.sock"))
+        silent.listen()
+        node = Node(config=Config(engine=EngineConfig(url=f"unix://{tmp_path}/hung.sock")))
+        (finding,) = doctor_engine.check_engine(node)
+    assert "no answer within" in finding.text
+
+
+def test_images_of_the_manifest_that_the_engine_has_not_are_named(tmp_path: Path) -> None:
+    manifest = tmp_path / "runtimes.json"
+    kinds = [{"kind": f"python:{n}", "image": {"prefix": "site", "name": f"python{n}"}, "default": n == 3} for n in (3, 4)]
+    manifest.write_text(json.dumps({"runtimes": {"python": kinds}}))
+    with engine(tmp_path / "engine.sock", {"/images/site/python3/json": {}}) as node:
+        here = Node(config=Config(engine=node.config.engine, runtimes=RuntimesConfig(manifest=manifest)))
+        (finding,) = doctor_engine.check_images(here)
+        assert (finding.verdict, finding.text) == (Verdict.WARNING, "not in the engine: site/python4")
+        manifest.write_text(json.dumps({"runtimes": {"python": kinds[:1]}}))
+        assert next(iter(doctor_engine.check_images(here))).verdict is Verdict.OK
+        manifest.write_text("{")
+        assert next(iter(doctor_engine.check_images(here))).verdict is Verdict.BAD

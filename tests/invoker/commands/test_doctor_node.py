@@ -1,0 +1,119 @@
+import dataclasses
+import shutil
+import socket
+import sqlite3
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from invoker.commands import doctor_node
+from invoker.commands.doctor import Finding, Node, Verdict
+from invoker.config.model import Address, Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
+from invoker.control.fake import FakeControl, serving
+
+
+def node(**changes: Any) -> Node:
+    return Node(config=dataclasses.replace(Config(), **changes))
+
+
+@pytest.mark.parametrize(("part", "verdict"), [(0.5, Verdict.OK), (0.95, Verdict.WARNING), (1.5, Verdict.BAD)])
+def test_the_budget_is_compared_with_the_machine(part: float, verdict: Verdict) -> None:
+    memory_mib = int(Config().pool.memory_mib * 2 * part)
+    (finding,) = doctor_node.check_memory(node(pool=PoolConfig(memory_mib=memory_mib)))
+    assert finding.verdict is verdict
+
+
+def examine_state(state: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in doctor_node.check_state_dir(node(state_dir=state))}
+
+
+def test_a_state_directory_is_fit_when_it_is_closed_to_others_or_yet_to_be_made(tmp_path: Path) -> None:
+    state = tmp_path / "a" / "state"
+    assert "will be created" in examine_state(state)["state-dir"].text
+    state.mkdir(parents=True, mode=0o700)
+    assert examine_state(state)["state-dir"].verdict is Verdict.OK
+    state.chmod(0o755)
+    assert examine_state(state)["state-dir"].verdict is Verdict.WARNING
+    assert list(state.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_state_directory_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    finding = examine_state(tmp_path / "state")["state-dir"]
+    assert finding.verdict is Verdict.BAD
+
+
+MOUNTS = "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:5 / /home rw - nfs4 s:/home rw\n3 1 0:6 / /a\\040b rw - tmpfs t rw\n"
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/var/lib", "ext4"), ("/home/x", "nfs4"), ("/homes", "ext4"), ("/a b/c", "tmpfs")])
+def test_the_file_system_of_a_path_is_that_of_its_nearest_mount(path: str, kind: str) -> None:
+    assert doctor_node.file_system_of(Path(path), MOUNTS) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "allocates", "verdict"),
+    [
+        ("ext4", True, Verdict.OK),
+        ("nfs4", True, Verdict.BAD),
+        ("ext3", False, Verdict.WARNING),
+        ("tmpfs", True, Verdict.WARNING),
+    ],
+)
+def test_the_file_system_of_the_state_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, allocates: bool, verdict: Verdict
+) -> None:
+    monkeypatch.setattr(doctor_node, "_allocates", lambda _: allocates)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(f"1 0 8:1 / / rw - {kind} x rw\n")
+    examined = Node(config=Config(state_dir=tmp_path / "state"), proc=tmp_path)
+    found = {finding.check: finding for finding in doctor_node.check_state_dir(examined)}
+    assert found["state-fs"].verdict is verdict
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+@pytest.mark.parametrize(("gib", "verdict"), [(0.5, Verdict.BAD), (5, Verdict.WARNING), (50, Verdict.OK)])
+def test_free_space_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, verdict: Verdict) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(int(gib * 2**30)))
+    assert examine_state(tmp_path)["state-space"].verdict is verdict
+
+
+def test_the_wal_reset_bug_is_told_with_why_it_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, told in (((3, 40, 1), True), ((3, 51, 3), False)):
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+        (finding,) = doctor_node.check_sqlite(node())
+        assert finding.verdict is Verdict.OK
+        assert ("WAL-reset bug" in finding.text) is told
+
+
+def test_a_port_that_is_taken_is_bad_unless_our_own_daemon_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = Address("127.0.0.1", server.getsockname()[1])
+        examined = node(state_dir=tmp_path, http=HttpConfig(listen=taken), metrics=MetricsConfig(listen=Address("127.0.0.1", 0)))
+        found = list(doctor_node.check_daemon_and_ports(examined))
+        assert [each.verdict for each in found] == [Verdict.OK, Verdict.BAD, Verdict.OK]
+        assert "Address already in use" in found[1].text
+        with serving(FakeControl(), tmp_path / "control.sock"):
+            (running,) = doctor_node.check_daemon_and_ports(examined)
+        assert "runs, pid 4711, ready" in running.text
+
+
+def test_mounts_are_looked_at(tmp_path: Path) -> None:
+    mounts = tuple(SiteMount(name=name, source=tmp_path / name, target=Path("/d")) for name in ("here", "absent"))
+    (tmp_path / "here").mkdir()
+    here, absent = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
+    assert (here.verdict, absent.verdict) == (Verdict.OK, Verdict.BAD)
+
+
+def test_a_mount_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor_node.subprocess.Popen
+    monkeypatch.setattr(doctor_node, "_MOUNT_DEADLINE_S", 0.05)
+    monkeypatch.setattr(doctor_node.subprocess, "Popen", lambda _, **options: real(["sleep", "30"], **options))
+    mounts = (SiteMount(name="dead", source=tmp_path, target=Path("/d")),)
+    (finding,) = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
+    assert finding.verdict is Verdict.BAD
+    assert "does not answer" in finding.text

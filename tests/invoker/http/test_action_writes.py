@@ -1,0 +1,200 @@
+import json
+
+import pytest
+
+from invoker.config.model import LimitsConfig
+from invoker.errors import (
+    InvalidRequest,
+    KindNotSupportedYet,
+    LimitOutOfRange,
+    MalformedContent,
+    RuntimeDeprecated,
+    RuntimeNotSupported,
+    TooLarge,
+)
+from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
+from invoker.http.parsing import ExecBody, parse_action
+from invoker.manifest import Manifest
+from invoker.model import MIB
+
+SITE = LimitsConfig.of_profile("openwhisk")
+MANIFEST = Manifest.parse(
+    json.dumps(
+        {
+            "runtimes": {
+                "python": [
+                    {"kind": "python:3", "image": "p3", "default": True},
+                    {"kind": "python:2", "image": "p2", "deprecated": True},
+                ],
+                "java": [{"kind": "java:8", "image": "j8", "requireMain": True}],
+            }
+        }
+    ).encode()
+)
+PYTHON = {"kind": "python:3", "code": "x"}
+
+
+def body(**fields):
+    return parse_action(json.dumps(fields).encode())
+
+
+def create(now_ms=1000, **fields):
+    sent = body(**({"exec": PYTHON} | fields))
+    execution = resolve_exec(sent.exec, MANIFEST).exec if sent.exec else None
+    return create_action("guest", "hello", sent, execution=execution, site=SITE, concurrent=30, now_ms=now_ms)
+
+
+def update(old, now_ms=2000, **fields):
+    sent = body(**fields)
+    execution = resolve_exec(sent.exec, MANIFEST).exec if sent.exec else None
+    return update_action(old, sent, execution=execution, site=SITE, concurrent=30, now_ms=now_ms)
+
+
+def annotations(action):
+    return {each.key: json.loads(bytes(each.value)) for each in action.annotations}
+
+
+def pairs(**values):
+    return [{"key": key.replace("_", "-"), "value": value} for key, value in values.items()]
+
+
+def test_family_default_is_stored_resolved():
+    assert resolve_exec(ExecBody(kind="Python:default", code="x"), MANIFEST).exec.kind == "python:3"
+
+
+def test_code_may_be_empty_but_not_missing():
+    assert resolve_exec(ExecBody(kind="python:3", code=""), MANIFEST).code == ""
+    with pytest.raises(MalformedContent, match="'code'"):
+        resolve_exec(ExecBody(kind="python:3"), MANIFEST)
+
+
+def test_jar_is_an_old_name_of_code():
+    assert resolve_exec(ExecBody(kind="java:8", jar="AAAA", main="Main"), MANIFEST).code == "AAAA"
+
+
+def test_a_kind_that_needs_main_is_refused_without():
+    with pytest.raises(MalformedContent, match=r"'main'.*'java:8'"):
+        resolve_exec(ExecBody(kind="java:8", code="AAAA"), MANIFEST)
+
+
+def test_binary_is_computed_and_code_is_measured():
+    assert resolve_exec(ExecBody(kind="python:3", code="UEsDBA=="), MANIFEST).exec.binary
+    text = resolve_exec(ExecBody(kind="python:3", code="é = 1"), MANIFEST).exec
+    assert (text.binary, text.code_bytes) == (False, 6)
+
+
+def test_a_black_box_needs_an_image_and_no_code():
+    with pytest.raises(MalformedContent, match="'image'"):
+        resolve_exec(ExecBody(kind="blackbox"), MANIFEST)
+    written = resolve_exec(ExecBody(kind="blackbox", image="example/none", code=" "), MANIFEST)
+    assert (written.code, written.exec.image, written.exec.binary) == (None, "example/none", False)
+    with pytest.raises(InvalidRequest, match="could not parse image name"):
+        resolve_exec(ExecBody(kind="blackbox", image="Example/None"), MANIFEST)
+
+
+def test_native_is_a_black_box_with_an_image_of_a_known_name():
+    written = resolve_exec(ExecBody(kind="blackbox", image="openwhisk/dockerskeleton", code="UEsDBA=="), MANIFEST)
+    assert (written.exec.image, written.exec.binary) == ("openwhisk/dockerskeleton", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("cobol:1", RuntimeNotSupported), ("python:2", RuntimeDeprecated), ("sequence", KindNotSupportedYet)]
+)
+def test_kinds_that_cannot_be_written(kind, error):
+    with pytest.raises(error):
+        resolve_exec(ExecBody(kind=kind, code="x"), MANIFEST)
+
+
+def test_a_new_action_has_the_defaults():
+    action = create()
+    assert (action.version, action.publish, action.updated) == ("0.0.1", False, 1000)
+    assert (action.limits.timeout, action.limits.memory, action.limits.logs, action.limits.concurrency) == (60_000, 256, 10, 1)
+    assert annotations(action) == {"provide-api-key": False, "exec": "python:3"}
+    assert len(action.revision) == 32
+
+
+def test_a_new_action_needs_exec():
+    with pytest.raises(InvalidRequest, match="exec undefined"):
+        create(exec=None)
+
+
+def test_the_annotation_exec_is_the_servers_and_provide_api_key_the_clients():
+    action = create(annotations=pairs(exec="mine", provide_api_key=True))
+    assert annotations(action) == {"provide-api-key": True, "exec": "python:3"}
+
+
+def test_an_update_merges_annotations_and_deletes_the_named_ones():
+    old = create(annotations=pairs(a=1, b=2, c=3))
+    new = update(old, annotations=pairs(b=4, d=5), delAnnotations=["a", "provide-api-key"])
+    assert annotations(new) == {"b": 4, "c": 3, "d": 5, "exec": "python:3"}
+
+
+def test_an_update_replaces_parameters_as_a_whole_or_keeps_them():
+    old = create(parameters=pairs(a=1, b=2))
+    assert update(old).parameters == old.parameters
+    assert [each.key for each in update(old, parameters=pairs(c=3)).parameters] == ["c"]
+    assert update(old, parameters=[]).parameters == ()
+
+
+def test_an_update_merges_limits_by_field():
+    old = create(limits={"memory": 128, "timeout": 1000})
+    assert update(old, limits={"memory": 512}).limits == old.limits.__class__(memory=512, timeout=1000)
+
+
+def test_an_update_bumps_the_patch_or_takes_the_version_given():
+    assert update(create()).version == "0.0.2"
+    assert update(create(), version="3").version == "3.0.0"
+
+
+def test_an_update_keeps_publish_when_it_is_not_given():
+    assert update(create(publish=True)).publish
+    assert not update(create(publish=True), publish=False).publish
+
+
+def test_updated_grows_though_the_clock_goes_back():
+    old = create(now_ms=5000)
+    assert update(old, now_ms=4000).updated == 5001
+
+
+def test_a_new_revision_is_made_by_each_write_and_the_resolved_image_goes_with_exec():
+    import msgspec
+
+    old = msgspec.structs.replace(create(), image_id="sha256:abc")
+    assert update(old).revision != old.revision
+    assert update(old).image_id == "sha256:abc"
+    assert update(old, exec=PYTHON).image_id is None
+
+
+def test_limits_out_of_range_are_refused_on_create_and_update():
+    with pytest.raises(LimitOutOfRange):
+        create(limits={"memory": 513})
+    with pytest.raises(LimitOutOfRange):
+        update(create(), limits={"timeout": 99})
+
+
+def test_stored_limits_above_a_lowered_ceiling_do_not_stop_an_update_of_something_else():
+    old = create(limits={"memory": 512})
+    lower = LimitsConfig.of_profile("openwhisk", memory_max_mib=256)
+    new = update_action(old, body(publish=True), execution=None, site=lower, concurrent=30, now_ms=1)
+    assert new.publish
+
+
+def test_compositions_are_refused_until_they_are_there():
+    with pytest.raises(KindNotSupportedYet, match="conductor"):
+        create(annotations=pairs(conductor=True))
+    assert "conductor" in annotations(create(annotations=pairs(conductor=False)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"exec": {"kind": "python:3", "code": "x" * 2000}}, "exec larger than allowed: 2000 > 1024 bytes."),
+        ({"exec": {"kind": "x", "code": "x" * 1000, "main": "m" * 25}}, "exec larger than allowed: 1025 > 1024 bytes."),
+        ({"parameters": pairs(a="x" * MIB)}, f"parameters larger than allowed: {MIB + 3} > {MIB} bytes."),
+        ({"annotations": pairs(a="x" * MIB)}, f"annotations larger than allowed: {MIB + 3} > {MIB} bytes."),
+    ],
+)
+def test_what_is_too_large_is_named_with_both_sizes(fields, sentence):
+    with pytest.raises(TooLarge) as refused:
+        check_sizes(body(**fields), LimitsConfig.of_profile("openwhisk", code_bytes=1024))
+    assert str(refused.value) == sentence

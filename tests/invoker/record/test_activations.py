@@ -1,0 +1,155 @@
+"""The activation store: bounded by age and bytes, fair between namespaces."""
+
+import msgspec
+import pytest
+
+from invoker.model import Accepted, Activation, Limits, Status
+from invoker.record.activations import (
+    IDEMPOTENCY_MS,
+    ActivationBatch,
+    ActivationDatabase,
+    ActivationReader,
+    IdempotencyRow,
+    PendingRow,
+    Retention,
+    TextRow,
+)
+
+NOW_MS = 1_790_000_000_000
+DAY_S = 86_400
+HOUR_S = 3600
+
+
+def an_activation(number: int, namespace: str = "guest", start_ms: int = NOW_MS) -> Activation:
+    return Activation(
+        activation_id=f"{number:032x}", node="n", namespace=namespace, subject="s", path="guest/pkg/a", version="0.0.1", kind="k",
+        limits=Limits(), start_ms=start_ms, end_ms=start_ms, status=Status.SUCCESS,
+    )  # fmt: skip
+
+
+def a_batch(*activations: Activation, result: str = '{"a": 1}', lines: str = '["line"]') -> ActivationBatch:
+    return ActivationBatch(
+        records=[msgspec.json.encode(each) for each in activations],
+        results=[TextRow(each.activation_id, each.namespace, each.start_ms, result) for each in activations],
+        logs=[TextRow(each.activation_id, each.namespace, each.start_ms, lines) for each in activations],
+    )
+
+
+@pytest.fixture
+def open_database(tmp_path):
+    opened = []
+
+    def open_(**retention):
+        opened.append(ActivationDatabase(tmp_path / "a.db", Retention(**retention)))
+        return opened[-1]
+
+    yield open_
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+async def reader(open_database, tmp_path):
+    open_database()
+    opened = await ActivationReader.open(tmp_path / "a.db")
+    yield opened
+    await opened.close()
+
+
+async def listed(reader, namespace="guest"):
+    return await reader.list(namespace, name=None, since_ms=None, upto_ms=None, limit=100, skip=0, hidden=())
+
+
+async def test_results_come_back_byte_for_byte(open_database, reader):
+    result = '{"text" : "ä\\u0000 \\ud83d\\ude00",  "n":1.0e5 }'
+    open_database().apply(a_batch(an_activation(1), result=result), 1)
+    found = await reader.get("guest", an_activation(1).activation_id)
+    assert bytes(found.result) == result.encode()
+    assert await listed(reader) == [found]
+
+
+async def test_the_first_of_everything_stays(open_database, reader):
+    database = open_database()
+    database.apply(a_batch(an_activation(1)), 1)
+    database.apply(a_batch(msgspec.structs.replace(an_activation(1), end_ms=0), result="2", lines='["other"]'), 2)
+    found = await reader.get("guest", an_activation(1).activation_id)
+    assert (found.end_ms, bytes(found.result)) == (NOW_MS, b'{"a": 1}')
+    assert await reader.get_logs("guest", found.activation_id) == ["line"]
+    assert database.position() == 2
+
+
+async def test_records_results_and_logs_end_by_age_each_at_its_own(open_database, reader):
+    database = open_database(records_s=3 * DAY_S, results_s=2 * DAY_S, logs_s=1 * DAY_S)
+    database.apply(a_batch(an_activation(1)), 1)
+    activation_id = an_activation(1).activation_id
+    seen = []
+    for days in (1, 2, 3):
+        database.retain(NOW_MS + days * DAY_S * 1000)
+        seen.append((len(await listed(reader)), await reader.get_logs("guest", activation_id)))
+        database.retain(NOW_MS + days * DAY_S * 1000 + 1)
+        found = await reader.get("guest", activation_id)
+        seen.append((found and found.result and bytes(found.result), await reader.get_logs("guest", activation_id)))
+    assert seen == [(1, ["line"]), (b'{"a": 1}', []), (1, []), (None, []), (1, []), (None, None)]
+
+
+async def test_a_namespace_over_its_bytes_loses_its_oldest_and_nobody_elses(open_database, reader):
+    database = open_database(results_bytes=2500, logs_bytes=3500)
+    mine = [an_activation(number, start_ms=NOW_MS + number) for number in range(10)]
+    others = [an_activation(100 + number, "other") for number in range(2)]
+    database.apply(a_batch(*mine, *others, result='"' + "x" * 998 + '"', lines='["' + "x" * 996 + '"]'), 1)
+    database.retain(NOW_MS)
+    results = [each.result is not None for each in await listed(reader)]
+    assert results == [True] * 2 + [False] * 8
+    logs = [bool(await reader.get_logs("guest", each.activation_id)) for each in mine]
+    assert logs == [False] * 7 + [True] * 3
+    assert all(each.result is not None for each in await listed(reader, "other"))
+
+
+async def test_deleted_bytes_are_given_back_to_the_disk(open_database, tmp_path):
+    database = open_database(results_bytes=10_000)
+    for number in range(50):
+        database.apply(a_batch(an_activation(number), result='"' + "x" * 100_000 + '"'), number)
+    database.checkpoint()
+    before = (tmp_path / "a.db").stat().st_size
+    database.retain(NOW_MS)
+    database.checkpoint()
+    assert (tmp_path / "a.db").stat().st_size < before / 3
+
+
+def test_retention_goes_in_steps_and_says_that_there_is_more(open_database):
+    database = open_database(records_s=1)
+    database.apply(ActivationBatch(records=[msgspec.json.encode(an_activation(number)) for number in range(2500)]), 1)
+    assert database.retain(NOW_MS + HOUR_S * 1000)
+    assert not database.retain(NOW_MS + HOUR_S * 1000)
+
+
+def test_a_promise_that_was_kept_is_not_made_again_by_a_replay(open_database):
+    database = open_database()
+    promise = Accepted(
+        activation_id=an_activation(1).activation_id, namespace="g", subject="g", path="g/a", payload=msgspec.Raw(b"null"),
+        transaction="t", accepted_ms=1,
+    )  # fmt: skip
+    made = ActivationBatch(pending=[PendingRow(promise.activation_id, promise, "{}")])
+    database.apply(made, 1)
+    assert [each.payload for each in database.read_pending()[0]] == [msgspec.Raw(b"{}")]
+    kept = a_batch(an_activation(1))
+    kept.kept.append(promise.activation_id)
+    database.apply(kept, 2)
+    database.apply(made, 1)
+    assert database.read_pending() == ([], [])
+    assert database.position() == 2
+
+
+def test_an_idempotency_key_stands_for_its_first_activation_until_its_time_is_over(open_database):
+    database = open_database()
+
+    def key(activation_id: str, at_ms: int) -> ActivationBatch:
+        return ActivationBatch(keys=[IdempotencyRow("g", "g/a", "k", activation_id, "sha", at_ms)])
+
+    database.apply(key("first", NOW_MS), 1)
+    database.apply(key("second", NOW_MS + IDEMPOTENCY_MS - 1), 2)
+    assert [row.activation_id for row in database.read_idempotency(NOW_MS + 1)] == ["first"]
+    database.apply(key("third", NOW_MS + IDEMPOTENCY_MS), 3)
+    assert [row.activation_id for row in database.read_idempotency(NOW_MS + IDEMPOTENCY_MS)] == ["third"]
+    database.retain(NOW_MS + 3 * IDEMPOTENCY_MS)
+    assert database.read_idempotency(NOW_MS) == []
