@@ -116,6 +116,8 @@ class Books:
         self.resting: dict[ContainerId, Container] = {}
         #: Sum of memory over `containers`, MiB; derived, `check_invariants` compares.
         self.used_mib = 0
+        #: Of that, the sum over those in REMOVING: it comes free soon; derived likewise.
+        self.removing_mib = 0
         #: How many are in STARTING; derived likewise.
         self.starting = 0
 
@@ -169,6 +171,8 @@ class Books:
                 del self.stems[container.spec.digest]
         elif state is S.STARTING:
             self.starting -= 1
+        elif state is S.REMOVING:
+            self.removing_mib -= container.memory_mib
 
     def _enter(self, container: Container) -> None:
         container_id, state = container.container_id, container.state
@@ -180,6 +184,7 @@ class Books:
         elif state is S.STARTING:
             self.starting += 1
         elif state is S.REMOVING:
+            self.removing_mib += container.memory_mib
             self._unlink_key(container)
         if state in {S.FROZEN, S.STEM_FROZEN} or (not self._freezing() and state in {S.WARM, S.STEM}):
             self.resting[container_id] = container
@@ -241,6 +246,7 @@ class Books:
             return {c.container_id: c for c in containers if c.state in states}
 
         assert self.used_mib == sum(c.memory_mib for c in containers)
+        assert self.removing_mib == sum(c.memory_mib for c in those(S.REMOVING).values())
         assert self.starting == len(those(S.STARTING))
         for container in containers:
             assert bool(container.leases) == (container.state in LEASED), (container.state, container.leases)

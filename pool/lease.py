@@ -35,8 +35,10 @@ class Live:
         "handle",
         "last_activation",
         "logs",
+        "oom_kills",
         "slot",
         "spec",
+        "throttled_us",
     )
 
     def __init__(
@@ -55,6 +57,8 @@ class Live:
         self.create_began = self.create_ended = 0.0
         #: CPU time up to which everything is booked, microseconds; -1 before the first lease.
         self.cpu_us = -1
+        #: The other counters, when the last lease ended.
+        self.throttled_us = self.oom_kills = 0
         #: To whom CPU time used between leases belongs.
         self.last_activation: ActivationId | None = None
         #: How often it was asked to freeze: a late confirmation of an earlier attempt is told by it.
@@ -153,7 +157,7 @@ class Lease:
         #: It was dialled: from then on the container is reusable only after a clean end.
         self._touched = False
         self._to_thaw = start_kind in {StartKind.STEM, StartKind.FROZEN}
-        self._cpu_us = self._throttled_us = self._oom_kills = 0
+        self._cpu_us = 0
         #: When the first request was sent, and the container thawed, seconds of the monotonic clock; 0 before.
         self.sent_at = 0.0
         self.activation = activation
@@ -192,8 +196,6 @@ class Lease:
         try:
             previous, tail_us = live.take_tail()
             live.handle.reset_memory_peak()
-            self._oom_kills = live.handle.oom_kills()
-            self._throttled_us = live.handle.throttled_us() if live.spec.cpu_millis else 0
         except OSError as error:
             self._touched = True  # it must not be used again
             raise ThawFailed(f"the container's counters cannot be read: {error}") from error
@@ -301,10 +303,14 @@ class Lease:
         live = self._live
         handle = live.handle
         live.cpu_us = max(handle.cpu_us(), live.cpu_us)
+        # Between leases nothing is throttled or killed that was not begun by the last one: two reads a call are enough.
+        throttled_us, oom_kills = live.throttled_us, live.oom_kills
+        live.throttled_us = handle.throttled_us() if live.spec.cpu_millis else 0
+        live.oom_kills = handle.oom_kills()
         return Usage(
             cpu_us=live.cpu_us - self._cpu_us,
-            throttled_us=handle.throttled_us() - self._throttled_us if live.spec.cpu_millis else 0,
-            oom_kills=handle.oom_kills() - self._oom_kills,
+            throttled_us=live.throttled_us - throttled_us,
+            oom_kills=live.oom_kills - oom_kills,
             memory=handle.memory(),
         )
 

@@ -50,11 +50,10 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class StemTarget:
-    """How many stem cells of a spec are kept, and when one was last wanted."""
+    """How many stem cells of a spec are kept."""
 
     spec: ContainerSpec
     count: int
-    wanted_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +103,8 @@ class Machine:
         self._queues: dict[str, dict[ActivationId, Waiter]] = {}
         #: Activation -> the container it holds.
         self._holds: dict[ActivationId, Container] = {}
+        #: Spec's digests whose stem cells may be fewer than wanted: looked at when there is nothing better to do.
+        self._short_of_stems: set[str] = set()
         #: Spec's digest -> how many stem cells are wanted.
         self._stem_targets: dict[str, StemTarget] = {}
         #: Reuse key's digest -> what was seen of it; forgotten with the key's last container.
@@ -148,6 +149,11 @@ class Machine:
         self._commands = commands
         self._handlers[type(event)](event)
         return commands
+
+    def soonest(self) -> float:
+        """How far ahead anything can be planned from now on at the soonest, seconds."""
+        settings = self.settings
+        return min(settings.freeze_grace_s, settings.keep_alive_s, settings.launch_patience_s)
 
     def next_wake(self) -> float | None:
         """When the next `Tick` is due, seconds of the pool's clock; None when nothing is planned."""
@@ -274,6 +280,7 @@ class Machine:
         self._holds[activation] = container
         needs_init = kind is StartKind.COLD or kind is StartKind.STEM
         if needs_init:
+            self._short_of_stems.add(container.spec.digest)
             self.books.move(container, S.INITIALISING)
         elif before is not S.BUSY:
             self.books.move(container, S.BUSY)
@@ -365,6 +372,7 @@ class Machine:
         key = container.key
         self.books.move(container, S.REMOVING)
         self.books.forget(container)
+        self._short_of_stems.add(container.spec.digest)
         if key is not None and key.digest in self._queues:
             victims = list(self._queues[key.digest].values())
             # The action's own fault will not mend; ours may, so only the one it was started for is told.
@@ -422,6 +430,7 @@ class Machine:
         if container is None:
             return
         self.books.forget(container)
+        self._short_of_stems.add(container.spec.digest)
         if container.key is not None and container.key.digest not in self.books.by_key:
             self._pace.pop(container.key.digest, None)
         self._launch()
@@ -450,7 +459,8 @@ class Machine:
     def _on_stems_wanted(self, event: ev.StemsWanted) -> None:
         digest = event.spec.digest
         if event.count > 0:
-            self._stem_targets[digest] = StemTarget(event.spec, event.count, self.books.now)
+            self._stem_targets[digest] = StemTarget(event.spec, event.count)
+            self._short_of_stems.add(digest)
         elif self._stem_targets.pop(digest, None) is not None:
             for container in list(self.books.stems.get(digest, {}).values()):
                 self._remove(container)
@@ -533,6 +543,11 @@ class Machine:
         return len(self.books.by_key.get(key.digest, ())) >= self.settings.max_containers_per_action
 
     def _launch(self) -> None:
+        """Look for work for the engine where there may be some."""
+        if self._queues or self._short_of_stems or self._launch_again is not None:
+            self._launch_all()
+
+    def _launch_all(self) -> None:
         """Start what is worth starting, within memory and the engine's limit; then replenish stem cells.
 
         Queues are served in the order of their longest waiting activation. One for which no memory is free even
@@ -541,7 +556,7 @@ class Machine:
         self._launch_again = None
         if self._closed:
             return
-        removing_mib = sum(c.memory_mib for c in self.books.containers.values() if c.state is S.REMOVING) if self._queues else 0
+        removing_mib = self.books.removing_mib
         for digest, oldest in self._queues_by_age():
             key, pace = oldest.key, self._pace_of(oldest.key)
             self._serve(key)
@@ -594,9 +609,13 @@ class Machine:
 
     def _replenish_stems(self) -> None:
         """Start missing stem cells, only into memory that is free and only while the engine has nothing better to do."""
-        for digest, target in self._stem_targets.items():
+        for digest in list(self._short_of_stems):
+            target = self._stem_targets.get(digest)
             have = len(self.books.stems.get(digest, ()))
             have += sum(1 for c in self.books.containers.values() if c.state is S.STARTING and c.spec.digest == digest)
+            if target is None or have >= target.count:
+                self._short_of_stems.discard(digest)
+                continue
             for _ in range(target.count - have):
                 if self.books.starting >= max(1, self.settings.parallel_starts // 2):
                     return

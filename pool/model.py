@@ -106,7 +106,10 @@ class ReuseKey(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class ContainerState(enum.Enum):
-    """Where a container is in its life. `machine.TRANSITIONS` says what may follow what."""
+    """Where a container is in its life. `books.TRANSITIONS` says what may follow what."""
+
+    # Members are singletons: the inherited hash, of the name, is a Python call that each look-up of a transition would pay.
+    __hash__ = object.__hash__
 
     STARTING = "starting"
     STEM = "stem"
@@ -125,6 +128,8 @@ class ContainerState(enum.Enum):
 
 class StartKind(enum.Enum):
     """What an activation found: nothing, a stem cell, a running container, or a frozen one."""
+
+    __hash__ = object.__hash__  # as above
 
     COLD = "cold"
     STEM = "stem"

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +55,37 @@ class PoolHooks:
     repaired: Callable[[ContainerId], None] | None = None
 
 
+class Leasing:
+    """The block for which an activation holds a container. A class, not a generator: each call passes through here."""
+
+    __slots__ = ("_activation", "_deadline", "_facts", "_key", "_lease", "_pool")
+
+    def __init__(self, pool: Pool, activation: ActivationId, key: ReuseKey, facts: bytes, deadline: float) -> None:
+        self._pool = pool
+        self._activation = activation
+        self._key = key
+        self._facts = facts
+        self._deadline = deadline
+        self._lease: Lease | None = None
+
+    async def __aenter__(self) -> Lease:
+        try:
+            self._lease = lease = await self._pool.obtain(self._activation, self._key, self._deadline)
+            lease.begin(self._facts)
+        except BaseException:  # cancelled or refused, what was got goes back; nothing is decided here
+            self._pool.give_back(self._activation, self._lease)
+            raise
+        return lease
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give_back(self._activation, self._lease)
+
+
+def _expire(waiter: asyncio.Future[Lease]) -> None:
+    if not waiter.done():
+        waiter.set_exception(WaitedTooLong())
+
+
 class Pool:
     """Containers of one node, leased to activations."""
 
@@ -94,7 +124,9 @@ class Pool:
         self._waiting: dict[ActivationId, asyncio.Future[Lease]] = {}
         #: Activations refused before anybody waited.
         self._refused: dict[ActivationId, InvokerError] = {}
-        self._wake: asyncio.TimerHandle | None = None
+        self._wake: asyncio.Handle | None = None
+        #: When it rings, seconds of the loop's clock. Kept apart: uvloop's handle of a time that is due already has no `when`.
+        self._wake_due = 0.0
         self._closing = False
         #: Creations, probes and removals under way.
         self._operations: set[asyncio.Task[None]] = set()
@@ -112,9 +144,8 @@ class Pool:
 
     # ---- what callers need
 
-    @asynccontextmanager
-    async def lease(self, activation: ActivationId, key: ReuseKey, *, facts: bytes, deadline: float) -> AsyncIterator[Lease]:
-        """Hold a container for one activation.
+    def lease(self, activation: ActivationId, key: ReuseKey, *, facts: bytes, deadline: float) -> Leasing:
+        """Hold a container for one activation: `async with pool.lease(...) as lease`.
 
         The container goes back for reuse when nothing was sent to it, or when the caller set `lease.clean`;
         else it is destroyed. Giving back is synchronous: nothing can interrupt it.
@@ -130,18 +161,29 @@ class Pool:
             PoolOverloaded, MemoryNeverAvailable, PoolClosed: refused.
             EngineError, ActionError: no container could be created.
         """
-        lease: Lease | None = None
+        return Leasing(self, activation, key, facts, deadline)
+
+    async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float) -> Lease:
+        """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""
+        self._feed(ev.Arrived(activation, key))
+        lease = self._leases.get(activation)
+        if lease is not None:
+            return lease
+        if refused := self._refused.pop(activation, None):
+            raise refused
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        self._waiting[activation] = future
+        expire = self._loop.call_at(deadline, _expire, future)
         try:
-            lease = await self._obtain(activation, key, deadline)
-            lease.begin(facts)
-            yield lease
+            return await future
         finally:
-            self._waiting.pop(activation, None)
-            self._leases.pop(activation, None)
-            reusable = True
-            if lease is not None:
-                reusable = lease.end()
-            self._feed(ev.Ended(activation, reusable))
+            expire.cancel()
+
+    def give_back(self, activation: ActivationId, lease: Lease | None) -> None:
+        """End a lease, or the wish for one."""
+        self._waiting.pop(activation, None)
+        self._leases.pop(activation, None)
+        self._feed(ev.Ended(activation, lease is None or lease.end()))
 
     def retire(self, action: str, *, revision: str | None) -> None:
         """The action was rewritten (`revision` stays) or deleted (None): no old container serves it any more."""
@@ -224,9 +266,11 @@ class Pool:
 
     def _feed(self, event: ev.Event) -> None:
         """Tell the machine what happened and carry out what it says."""
-        for command in self.machine.handle(event, self._loop.time()):
+        now = self._loop.time()
+        for command in self.machine.handle(event, now):
             self._run[type(command)](command)
-        self._plan_wake()
+        if self._wake is None or self._wake_due > now + self.machine.soonest():
+            self._plan_wake()
 
     def _plan_wake(self) -> None:
         """One timer for the whole pool. One that rings too early costs a look; it is moved only to an earlier time."""
@@ -234,9 +278,10 @@ class Pool:
         if due is None or self._closing:
             return
         if self._wake is not None:
-            if self._wake.when() <= due:
+            if self._wake_due <= due:
                 return
             self._wake.cancel()
+        self._wake_due = due
         self._wake = self._loop.call_at(due, self._on_wake)
 
     def _on_wake(self) -> None:
@@ -248,7 +293,11 @@ class Pool:
             operation.close()
             return
         kept = self._operations if kept is None else kept
-        task = self._group.create_task(operation, name=name)
+        try:
+            task = self._group.create_task(operation, name=name)
+        except RuntimeError:  # the group is being cancelled: a bug elsewhere ends the daemon
+            operation.close()
+            return
         kept.add(task)
         task.add_done_callback(kept.discard)
 
@@ -256,21 +305,6 @@ class Pool:
         return ContainerId(f"invokerd-{self._node}-{secrets.token_hex(6)}")
 
     # ---- leases
-
-    async def _obtain(self, activation: ActivationId, key: ReuseKey, deadline: float) -> Lease:
-        self._feed(ev.Arrived(activation, key))
-        lease = self._leases.get(activation)
-        if lease is not None:
-            return lease
-        if refused := self._refused.pop(activation, None):
-            raise refused
-        future: asyncio.Future[Lease] = self._loop.create_future()
-        self._waiting[activation] = future
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await future
-        except TimeoutError:
-            raise WaitedTooLong from None
 
     def _grant(self, command: ev.Grant) -> None:
         live = self._lives[command.container]

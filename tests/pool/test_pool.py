@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from pool.errors import ConnectionLost, EngineError, EngineUnavailable, PoolClosed, ThawFailed, WaitedTooLong
 from pool.fake import FakeBackend
@@ -326,3 +327,15 @@ async def _outcome(call: Any) -> BaseException | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
         return error
     return None
+
+
+def test_the_shell_works_on_uvloop_too(tmp_path: Path):
+    """Its handles differ from asyncio's: one of a time that is due already has no `when()`."""
+
+    async def run() -> None:
+        async with bench(tmp_path, freeze_grace_s=0.001, memory_mib=1024, launch_patience_s=0.0) as b:
+            async with asyncio.TaskGroup() as callers:
+                for _ in range(200):
+                    callers.create_task(b.call())
+
+    uvloop.run(run())
