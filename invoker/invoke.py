@@ -299,7 +299,8 @@ class Invoker:
                         await lease.logs.wait_complete(self._loop.time() + LOG_DEADLINE_S)
                         self._recorder.logs(activation_id, lease.logs.end(activation_id))
                     else:
-                        lease.logs.drain()
+                        if lease.log_frames != 0:
+                            lease.logs.drain()
                         await self._end(ticket, outcome, logs=lease.logs.end(activation_id))
             except ThawFailed:
                 if attempt == THAW_ATTEMPTS:

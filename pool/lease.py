@@ -158,6 +158,8 @@ class Lease:
         self._touched = False
         self._to_thaw = start_kind in {StartKind.STEM, StartKind.FROZEN}
         self._cpu_us = 0
+        #: Log frames in the pipe, as the runtime says with its answer; None before, and where it says nothing.
+        self.log_frames: int | None = None
         #: When the first request was sent, and the container thawed, seconds of the monotonic clock; 0 before.
         self.sent_at = 0.0
         self.activation = activation
@@ -279,8 +281,9 @@ class Lease:
                 raise ThawFailed(f"the container cannot be thawed: {error}") from error
 
     def _note_logs(self, said: str) -> None:
-        """Take the runtime's word, `frames,dropped`, for lines that did not fit into the pipe."""
-        dropped = said.rpartition(",")[2]
+        """Take the runtime's word, `frames,dropped`: how many are in the pipe, and how many did not fit."""
+        frames, _, dropped = said.partition(",")
+        self.log_frames = int(frames) if frames.isascii() and frames.isdigit() else None
         if dropped.isascii() and dropped.isdigit() and dropped != "0":
             self._live.logs.note_dropped(self.activation, int(dropped))
 

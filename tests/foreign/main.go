@@ -99,6 +99,8 @@ func act(w http.ResponseWriter, argument map[string]any) (int, any) {
 func main() {
 	http.HandleFunc("/init", initialise)
 	http.HandleFunc("/run", run)
-	fmt.Fprintln(os.Stderr, http.ListenAndServe(":8080", nil))
+	// It closes idle connections after a second: a client that keeps one over a longer freeze finds it dead.
+	server := http.Server{Addr: ":8080", IdleTimeout: time.Second}
+	fmt.Fprintln(os.Stderr, server.ListenAndServe())
 	os.Exit(1)
 }

@@ -108,8 +108,7 @@ class Site:
         return found
 
     def usage(self, namespace: str) -> list[dict[str, Any]]:
-        rows = json.loads(self.daemon.control("usage", "--json"))
-        rows = rows["usage"] if isinstance(rows, dict) else rows
+        rows = json.loads(self.daemon.control("usage", "--json"))["rows"]
         return [row for row in rows if row["namespace"] == namespace]
 
 

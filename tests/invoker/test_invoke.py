@@ -1,0 +1,376 @@
+"""One invocation on the real pool, planner, recorder and journal; only the engine is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from invoker.code import CodeStore
+from invoker.config.model import Config, LimitsConfig, StemCellConfig
+from invoker.config.model import PoolConfig as PoolBranch
+from invoker.errors import IdempotencyConflict, ParametersNotAllowed
+from invoker.invocation import Accepted202, Call
+from invoker.invoke import Invoker
+from invoker.manifest import Manifest
+from invoker.model import Accepted, Action, Activation, Annotation, Exec, Identity, Limits, Namespace, Parameter, Status
+from invoker.plan import Facts, Planner
+from invoker.record.recorder import Recorder
+from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed
+from pool.fake import FakeBackend
+from pool.fake_server import Answer, Misbehaviour, echo
+from pool.machine import PoolSettings
+from pool.model import ActivationId, StartKind
+from pool.pool import Pool
+from pool.table import ContainerTable
+
+ANNA = Namespace(name="anna", uuid="u", key_hash="", uid=2001, gid=2001, created_ms=0)
+
+
+def action(path: str = "hello", **changes: Any) -> Action:
+    values: dict[str, Any] = {
+        "namespace": "anna",
+        "path": path,
+        "revision": f"r-{path}",
+        "updated": 0,
+        "exec": Exec(kind="python:3", code="c"),
+    }
+    return Action(**(values | changes))
+
+
+class Site:
+    """An invoker and its parts."""
+
+    def __init__(
+        self, group: asyncio.TaskGroup, recorder: Recorder, table: ContainerTable, tmp_path: Path, **settings: Any
+    ) -> None:
+        self.backend = FakeBackend()
+        self.recorder = recorder
+        self.finished: list[Activation] = []
+        self.config = Config(
+            state_dir=tmp_path,
+            limits=LimitsConfig(result_bytes=2000),
+            pool=PoolBranch(memory_mib=2048, max_wait_s=5.0, stem_cells=StemCellConfig(enabled=False)),
+        )
+        self.pool = Pool(self.backend, PoolSettings(**{"memory_mib": 2048, **settings}), node="n", group=group, table=table)
+        self.code = CodeStore(tmp_path / "unpacked", lambda _digest: "")
+        self.planner = Planner(config=lambda: self.config, manifest=Manifest.load(), backend=self.backend, code=self.code)
+        self.invoker = Invoker(
+            pool=self.pool,
+            planner=self.planner,
+            recorder=recorder,
+            read_code=self._read_code,
+            group=group,
+            node="n",
+            max_wait_s=lambda: self.config.pool.max_wait_s,
+            result_bytes=lambda: self.config.limits.result_bytes,
+            on_finished=self.finished.append,
+        )
+
+    async def _read_code(self, _digest: str) -> str:
+        return "def main(args): return args"
+
+    def call(self, an_action: Action | None = None, payload: bytes = b'{"x":1}', **changes: Any) -> Call:
+        values: dict[str, Any] = {
+            "identity": Identity(namespace=ANNA, api_key="u:k"),
+            "action": an_action or action(),
+            "payload": msgspec.Raw(payload),
+            "payload_bytes": len(payload),
+            "transaction": "t",
+            "blocking": True,
+            "wait_s": 10.0,
+            "received": time.monotonic(),
+            "authenticate_us": 3,
+            "authorise_us": 2,
+            "resolve_us": 1,
+        }
+        return Call(**(values | changes))
+
+    async def run(self, *args: Any, **changes: Any) -> Activation:
+        done = await self.invoker.invoke(self.call(*args, **changes))
+        assert isinstance(done, Activation)
+        return done
+
+
+@asynccontextmanager
+async def site(tmp_path: Path, **settings: Any) -> AsyncIterator[Site]:
+    """Run an invoker; at its end every activation has exactly one finished record."""
+    table = ContainerTable.open(tmp_path / "containers.table", "boot")
+    recorder = await Recorder.open(tmp_path, node="n")
+    the_site: Site | None = None
+    try:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            the_site = Site(group, recorder, table, tmp_path, **settings)
+            yield the_site
+            the_site.invoker.refuse()
+            await the_site.invoker.wait_idle()
+            await the_site.pool.close()
+        ids = [each.activation_id for each in the_site.finished]
+        assert len(ids) == len(set(ids)), "an activation was recorded twice"
+        assert await recorder.count("anna", skip=0) == len(ids)
+    finally:
+        if the_site is not None:
+            the_site.backend.bury_all()
+            await the_site.backend.close()
+            the_site.code.close()
+        await recorder.close()
+        table.close()
+
+
+def error_of(activation: Activation) -> str:
+    assert activation.result is not None
+    return str(msgspec.json.decode(activation.result)["error"])
+
+
+async def test_cold_then_warm_with_disjoint_phases_that_cover_the_time(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        s.backend.delay["create"] = 0.02
+        cold = await s.run()
+        began = time.monotonic()
+        warm = await s.run(received=began)
+        took_us = (time.monotonic() - began) * 1e6
+        assert (cold.meter.start_kind, warm.meter.start_kind) == (StartKind.COLD, StartKind.WARM)
+        assert cold.status is Status.SUCCESS
+        assert bytes(cold.result or b"") == b'{"x":1}'
+        assert cold.meter.phases.create >= 20_000
+        assert cold.init_ms is not None
+        assert warm.init_ms is None
+        assert warm.meter.phases.init == 0
+        assert warm.meter.phases.total <= took_us + 10
+        assert cold.meter.billed_us == cold.meter.phases.init + cold.meter.phases.run
+        assert cold.end_ms - cold.start_ms == round(cold.meter.billed_us / 1000)
+
+
+async def test_record_is_readable_when_the_answer_is_there_and_holds_the_log_lines(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: Answer(logs=(("stdout", "hi"),)) if path == "/run" else echo(path, body)
+        done = await s.run()
+        assert await s.recorder.get("anna", done.activation_id) == done
+        lines = await s.recorder.get_logs("anna", done.activation_id)
+        assert lines is not None
+        assert [line.partition("Z ")[2] for line in lines] == ["stdout: hi"]
+
+
+async def test_what_the_action_is_told(tmp_path: Path):
+    told: dict[str, Any] = {}
+
+    def listen(path: str, body: Any) -> Answer:
+        told[path] = body
+        return echo(path, body)
+
+    async with site(tmp_path) as s:
+        s.backend.action = listen
+        parameters = (Parameter(key="SECRET", value=msgspec.Raw(b'"s"'), init=True), Parameter(key="y", value=msgspec.Raw(b"2")))
+        done = await s.run(action("p/hello", parameters=parameters))
+        environment = told["/init"]["value"]["env"]
+        assert environment["SECRET"] == "s"
+        assert environment["__OW_ACTION_NAME"] == "/anna/p/hello"
+        assert environment["__OW_ACTIVATION_ID"] == done.activation_id
+        assert environment["__OW_API_KEY"] == "u:k"
+        assert told["/run"]["value"] == {"x": 1, "y": 2}
+        assert all(isinstance(value, str) for key, value in told["/run"].items() if key != "value")
+
+
+async def test_action_that_may_not_have_the_key_does_not_get_it(tmp_path: Path):
+    told: dict[str, Any] = {}
+
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: (told.update({path: body}), echo(path, body))[1]
+        await s.run(action(annotations=(Annotation(key="provide-api-key", value=msgspec.Raw(b"false")),)))
+        assert "__OW_API_KEY" not in told["/init"]["value"]["env"]
+        assert "api_key" not in told["/run"]
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "reason", "words"),
+    [
+        (Misbehaviour.CLOSE, "crashed", "exited unexpectedly"),
+        (Misbehaviour.GARBAGE, "bad-response", "did not produce a valid JSON"),
+        (Misbehaviour.DIE, "crashed", "exited unexpectedly"),
+    ],
+)
+async def test_misbehaving_action_ends_as_the_developers_error_and_its_container_goes(
+    tmp_path: Path, misbehaviour: Misbehaviour, reason: str, words: str
+):
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: misbehaviour if path == "/run" else echo(path, body)
+        done = await s.run()
+        assert (done.status, done.meter.outcome) == (Status.DEVELOPER_ERROR, reason)
+        assert words in error_of(done)
+        s.backend.action = echo
+        assert (await s.run()).meter.start_kind is StartKind.COLD
+
+
+async def test_time_limit_ends_it_and_says_so(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: Misbehaviour.HANG if path == "/run" else echo(path, body)
+        done = await s.run(action(limits=Limits(timeout=100)))
+        assert done.timed_out
+        assert done.meter.billed_us >= 100_000
+        assert "exceeded its time limits of 100 milliseconds." in error_of(done)
+
+
+async def test_result_over_the_limit_keeps_the_container(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        s.backend.action = lambda path, body: Answer(body=b'{"x":"' + b"y" * 3000 + b'"}') if path == "/run" else echo(path, body)
+        done = await s.run()
+        assert (done.status, done.size) == (Status.APPLICATION_ERROR, 3008)
+        s.backend.action = echo
+        assert (await s.run()).meter.start_kind is StartKind.WARM
+
+
+async def test_platform_fault_is_recorded_and_raised_with_the_activations_id(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.fail_next("create", EngineUnavailable("gone fishing"))
+        with pytest.raises(EngineUnavailable) as caught:
+            await s.run()
+        assert caught.value.activation_id == s.finished[0].activation_id
+        assert s.finished[0].status is Status.INTERNAL_ERROR
+
+
+async def test_image_that_cannot_be_had_is_the_developers_error(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.fail_next("resolve_image", ImageNotFound("no such image"))
+        done = await s.run(action(exec=Exec(kind="blackbox", image="example/none:1")))
+        assert done.status is Status.DEVELOPER_ERROR
+        assert "pull container image 'example/none:1'" in error_of(done)
+
+
+async def test_call_that_takes_longer_than_the_caller_waits_goes_on(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: Answer(after_s=0.2) if path == "/run" else echo(path, body)
+        early = await s.invoker.invoke(s.call(wait_s=0.05))
+        assert isinstance(early, Accepted202)
+        await s.invoker.wait_idle()
+        assert [each.activation_id for each in s.finished] == [early.activation_id]
+
+
+async def test_caller_that_goes_away_changes_nothing(tmp_path: Path):
+    async with site(tmp_path) as s:
+        running = asyncio.Event()
+
+        def slow(path: str, body: Any) -> Answer:
+            if path == "/run":
+                running.set()
+                return Answer(after_s=0.1)
+            return echo(path, body)
+
+        s.backend.action = slow
+        async with asyncio.TaskGroup() as callers:
+            caller = callers.create_task(s.run())
+            await running.wait()
+            caller.cancel()
+        await s.invoker.wait_idle()
+        assert [each.status for each in s.finished] == [Status.SUCCESS]
+
+
+async def test_cancelled_while_it_runs_is_killed_and_billed_and_cancelled_in_the_queue_never_runs(tmp_path: Path):
+    async with site(tmp_path, memory_mib=256) as s:
+        running = asyncio.Event()
+
+        def slow(path: str, body: Any) -> Answer:
+            if path == "/run":
+                running.set()
+                return Answer(after_s=30.0)
+            return echo(path, body)
+
+        s.backend.action = slow
+        first = await s.invoker.invoke(s.call(blocking=False))
+        await running.wait()
+        second = await s.invoker.invoke(s.call(action("other"), blocking=False))
+        assert isinstance(first, Accepted202)
+        assert isinstance(second, Accepted202)
+        await asyncio.sleep(0)
+        assert s.invoker.cancel(first.activation_id, namespace="mallory") is None
+        assert s.invoker.cancel(second.activation_id) == "queued"
+        assert s.invoker.cancel(first.activation_id, namespace="anna") == "running"
+        await s.invoker.wait_idle()
+        by_id = {each.activation_id: each for each in s.finished}
+        assert {each.meter.outcome for each in by_id.values()} == {"cancelled"}
+        assert by_id[second.activation_id].meter.billed_us == 0
+        assert by_id[first.activation_id].meter.billed_us > 0
+        assert s.invoker.cancel(first.activation_id) is None
+
+
+async def test_idempotency_key_returns_the_first_activation_and_refuses_another_body(tmp_path: Path):
+    async with site(tmp_path) as s:
+        both = await asyncio.gather(s.run(idempotency_key="k"), s.run(idempotency_key="k"))
+        assert both[0].activation_id == both[1].activation_id
+        again = await s.run(idempotency_key="k")
+        assert again.activation_id == both[0].activation_id
+        with pytest.raises(IdempotencyConflict):
+            await s.run(payload=b'{"x":2}', idempotency_key="k")
+        assert (await s.run(action("other"), idempotency_key="k")).activation_id != again.activation_id
+
+
+async def test_final_parameter_is_refused_before_anything_begins(tmp_path: Path):
+    async with site(tmp_path) as s:
+        final = action(
+            parameters=(Parameter(key="x", value=msgspec.Raw(b"0")),),
+            annotations=(Annotation(key="final", value=msgspec.Raw(b"true")),),
+        )
+        with pytest.raises(ParametersNotAllowed):
+            await s.run(final)
+        assert s.finished == []
+
+
+async def test_container_that_would_not_thaw_is_replaced_and_the_call_runs_once(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=0.0) as s:
+        runs: list[str] = []
+        s.backend.action = lambda path, body: (runs.append(path), echo(path, body))[1]
+        await s.run()
+        (container,) = s.backend.containers.values()
+        async with asyncio.timeout(5):
+            while not container.frozen:
+                await asyncio.sleep(0)
+        with pytest.MonkeyPatch.context() as patch:
+
+            def refuse(_self: object) -> None:
+                patch.undo()
+                raise PermissionError(1, "Operation not permitted")
+
+            patch.setattr(type(container), "thaw", refuse)
+            done = await s.run()
+        assert done.meter.start_kind is StartKind.COLD
+        assert runs.count("/run") == 2
+
+
+async def test_drain_refuses_new_calls_and_lets_running_ones_end(tmp_path: Path):
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: Answer(after_s=0.1) if path == "/run" else echo(path, body)
+        running = await s.invoker.invoke(s.call(wait_s=0.03))
+        assert isinstance(running, Accepted202)
+        s.invoker.refuse()
+        with pytest.raises(PoolClosed):
+            await s.run()
+        await s.invoker.wait_idle()
+        assert s.finished[0].status is Status.SUCCESS
+
+
+async def test_lost_activations_are_recorded_once_and_what_had_not_begun_is_run(tmp_path: Path):
+    async with site(tmp_path) as s:
+        facts = Facts(
+            namespace="anna", path="anna/hello", version="0.0.1", kind="python:3", timeout=1, memory=256, logs=1, concurrency=1
+        )
+        lost = ActivationId("a" * 32)
+        assert await s.invoker.record_lost([(lost, facts, int(time.time() * 1000))]) == 1
+        assert s.finished[0].meter.outcome == "lost"
+        accepted = Accepted(
+            activation_id=ActivationId("b" * 32),
+            namespace="anna",
+            subject="anna",
+            path="anna/hello",
+            payload=msgspec.Raw(b"{}"),
+            transaction="t",
+            accepted_ms=int(time.time() * 1000),
+        )
+        s.invoker.resume(accepted, s.call(blocking=False, payload=b"{}"))
+        await s.invoker.wait_idle()
+        assert s.finished[1].activation_id == accepted.activation_id
+        assert s.finished[1].status is Status.SUCCESS
