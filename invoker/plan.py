@@ -12,6 +12,7 @@ from invoker.code import MOUNT_TARGET, CodeStore
 from invoker.config.model import Config
 from invoker.manifest import BLACKBOX, Manifest
 from invoker.model import Action, Namespace
+from invoker.registry import credentials_for
 from invoker.runtime import run_prefix
 from pool.backend import ContainerBackend, Image
 from pool.errors import ImageNotFound
@@ -127,14 +128,19 @@ class Planner:
 
     async def _image(self, reference: str, *, pull: bool) -> Image:
         image = self._images.get(reference)
-        if image is None:
-            ours = reference == NATIVE_IMAGE or any(runtime.image == reference for runtime in self._manifest.runtimes.values())
-            try:
-                image = await self._backend.resolve_image(reference, pull=pull and not ours)
-            except ImageNotFound as error:
-                hint = "; run scripts/images on the node" if ours else ""
-                raise ImageNotFound(f"Failed to pull container image '{reference}'.{hint}") from error
-            self._images[reference] = image
+        if image is not None:
+            return image
+        registry = self._config().registry
+        ours = reference == NATIVE_IMAGE or any(runtime.image == reference for runtime in self._manifest.runtimes.values())
+        if not ours and not registry.allows(reference):
+            raise ImageNotFound(f"Failed to pull container image '{reference}': this site does not allow it (registry.allow).")
+        credentials = credentials_for(reference, registry.credentials_file) if pull and not ours else None
+        try:
+            image = await self._backend.resolve_image(reference, pull=pull and not ours, credentials=credentials)
+        except ImageNotFound as error:
+            hint = "Run scripts/images on the node." if ours else str(error)
+            raise ImageNotFound(f"Failed to pull container image '{reference}'. {hint}") from error
+        self._images[reference] = image
         return image
 
     def _compose(self, namespace: Namespace, action: Action, image: Image, mounted: str | None) -> Plan:

@@ -26,6 +26,7 @@ import msgspec
 
 from pool import cgroup, descriptors, fifo, netns, recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
+from pool.disk import refuse_on_full_disk
 from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
 from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
@@ -195,6 +196,7 @@ class DockerBackend:
 
     async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
         """See `ContainerBackend`."""
+        refuse_on_full_disk(self.facts.root_dir)
         stream: aiohttp.ClientResponse | None = None
         kept = False
         try:
@@ -268,6 +270,7 @@ class DockerBackend:
                 return await self._inspect_image(reference)
             if not pull:
                 raise ImageNotFound(f"{reference} is not on this node")
+            refuse_on_full_disk(self.facts.root_dir)
             flight = self._pulls.get(flight_key)
             if flight is None:
                 await self._lead_pull(flight_key, reference, credentials)

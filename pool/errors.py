@@ -78,6 +78,12 @@ class EngineUnavailable(EngineError):
     code = "engine-unavailable"
 
 
+class EngineDiskFull(EngineError):
+    """The disk of the container engine is nearly full: no new containers until there is space; warm ones go on."""
+
+    code = "engine-disk-full"
+
+
 class ImageNotFound(ActionError):
     """The image does not exist, or may not be pulled."""
 

@@ -47,6 +47,7 @@ class EngineFacts:
         init_binary: whether it can put an init before a foreign image's process.
         live_restore: whether containers survive its restart.
         processors: of the host.
+        root_dir: where it keeps images and containers; only asked how full its file system is.
     """
 
     version: str
@@ -61,6 +62,7 @@ class EngineFacts:
     init_binary: bool
     live_restore: bool
     processors: int
+    root_dir: str = ""
 
     @classmethod
     def of(cls, info: Mapping[str, Any], *, version: str, api_version: str) -> EngineFacts:
@@ -78,6 +80,7 @@ class EngineFacts:
             init_binary=bool(info.get("InitBinary")),
             live_restore=bool(info.get("LiveRestoreEnabled")),
             processors=int(info.get("NCPU") or 1),
+            root_dir=str(info.get("DockerRootDir", "")),
         )
 
     @property

@@ -38,9 +38,8 @@ from invoker.control.messages import (
     UsageReply,
     UsageRow,
 )
-from invoker.errors import MalformedContent, MalformedQuery, MethodNotAllowed, NoRoute, answer_of
-from invoker.http.exchange import Reply
-from invoker.model import Identity, Namespace
+from invoker.errors import MalformedContent, MalformedQuery, answer_of
+from invoker.model import Namespace
 from pool.errors import InvokerError
 from pool.model import ActivationId
 
@@ -145,28 +144,6 @@ def build_control_app(control: Control) -> web.Application:
     app.router.add_post(CANCEL, cancel)
     app.router.add_post(DRAIN, drain)
     return app
-
-
-async def cancel_route(control: Control, identity: Identity, method: str, segments: Sequence[str]) -> Reply:
-    """Answer the users' way to cancel, which the public API routes here once it knows who calls.
-
-    Args:
-        control: what carries it out.
-        identity: the caller; only activations of its namespace exist for it.
-        method: of the request.
-        segments: of the path, decoded, without the leading empty one: `invokerd v1 activations ID cancel`.
-
-    Raises:
-        NoRoute, MethodNotAllowed: it is another path, or another method.
-        EntityNotFound: no such activation is under way.
-    """
-    match list(segments):
-        case ["invokerd", "v1", "activations", activation_id, "cancel"] if activation_id:
-            if method != "POST":
-                raise MethodNotAllowed(["POST"])
-            cancelled = await control.cancel(ActivationId(activation_id), identity.namespace.name)
-            return Reply(msgspec.json.encode(cancelled))
-    raise NoRoute
 
 
 @asynccontextmanager

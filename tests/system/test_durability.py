@@ -5,8 +5,8 @@ The action of these tests notes in a file on a site mount that it has begun: wha
 
 from __future__ import annotations
 
+import base64
 import http.client
-import itertools
 import json
 import random
 import socket
@@ -259,8 +259,6 @@ def test_a_crash_while_recovering_from_a_crash_loses_nothing_and_repeats_nothing
 
 def test_a_client_that_hangs_up_changes_nothing(site):
     request = json.dumps({"number": 7, "ms": 1000}).encode()
-    import base64
-
     credentials = base64.b64encode(site.user.key.encode()).decode()
     with socket.create_connection(("127.0.0.1", site.daemon.port)) as connection:
         connection.sendall(
@@ -291,9 +289,3 @@ def test_a_blocking_call_that_outlasts_its_wait_is_answered_with_its_id_and_goes
     assert record.json["response"]["result"] == {"number": 1}
     assert site.begun() == [(name, 1)]
 
-
-def test_ids_are_never_given_twice(site):
-    answers = [site.user.invoke("nap", {"number": number, "ms": 0}, "blocking=false") for number in range(50)]
-    names = [answer.json["activationId"] for answer in answers]
-    assert len(set(names)) == 50
-    assert all(len(name) == 32 and set(name) <= set("0123456789abcdef") for name in itertools.islice(names, 50))

@@ -8,9 +8,7 @@ import pytest
 
 from invoker.control import messages
 from invoker.control.fake import FakeControl
-from invoker.control.server import cancel_route, serve_control
-from invoker.errors import EntityNotFound, MethodNotAllowed, NoRoute
-from invoker.model import Identity, Namespace
+from invoker.control.server import serve_control
 
 
 @pytest.fixture
@@ -99,28 +97,3 @@ async def test_the_socket_is_the_owners_alone_and_is_gone_afterwards(tmp_path: P
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
-
-
-def identity(name: str) -> Identity:
-    return Identity(namespace=Namespace(name=name, uuid=name, key_hash="", uid=1, gid=1, created_ms=0), api_key="u:k")
-
-
-async def test_users_cancel_their_own_activations_and_no_others(control: FakeControl) -> None:
-    segments = ["invokerd", "v1", "activations", "b" * 32, "cancel"]
-    control.activations["b" * 32] = ("alice", "queued")
-    with pytest.raises(EntityNotFound):
-        await cancel_route(control, identity("mallory"), "POST", segments)
-    reply = await cancel_route(control, identity("alice"), "POST", segments)
-    assert messages.decode(reply.body, messages.CancelReply) == messages.CancelReply(activation_id="b" * 32, was="queued")
-
-
-async def test_the_users_way_to_cancel_is_one_path_and_one_method(control: FakeControl) -> None:
-    with pytest.raises(MethodNotAllowed):
-        await cancel_route(control, identity("alice"), "GET", ["invokerd", "v1", "activations", "x", "cancel"])
-    for segments in (
-        ["invokerd", "v1"],
-        ["invokerd", "v1", "activations", "", "cancel"],
-        ["invokerd", "v1", "other", "x", "cancel"],
-    ):
-        with pytest.raises(NoRoute):
-            await cancel_route(control, identity("alice"), "POST", segments)
