@@ -84,11 +84,18 @@ class Ticket:
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def resolve(self, activation: Activation, error: InvokerError | None = None) -> None:
-        """Tell all who wait."""
-        self.done, self.error = activation, error
+        """Tell all who wait how it ended."""
+        self.done = activation
+        self._tell(error)
+
+    def postpone(self, error: InvokerError) -> None:
+        """Tell all who wait that it did not begin, and why."""
+        self._tell(error)
+
+    def _tell(self, error: InvokerError | None) -> None:
+        self.error = error
         for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _release(waiter)
 
 
 class Invoker:
@@ -216,7 +223,7 @@ class Invoker:
     # ---- beginning and end
 
     def refuse(self) -> None:
-        """Take no more. What waits for a container is told; what has one goes on."""
+        """Take no more. What waits for a container is told, or was promised and is left to the next daemon; what has one goes on."""
         self._stopping = True
         self._pool.stop_starting()
 
@@ -282,7 +289,10 @@ class Invoker:
             await self._fail(ticket, Status.DEVELOPER_ERROR, str(error), error.code)
         except PlatformError as error:
             error.activation_id = ticket.activation_id
-            await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
+            if isinstance(error, PoolClosed) and ticket.durable and not trace.granted:
+                ticket.postpone(error)  # promised and not begun: the next daemon finds it in the journal and runs it
+            else:
+                await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
         finally:
             self._leave(ticket)
 

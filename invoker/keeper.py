@@ -79,7 +79,7 @@ class Keeper:
     def health(self) -> Health:
         """Tell how the node is."""
         probe = self._probe
-        if probe.ok and self._loop.time() - self._probe_at > PROBE_GOOD_FOR_S:
+        if probe.ok and not self.draining and self._loop.time() - self._probe_at > PROBE_GOOD_FOR_S:
             probe = Check(name="self-test", ok=False, detail=f"no test activation ended within {PROBE_GOOD_FOR_S:.0f} s")
         lag = Check(name="event-loop", ok=self._lag_s < LAG_LIMIT_S, detail=f"{self._lag_s * 1000:.1f} ms late")
         return Health(checks=(probe, self._freezing, self._engine, lag, *self._extra_checks()))
@@ -94,7 +94,8 @@ class Keeper:
     async def watch_loop(self) -> None:
         """Measure how late a timer comes; feed systemd's watchdog while the loop keeps time and the self-test holds.
 
-        The engine is not part of it: without it warm calls go on, and a restart would not mend it.
+        The engine is not part of it: without it warm calls go on, and a restart would not mend it. Nor is the self-test
+        while the daemon drains: there is none then, and calls that take long are to end.
         """
         interval = self._notifier.watchdog_interval_s
         fed_at = float("-inf")
@@ -104,7 +105,8 @@ class Keeper:
             self._lag_s = max(0.0, time.monotonic() - due)
             self._on_lag(self._lag_s)
             now = self._loop.time()
-            alive = self._probe_at == float("-inf") or now - self._probe_at < 2 * PROBE_GOOD_FOR_S or not self._engine.ok
+            tested = self._probe_at == float("-inf") or now - self._probe_at < 2 * PROBE_GOOD_FOR_S
+            alive = tested or self.draining or not self._engine.ok
             if interval is not None and alive and now - fed_at >= interval / 2:
                 fed_at = now
                 self._notifier.watchdog()
@@ -130,12 +132,15 @@ class Keeper:
         )
         key = ReuseKey(spec=spec, action=PROBE_ACTION, revision="1")
         number = 0
-        while True:
+        # A pool that drains refuses the test as it refuses every call: that says nothing about the node.
+        while not self.draining:
             number += 1
             started = time.monotonic()
             try:
                 kind = await self._probe_once(key, number)
             except (InvokerError, OSError, TimeoutError) as error:
+                if self.draining:
+                    return
                 self._probe = Check(
                     name="self-test", ok=False, detail=f"a test activation failed: {error or type(error).__name__}"
                 )

@@ -288,4 +288,3 @@ def test_a_blocking_call_that_outlasts_its_wait_is_answered_with_its_id_and_goes
     record = site.user.record(name)
     assert record.json["response"]["result"] == {"number": 1}
     assert site.begun() == [(name, 1)]
-

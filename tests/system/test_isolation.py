@@ -32,7 +32,7 @@ DEVICES = {
     *("stderr", "stdin", "stdout", "tty", "urandom", "zero"),
 }
 #: What one process of a container looks like to itself.
-PROBE = '''
+PROBE = """
 import ctypes, errno, os, resource, socket, stat, subprocess, tempfile
 
 def attempt(act):
@@ -114,7 +114,7 @@ def main(args):
         "environment": dict(os.environ),
         "first_environment": open("/proc/1/environ").read(),
     }
-'''
+"""
 
 
 def at_mount(daemon: Daemon, **tables: dict[str, Any]) -> None:
@@ -162,11 +162,19 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
     listening.bind(abstract)  # reachable for every process of this network namespace, whatever it may see of the files
     listening.listen()
     try:
-        anna = make_user(daemon, "anna", words=("--group", "20501", "--group", "20500", "--mount", "library", "--mount", "shared"))
+        anna = make_user(
+            daemon, "anna", words=("--group", "20501", "--group", "20500", "--mount", "library", "--mount", "shared")
+        )
         arguments = {
             "port": daemon.port,
             "abstract": abstract,
-            "host_paths": [str(daemon.state_dir), str(root), engine_url.removeprefix("unix://"), "/var/run/docker.sock", "/data/nothing"],
+            "host_paths": [
+                str(daemon.state_dir),
+                str(root),
+                engine_url.removeprefix("unix://"),
+                "/var/run/docker.sock",
+                "/data/nothing",
+            ],
         }
         site = Site(daemon, anna, arguments, {}, {})
         look_on_every_start(site)
@@ -321,7 +329,7 @@ def test_the_other_runtimes_run_as_the_user_too(site, kind):
 
 # ---- mounts
 
-FILES = '''
+FILES = """
 import errno, os
 def main(args):
     path = args["path"]
@@ -333,7 +341,7 @@ def main(args):
             return {"uid": os.getuid(), "text": file.read()}
     except OSError as error:
         return {"uid": os.getuid(), "errno": errno.errorcode[error.errno]}
-'''
+"""
 
 
 def test_two_users_share_a_mount_and_neither_reads_the_others_private_file_however_often_containers_are_reused(site, make_user):

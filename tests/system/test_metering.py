@@ -263,7 +263,12 @@ def test_every_activation_whatever_its_end_has_exactly_one_finished_row(site):
     user.deploy("slow", "import time\ndef main(args):\n    time.sleep(60)\n", timeout=300)
     user.deploy("endless", "import time\ndef main(args):\n    time.sleep(60)\n")
     expected: dict[str, str] = {}
-    for action, outcome in (("raises", "application-error"), ("exits", "crashed"), ("broken", "init-failed"), ("slow", "timeout")):
+    for action, outcome in (
+        ("raises", "application-error"),
+        ("exits", "crashed"),
+        ("broken", "init-failed"),
+        ("slow", "timeout"),
+    ):
         for query in ("blocking=true", "blocking=false"):
             answer = user.invoke(action, {}, query)
             assert answer.status == (502 if query == "blocking=true" else 202), answer.text

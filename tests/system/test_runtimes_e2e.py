@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 NATIVE = "openwhisk/dockerskeleton"
 C_SOURCE = r"""
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #ifdef PADDING
 __asm__(".section .data\npadding: .incbin \"" PADDING "\"\n.previous");
@@ -28,6 +28,7 @@ extern const unsigned char padding[];
 int main(int argc, char **argv) {
     char line[256];
     if (!fgets(line, sizeof line, stdin)) return 1;
+    line[strcspn(line, "\n")] = 0;
     fprintf(stderr, "said on stderr\n");
     printf("said on stdout\n");
 #ifdef PADDING
@@ -71,7 +72,11 @@ def result_of(client: Any, name: str, payload: Any = None) -> Any:
 
 
 def test_python_source_with_another_entry_point(client):
-    execution = {"kind": "python:3", "code": "def hello(args):\n    return {'greeting': f\"Grüß Gott, {args['name']}\"}\n", "main": "hello"}
+    execution = {
+        "kind": "python:3",
+        "code": "def hello(args):\n    return {'greeting': f\"Grüß Gott, {args['name']}\"}\n",
+        "main": "hello",
+    }
     assert client.ask("PUT", "actions/greet?overwrite=true", {"exec": execution}).status == 200
     assert result_of(client, "greet", {"name": "Jörg"}) == {"greeting": "Grüß Gott, Jörg"}
 
@@ -114,7 +119,9 @@ def main(args):
 
 def test_the_same_large_code_is_unpacked_once_and_a_new_revision_sees_the_new_code(client, daemon):
     def code(version: int) -> bytes:
-        return zip_of({"__main__.py": f"def main(args):\n    return {{'v': {version}}}\n", "d": bytes(2 * MIB)}, zipfile.ZIP_STORED)
+        return zip_of(
+            {"__main__.py": f"def main(args):\n    return {{'v': {version}}}\n", "d": bytes(2 * MIB)}, zipfile.ZIP_STORED
+        )
 
     for name in ("one", "two"):
         client.deploy(name, code(1))
@@ -278,7 +285,7 @@ def test_init_parameters_are_environment_and_bound_ones_are_arguments(client):
 SHOW_KEY = {
     "python:3": "import os\ndef main(args):\n    return {'key': os.environ.get('__OW_API_KEY')}\n",
     "nodejs:20": "const main = () => ({ key: process.env.__OW_API_KEY ?? null });",
-    "blackbox": "#!/bin/sh\necho \"{\\\"key\\\": \\\"${__OW_API_KEY-}\\\"}\"\n",
+    "blackbox": '#!/bin/sh\necho "{\\"key\\": \\"${__OW_API_KEY-}\\"}"\n',
 }
 
 
