@@ -83,17 +83,9 @@ class Ticket:
     error: InvokerError | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
-    def resolve(self, activation: Activation, error: InvokerError | None = None) -> None:
-        """Tell all who wait how it ended."""
-        self.done = activation
-        self._tell(error)
-
-    def postpone(self, error: InvokerError) -> None:
-        """Tell all who wait that it did not begin, and why."""
-        self._tell(error)
-
-    def _tell(self, error: InvokerError | None) -> None:
-        self.error = error
+    def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
+        """Tell all who wait how it ended, or, without a record, why it has not begun."""
+        self.done, self.error = activation, error
         for waiter in self.waiters:
             _release(waiter)
 
@@ -223,7 +215,7 @@ class Invoker:
     # ---- beginning and end
 
     def refuse(self) -> None:
-        """Take no more. What waits for a container is told, or was promised and is left to the next daemon; what has one goes on."""
+        """Take no more. What has a container goes on; what waits for one is told, or left to the next daemon if it was promised."""
         self._stopping = True
         self._pool.stop_starting()
 
@@ -290,7 +282,7 @@ class Invoker:
         except PlatformError as error:
             error.activation_id = ticket.activation_id
             if isinstance(error, PoolClosed) and ticket.durable and not trace.granted:
-                ticket.postpone(error)  # promised and not begun: the next daemon finds it in the journal and runs it
+                ticket.resolve(None, error)  # promised and not begun: the next daemon finds it in the journal and runs it
             else:
                 await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
         finally:

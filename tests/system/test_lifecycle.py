@@ -225,7 +225,6 @@ def test_five_restarts_leave_nothing_that_the_pool_does_not_show(start):
         if turn < 5:
             site.daemon.stop()
             site.daemon.start()
-    print(looks)
     for name in ("containers", "descriptors", "threads"):
         assert looks[-1][name] <= max(look[name] for look in looks[:2]), looks
 
