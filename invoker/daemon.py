@@ -133,8 +133,11 @@ class Daemon:
             transition=self.observer.container_moved,
             tail=self._book_tail,
             late_lines=lambda lines: self.observer.log_lines(late=lines),
+            dropped_lines=lambda lines: self.observer.log_lines(dropped=lines),
             repaired=lambda _container: self.observer.repaired(),
         )
+        backend.guard.on_call = self.observer.engine_call
+        stores.recorder.on_journal_write(self.observer.journal_write)
         self.pool = Pool(backend, _pool_settings(config), node=config.node, group=group, table=stores.table, hooks=hooks)
         self.planner = Planner(config=lambda: self.config, manifest=manifest, backend=backend, code=stores.code)
         self.invoker = Invoker(
@@ -165,6 +168,7 @@ class Daemon:
             usage=lambda namespace, since, until: priced_usage(stores.recorder, self.prices, namespace, since, until),
             health=self.keeper.health,
             drain=self._refuse,
+            on_deleted=self.observer.forget_namespace,
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -232,7 +236,7 @@ class Daemon:
     def _services(self) -> Services:
         return Services(
             authenticator=self.authenticator,
-            admission=Admission(lambda: self.config.limits),
+            admission=Admission(lambda: self.config.limits, self.observer.throttled),
             manifest=self.manifest,
             entities=self.stores.entities,
             activations=self.stores.recorder,
@@ -244,6 +248,7 @@ class Daemon:
             wall_clock=time.time,
             build=_build_date(),
             build_number=__version__,
+            on_refused=self.observer.refused,
         )
 
     def _exposition(self) -> Exposition:

@@ -215,7 +215,7 @@ class Invoker:
     # ---- beginning and end
 
     def refuse(self) -> None:
-        """Take no more. What has a container goes on; what waits for one is told, or left to the next daemon if it was promised."""
+        """Take no more. What has a container goes on; what waits for one is told, or if promised left to the next daemon."""
         self._stopping = True
         self._pool.stop_starting()
 

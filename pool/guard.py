@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from pool.errors import EngineUnavailable, ImageNotFound
+from pool.errors import EngineUnavailable, ImageNotFound, InvokerError
 
 
 class CallClass(enum.Enum):
@@ -74,6 +74,9 @@ class Guard:
     The breaker opens when `misses_to_open` deadlines in a row were met, and refuses every call for `cooling_s`.
     After that calls pass again; the first further miss opens it anew, the first answer (an error is one) closes it.
     A pull that takes too long blames the registry, not the engine.
+
+    Attributes:
+        on_call: told of each call that ended: verb, `ok` or the code of its error, seconds. May not raise.
     """
 
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -81,6 +84,7 @@ class Guard:
     misses_to_open: int = 3
     cooling_s: float = 5.0
     calls: dict[str, CallStatistics] = field(default_factory=dict)
+    on_call: Callable[[str, str, float], None] | None = None
     _turns: dict[CallClass, asyncio.Semaphore] = field(init=False)
     _misses: int = 0
     _open_until: float = 0.0
@@ -107,25 +111,30 @@ class Guard:
             self._refuse_while_open(verb, statistics)  # it may have opened while this call waited for its turn
             loop = asyncio.get_running_loop()
             began = loop.time()
-            answered = False
+            result = "cancelled"
             try:
                 async with asyncio.timeout(self.deadlines.of(kind)) as deadline:
                     yield
-                answered = True
+                result = "ok"
             except TimeoutError as error:
+                result = "timeout"
                 statistics.timeouts += deadline.expired()
                 self._miss(kind)
                 failure = ImageNotFound if kind is CallClass.PULL else EngineUnavailable
                 raise failure(f"the container engine did not answer within {self.deadlines.of(kind):g} s ({verb})") from error
             except asyncio.CancelledError:
                 raise  # our own wish: says nothing about the engine
-            except Exception:
+            except Exception as error:
                 self._misses = 0
+                result = error.code if isinstance(error, InvokerError) else "error"
                 raise
             finally:
+                seconds = loop.time() - began
                 statistics.count += 1
-                statistics.errors += not answered
-                statistics.seconds += loop.time() - began
+                statistics.errors += result != "ok"
+                statistics.seconds += seconds
+                if self.on_call is not None:
+                    self.on_call(verb, result, seconds)
             self._misses = 0
 
     def _refuse_while_open(self, verb: str, statistics: CallStatistics) -> None:

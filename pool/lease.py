@@ -283,9 +283,9 @@ class Lease:
     def _note_logs(self, said: str) -> None:
         """Take the runtime's word, `frames,dropped`: how many are in the pipe, and how many did not fit."""
         frames, _, dropped = said.partition(",")
-        self.log_frames = int(frames) if frames.isascii() and frames.isdigit() else None
-        if dropped.isascii() and dropped.isdigit() and dropped != "0":
-            self._live.logs.note_dropped(self.activation, int(dropped))
+        self.log_frames = _count(frames)
+        if lines := _count(dropped):
+            self._live.logs.note_dropped(self.activation, lines)
 
     def _verify_thaw(self, answer: asyncio.Future[Response]) -> None:
         """Believe the reply, not the write: no answer yet, so ask the kernel, and thaw again if it says frozen."""
@@ -316,6 +316,11 @@ class Lease:
             oom_kills=live.oom_kills - oom_kills,
             memory=handle.memory(),
         )
+
+
+def _count(text: str) -> int | None:
+    """Read a count; None where it is none. Its writer is not trusted: `int` refuses thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _expire(answer: asyncio.Future[Response]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from pool.fifo import PIPE_BYTES
 from pool.frames import Frame, FrameParser
 from pool.model import ActivationId
 
@@ -77,9 +78,10 @@ class LogReader:
     #: Whether lines may still be on their way when the action has answered; then `wait_complete` waits for them.
     come_late = False
 
-    def __init__(self, *, on_late: Callable[[int], None] | None = None) -> None:
+    def __init__(self, *, on_late: Callable[[int], None] | None = None, on_dropped: Callable[[int], None] | None = None) -> None:
         self._open: dict[ActivationId, LogCollection] = {}
         self._on_late = on_late
+        self._on_dropped = on_dropped
 
     def begin(self, activation: ActivationId, *, limit_bytes: int) -> LogCollection:
         """Open the collection of an activation."""
@@ -96,6 +98,8 @@ class LogReader:
         collection = self._open.get(activation)
         if collection is not None:
             collection.dropped += lines
+            if self._on_dropped:
+                self._on_dropped(lines)
 
     def drain(self) -> None:
         """Read what is there, without waiting."""
@@ -118,8 +122,15 @@ class LogReader:
 class PipeLogReader(LogReader):
     """Reads framed lines from a FIFO's read end, which it does not close."""
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, *, on_late: Callable[[int], None] | None = None) -> None:
-        super().__init__(on_late=on_late)
+    def __init__(
+        self,
+        fd: int,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_late: Callable[[int], None] | None = None,
+        on_dropped: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(on_late=on_late, on_dropped=on_dropped)
         self._fd = fd
         self._loop = loop
         self._parser = FrameParser()
@@ -127,9 +138,13 @@ class PipeLogReader(LogReader):
         loop.add_reader(fd, self._on_readable)
 
     def drain(self) -> None:
-        """Read until the pipe is empty: all frames of an activation that has answered are in it."""
-        while self._read():
-            pass
+        """Read what is in the pipe: all frames of an activation that has answered are.
+
+        At most what a pipe holds: its user may go on to write, and faster than we read.
+        """
+        left = PIPE_BYTES
+        while left > 0 and (taken := self._read()):
+            left -= taken
 
     def close(self) -> None:
         """Read the rest and stop watching."""
@@ -140,20 +155,20 @@ class PipeLogReader(LogReader):
     def _on_readable(self) -> None:
         self._read()
 
-    def _read(self) -> bool:
-        """Take one piece; false when there is none."""
+    def _read(self) -> int:
+        """Take one piece and return its length; 0 when there is none."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             data = b""
         if not data:  # every writer is gone, and with them the container
             self._stop()
-            return False
+            return 0
         for frame in self._parser.feed(data):
             self._take(frame)
-        return True
+        return len(data)
 
     def _take(self, frame: Frame) -> None:
         collection = self._open.get(frame.activation)

@@ -46,12 +46,14 @@ class PoolHooks:
         transition: each change of a container's state.
         tail: CPU microseconds used after the reply of an activation: (activation, container id, microseconds).
         late_lines: log lines that came after their activation was over.
+        dropped_lines: log lines that a runtime could not write, because the pipe was full.
         repaired: a container was found frozen with a call in flight, and thawed.
     """
 
     transition: Observer | None = None
     tail: Callable[[ActivationId, ContainerId, int], None] | None = None
     late_lines: Callable[[int], None] | None = None
+    dropped_lines: Callable[[int], None] | None = None
     repaired: Callable[[ContainerId], None] | None = None
 
 
@@ -448,7 +450,8 @@ class Pool:
         slot = self._table.claim(container_id)
         logs: LogReader
         if spec.logs is LogTransport.PIPE:
-            logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=self._hooks.late_lines)
+            hooks = self._hooks
+            logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=hooks.late_lines, on_dropped=hooks.dropped_lines)
         else:
             logs = AttachedLogReader(self._loop, on_late=self._hooks.late_lines)
             self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}", self._readers)

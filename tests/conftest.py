@@ -13,11 +13,14 @@ import shutil
 import socket
 import tarfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
+
+from bench.daemon import Daemon
 
 APPLETS = ("cat", "dd", "df", "false", "head", "httpd", "id", "ip", "kill", "ls", "mount", "sh", "sleep", "true", "yes")
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
@@ -76,6 +79,26 @@ def engine_url() -> str:
 def ask(engine_url):
     """Ask the engine by hand: (method, path, body) -> (status, body)."""
     return functools.partial(ask_engine, engine_url)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_containers_of_stopped_daemons() -> Iterator[None]:
+    """A daemon that stops leaves its idle containers to the next one: after the last test there is none."""
+    nodes: list[str] = []
+    begin = Daemon.__init__
+
+    def begin_and_note(self: Daemon, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        nodes.append(self.node)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Daemon, "__init__", begin_and_note)
+        yield
+    url = find_engine() if nodes else None
+    for node in nodes if url else ():
+        filters = urlencode({"all": "1", "filters": json.dumps({"label": [f"invokerd.node={node}"]})})
+        for each in json.loads(ask_engine(url, "GET", f"/containers/json?{filters}")[1]):
+            ask_engine(url, "DELETE", f"/containers/{each['Id']}?force=1&v=1")
 
 
 class ProbeImage(NamedTuple):

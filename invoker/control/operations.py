@@ -40,6 +40,7 @@ class Operations:
         usage: Callable[[str | None, int, int], Awaitable[Sequence[UsageRow]]],
         health: Callable[[], Health],
         drain: Callable[[], None],
+        on_deleted: Callable[[str], None],
     ) -> None:
         """Use the parts.
 
@@ -52,6 +53,7 @@ class Operations:
             usage: sums of the ledger, priced: (namespace, since, until).
             health: whose failed checks are the daemon's problems.
             drain: makes the daemon refuse new work.
+            on_deleted: told the name of each deleted namespace.
         """
         self._config = config
         self._entities = entities
@@ -61,6 +63,7 @@ class Operations:
         self._usage = usage
         self._health = health
         self._drain = drain
+        self._on_deleted = on_deleted
         self._started_ms = time.time_ns() // 1_000_000
         self._draining = False
 
@@ -103,6 +106,7 @@ class Operations:
                 for entity in page:
                     await self._entities.delete(entity)
         await self._entities.delete_namespace(name)
+        self._on_deleted(name)
         for container in self._pool.containers():
             if container.spec.namespace == name:
                 self._pool.want_stems(container.spec, 0)

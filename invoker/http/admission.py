@@ -47,10 +47,12 @@ class Admission:
 
     Args:
         site: gives the site's limits of this moment (they may be reloaded); a namespace's own grants go before.
+        on_throttled: told of each refusal: namespace, and `rate`, `concurrent` or `fires`. May not raise.
     """
 
-    def __init__(self, site: Callable[[], LimitsConfig]) -> None:
+    def __init__(self, site: Callable[[], LimitsConfig], on_throttled: Callable[[str, str], None] | None = None) -> None:
         self._site = site
+        self._on_throttled = on_throttled
         self._invocations = _RateLimit()
         self._fires = _RateLimit()
 
@@ -82,7 +84,11 @@ class Admission:
         Raises:
             Throttled: with both numbers, and after how long to ask again.
         """
-        self._invocations.count(namespace.uuid, self.invocations_per_minute(namespace), now_wall)
+        try:
+            self._invocations.count(namespace.uuid, self.invocations_per_minute(namespace), now_wall)
+        except Throttled:
+            self._tell(namespace, "rate")
+            raise
         self.check_concurrency(namespace, in_flight)
 
     def check_concurrency(self, namespace: Namespace, in_flight: int) -> None:
@@ -95,6 +101,7 @@ class Admission:
         """
         allowed = self.concurrent_invocations(namespace)
         if in_flight >= allowed:
+            self._tell(namespace, "concurrent")
             raise Throttled(f"Too many concurrent requests in flight (count: {in_flight}, allowed: {allowed}).")
 
     def admit_fire(self, namespace: Namespace, now_wall: float) -> None:
@@ -103,4 +110,12 @@ class Admission:
         Raises:
             Throttled: it is one too many in this minute.
         """
-        self._fires.count(namespace.uuid, self.fires_per_minute(namespace), now_wall)
+        try:
+            self._fires.count(namespace.uuid, self.fires_per_minute(namespace), now_wall)
+        except Throttled:
+            self._tell(namespace, "fires")
+            raise
+
+    def _tell(self, namespace: Namespace, reason: str) -> None:
+        if self._on_throttled is not None:
+            self._on_throttled(namespace.name, reason)

@@ -116,6 +116,8 @@ class Api:
             reply = Reply.of_error(error, transaction)
             if reply.status >= 500:
                 _log.warning("%s %s: %s (%s) [%s]", request.method, request.raw_path, error, error.code, transaction)
+            if reply.status == 503:
+                self._services.on_refused(error.code)
         except Exception:  # noqa: BLE001 - a bug in one request must not touch the others: it is logged, and answered
             _log.exception("%s %s failed [%s]", request.method, request.raw_path, transaction)
             reply = Reply.of_error(InvokerError("There was an internal server error."), transaction)

@@ -102,6 +102,7 @@ class Services:
         wall_clock: seconds since the epoch.
         build, build_number: for people, in `GET /api/v1`.
         support: where to ask, in `GET /`: `github` and `slack`.
+        on_refused: told the code of each error of the node's own state that is answered 503. May not raise.
     """
 
     authenticator: Authenticator
@@ -118,3 +119,4 @@ class Services:
     build: str
     build_number: str
     support: Mapping[str, str] = field(default_factory=lambda: {"github": "", "slack": ""})
+    on_refused: Callable[[str], None] = lambda _code: None

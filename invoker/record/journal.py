@@ -98,6 +98,8 @@ class Journal:
             OSError: the directory cannot be used.
             JournalTooNew: it was written by a newer version.
         """
+        #: Told how long each append held the loop, seconds. May not raise.
+        self.on_write: Callable[[float], None] | None = None
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._reserve = (segment_bytes // 4 if reserve_bytes is None else reserve_bytes) // INLINE_BYTES
@@ -156,6 +158,7 @@ class Journal:
         size = FRAME_BYTES + len(record)
         if size > INLINE_BYTES:
             raise RecordTooLarge
+        began = time.monotonic()
         segment = self._current
         if segment.end + size > segment.size:
             segment = self._next_segment()
@@ -165,6 +168,8 @@ class Journal:
         if not self._nudged:
             self._nudged = True
             self._jobs.put(_Job.SYNC_SOON)
+        if self.on_write is not None:
+            self.on_write(time.monotonic() - began)
         return sequence
 
     def start_large(self, record: bytes, done: Callable[[OSError | None], None]) -> int:

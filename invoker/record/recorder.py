@@ -441,6 +441,10 @@ class Recorder:
         """Tell whether new work may be taken: `records` more can be written, and the writer keeps up."""
         return self._intake.has_capacity(self._max_queued, self._max_queued_bytes) and self._journal.has_room(records)
 
+    def on_journal_write(self, told: Callable[[float], None]) -> None:
+        """Tell `told` from now on how long each write to the journal held the loop, seconds. It may not raise."""
+        self._journal.on_write = told
+
     def lag(self) -> Lag:
         """Tell how far the databases are behind."""
         return self._intake.lag()

@@ -1,22 +1,94 @@
-# What scripts/test, scripts/demo and scripts/bench share: sourced, with the checkout's root as working directory.
+# What scripts/test, scripts/demo and scripts/bench share: sourced by bash, with the checkout's root as working directory.
 # Each function says what it does, does nothing twice, and leaves the machine alone where it may not change it.
+# What takes more than two seconds is announced. All of it can be interrupted: whatever runs is ended, then what was started.
 
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
-fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }
+[ -t 2 ] || say() { printf '== %s\n' "$*" >&2; }
+fail() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
+usage_error() { printf '%s: %s (see %s --help)\n' "$0" "$*" "$0" >&2; exit 2; }
 
-is_debian_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+# need_root REASON   Go no further as another user, and say the one command. Nothing has been changed until then.
+need_root() {
+  [ "$(id -u)" = 0 ] || fail "root is needed: $1. Nothing was changed. Run: sudo $0"
+}
 
-# ensure_packages COMMAND:PACKAGE...   Install the Debian packages whose command is missing.
-ensure_packages() {
+# run COMMAND...   Run it in a process group of its own and wait. A signal to this script then ends the command at once.
+running=
+run() {
+  local status=0
+  set -m # the group
+  "$@" </dev/null &
+  running=$!
+  set +m
+  wait "$running" || status=$?
+  running=
+  return "$status"
+}
+
+# at_exit COMMAND...   Run a command when the script ends, by whatever road; the last one first.
+exit_commands=()
+at_exit() { exit_commands=("$*" "${exit_commands[@]}"); }
+
+clean_up() {
+  local status=$? command
+  trap '' INT TERM HUP # it is short; half of it would leave things behind
+  if [ -n "$running" ]; then
+    say "stopping"
+    end_group "$running"
+  fi
+  for command in "${exit_commands[@]}"; do $command || true; done
+  exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# end_group PID   Interrupt a process group, then insist.
+end_group() {
+  local signal
+  for signal in INT TERM KILL; do
+    kill -"$signal" -- "-$1" 2>/dev/null || return 0
+    for _ in $(seq 200); do
+      kill -0 -- "-$1" 2>/dev/null || return 0
+      sleep 0.1
+    done
+  done
+}
+
+# only_one   Refuse to work beside another script in this checkout: they share .venv, the engine and its images.
+only_one() {
+  mkdir -p .state
+  exec {lock}>>.state/lock
+  flock -n "$lock" || fail "$(cat .state/lock) works in this checkout: wait for its end, or use another clone"
+  echo "$0 (process $$)" >.state/lock
+}
+
+# install_packages [--keep-stopped SERVICE]... PACKAGE...   Install Debian packages; none of their services is started.
+install_packages() {
+  run "$(find_python)" scripts/lib/debian.py "$@" || fail "it needs the packages above"
+}
+
+# ensure_commands COMMAND:PACKAGE...   Install the Debian packages whose command is missing.
+ensure_commands() {
   local missing=() pair
   for pair in "$@"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   [ "${#missing[@]}" = 0 ] && return
-  is_debian_root || fail "these packages are missing; run: sudo apt-get install ${missing[*]}"
   say "installing ${missing[*]} (apt-get)"
-  apt-get update -q >/dev/null
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+  # Debian's prometheus would begin to serve; the tests only want its promtool.
+  install_packages --keep-stopped prometheus.service "${missing[@]}"
+}
+
+# ensure_c_compiler   Install the smallest one, 11 MB, where there is none.
+ensure_c_compiler() {
+  local name
+  for name in cc gcc clang tcc; do
+    if command -v "$name" >/dev/null && [ -e /usr/include/stdio.h ]; then return; fi
+  done
+  say "installing tcc and libc6-dev (apt-get): one of the examples is written in C"
+  install_packages tcc libc6-dev
 }
 
 # find_python   Print a Python of at least 3.11.
@@ -27,57 +99,62 @@ find_python() {
       echo "$candidate"; return
     fi
   done
-  fail "Python 3.11 or newer is needed"
+  fail "Python 3.11 or newer is needed. On Debian 12 or Ubuntu 24.04: sudo apt-get install python3"
 }
 
-# ensure_venv EXTRAS   Create .venv and install the package with these extras, unless that was done for this pyproject.toml.
+# ensure_venv EXTRA...   Create .venv with the package and these extras, unless that was done for this pyproject.toml.
 ensure_venv() {
-  local python stamp wanted
+  local python extra wanted missing=()
+  wanted="$PWD $(sha256sum <pyproject.toml)" # a moved environment does not work
+  for extra in "$@"; do
+    [ "$(cat ".venv/installed-$extra" 2>/dev/null)" = "$wanted" ] || missing+=("$extra")
+  done
+  [ "${#missing[@]}" = 0 ] && return
   python=$(find_python)
-  mkdir -p .state
-  stamp=.venv/installed-for
-  wanted="$1 $(sha256sum < pyproject.toml)"
-  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    is_debian_root || fail "Python's venv module is missing; run: sudo apt-get install python3-venv"
     say "installing python3-venv (apt-get)"
-    apt-get update -q >/dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv >/dev/null
+    install_packages "$(basename "$(realpath "$(command -v "$python")")")-venv"
   fi
-  say "creating .venv and installing invokerd into it"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/pip install -q --disable-pip-version-check -e ".[$1]"
-  echo "$wanted" > "$stamp"
+  say "installing invokerd into .venv, with what ${missing[*]} need: a minute, some 150 MB"
+  if [ "$(cat .venv/made-in 2>/dev/null)" != "$PWD" ]; then # of another place, or interrupted
+    run "$python" -m venv --clear .venv || fail "no virtual environment could be made"
+    echo "$PWD" >.venv/made-in
+  fi
+  run .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore \
+    -e ".[$(IFS=,; echo "$*")]" || fail "pip could not install the package"
+  for extra in "$@"; do echo "$wanted" >".venv/installed-$extra"; done
 }
 
 # start_engine   Export DOCKER_HOST of the engine that is there, or of a private one which is stopped when the script ends.
 start_engine() {
-  local was_running=
-  scripts/engine status >/dev/null 2>&1 && was_running=1
-  DOCKER_HOST=$(scripts/engine start)
+  if ! scripts/engine status >.state/engine-url 2>/dev/null; then
+    at_exit scripts/engine stop
+    run scripts/engine start >.state/engine-url || exit 1 # it has said why
+  fi
+  DOCKER_HOST=$(cat .state/engine-url)
   export DOCKER_HOST
-  [ -n "$was_running" ] || at_exit scripts/engine stop
 }
 
 # build_images NAME...   Build what is missing.
-build_images() { scripts/images "$@"; }
+build_images() { run scripts/images "$@" || exit 1; }
 
-# ensure_npm_client   Install the unmodified npm client that the tests use into .state/npm, and put node on PATH.
-ensure_npm_client() {
-  local node
-  node=$(scripts/images --node)
-  export PATH="$node:$PATH"
-  [ -d .state/npm/node_modules/openwhisk ] && return
-  say "installing the npm client openwhisk"
-  mkdir -p .state/npm
-  npm install --silent --no-fund --no-audit --prefix .state/npm openwhisk@3.21 >/dev/null
+# ensure_node   Put Node on PATH: the program that goes into the image, where the machine has none.
+ensure_node() {
+  command -v node >/dev/null && return
+  local program
+  program=$("$(find_python)" scripts/lib/ingredients.py node)
+  mkdir -p .state/node
+  ln -sfn "$program" .state/node/node
+  export PATH="$PWD/.state/node:$PATH"
 }
 
-# at_exit COMMAND...   Run a command when the script ends, last one first.
-exit_commands=()
-at_exit() {
-  exit_commands=("$*" "${exit_commands[@]}")
-  trap 'for c in "${exit_commands[@]}"; do $c || true; done' EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+# ensure_npm_client   Install the unmodified npm client `openwhisk` into .state/npm, with npm's own npm where there is none.
+ensure_npm_client() {
+  local npm=(npm)
+  [ -d .state/npm/node_modules/openwhisk ] && return
+  say "installing the npm client openwhisk"
+  command -v npm >/dev/null || npm=(node "$("$(find_python)" scripts/lib/ingredients.py npm)/bin/npm-cli.js")
+  mkdir -p .state/npm
+  run "${npm[@]}" install --silent --no-fund --no-audit --prefix .state/npm openwhisk@3.21 >/dev/null ||
+    fail "npm could not install openwhisk@3.21"
 }

@@ -119,7 +119,7 @@ async def test_waiting_for_a_turn_does_not_use_up_the_deadline():
 
 async def test_a_pull_that_takes_too_long_blames_the_image_and_not_the_engine():
     guard = quick(misses_to_open=1)
-    with pytest.raises(ImageNotFound, match="no answer"):
+    with pytest.raises(ImageNotFound, match="did not answer"):
         async with guard.call("pull", PULL):
             await never()
     assert not guard.is_open
@@ -138,3 +138,15 @@ async def test_a_cancelled_call_gives_back_its_turn_and_says_nothing_about_the_e
     assert guard.calls["read"].timeouts == 0
     async with asyncio.timeout(1), guard.call("read", READ):
         pass
+
+
+async def test_each_call_is_told_with_how_it_ended_and_how_long_it_took():
+    told = []
+    guard = quick(on_call=lambda verb, result, seconds: told.append((verb, result, seconds >= 0)))
+    async with guard.call("list", READ):
+        pass
+    with pytest.raises(EngineError):
+        async with guard.call("create", CREATE):
+            raise EngineError
+    await miss(guard)
+    assert told == [("list", "ok", True), ("create", EngineError.code, True), ("verb", "timeout", True)]

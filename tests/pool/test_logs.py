@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 
+from pool.fifo import PIPE_BYTES
 from pool.logs import AttachedLogReader, LogCollection, PipeLogReader, format_line
 from pool.model import ActivationId
 
@@ -116,3 +117,37 @@ async def test_attached_stream_without_sentinels_is_complete_when_it_is_quiet():
         await reader.wait_complete(loop.time() + 60)
         open_end.set()
     assert texts(reader.end(ONE)) == [("stdout", "no newline")]
+
+
+async def test_draining_ends_while_others_go_on_to_write(monkeypatch):
+    """A pipe that is full again whenever it was read: its user is as fast as we are."""
+    reads = []
+
+    def endless(_fd: int, size: int) -> bytes:
+        reads.append(size)
+        assert sum(reads) <= 4 * PIPE_BYTES, "it would have read for ever"
+        return b"x" * size
+
+    read, write = os.pipe()
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("pool.logs.os.read", endless)
+        reader.drain()
+    assert sum(reads) >= PIPE_BYTES
+    os.close(write)
+    reader.close()
+    os.close(read)
+
+
+async def test_lines_that_a_runtime_could_not_write_are_told():
+    read, write = os.pipe()
+    told: list[int] = []
+    reader = PipeLogReader(read, asyncio.get_running_loop(), on_dropped=told.append)
+    reader.begin(ONE, limit_bytes=1000)
+    reader.note_dropped(ONE, 7)
+    reader.note_dropped(TWO, 8)  # nobody's
+    assert told == [7]
+    os.close(write)
+    reader.close()
+    os.close(read)

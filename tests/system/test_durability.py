@@ -177,7 +177,6 @@ def check(site: Site, loads: list[Load]) -> None:
     unanswered = sum(len(load.broken) for load in loads)
     assert lost <= len(loads) * MEMORY_MIB // ACTION_MIB
     assert lost <= unanswered + len(accepted)
-    print(f"{len(loads)} crashes: {len(answered)} answered, {len(accepted)} accepted, {unanswered} broken, {lost} lost")
 
 
 def rounds_of(site: Site, count: int, calls: int) -> None:

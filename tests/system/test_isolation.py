@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,14 +79,16 @@ def main(args):
         "processes": [status_of(f"/proc/{pid}/task/{task}/status")
                       for pid in os.listdir("/proc") if pid.isdigit() for task in os.listdir(f"/proc/{pid}/task")],
         "writes": {path: attempt(lambda: open(path, "w")) for path in
-                   ("/x", "/etc/x", "/usr/bin/x", "/var/tmp/x", "/invokerd/x", "/run/x", "/run/invokerd/x", "/proc/sys/kernel/x")},
+                   ("/x", "/etc/x", "/usr/bin/x", "/var/tmp/x", "/invokerd/x", "/run/x", "/run/invokerd/x",
+                    "/proc/sys/kernel/x")},
         "replace_pipe": attempt(lambda: os.unlink("/run/invokerd/log")),
         "set_time": attempt(lambda: __import__("time").clock_settime(0, 0)),
         "set_uid": attempt(lambda: os.setuid(0)),
         "set_groups": attempt(lambda: os.setgroups([0])),
         "make_device": attempt(lambda: os.mknod("/tmp/disk", 0o600 | stat.S_IFBLK, os.makedev(8, 0))),
         "mount": ctypes.CDLL(None, use_errno=True).mount(b"none", b"/tmp", b"tmpfs", 0, None),
-        "tmp": {"bytes": home.f_blocks * home.f_frsize, "exec": execute_in_tmp(), "fill": attempt(fill_tmp), "owner": os.stat("/tmp").st_uid},
+        "tmp": {"bytes": home.f_blocks * home.f_frsize, "exec": execute_in_tmp(), "fill": attempt(fill_tmp),
+                "owner": os.stat("/tmp").st_uid},
         "memory": read("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory.max"),
         "memory_and_swap": read("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"),
         "swap": read("/sys/fs/cgroup/memory.swap.max"),
@@ -98,7 +99,7 @@ def main(args):
         "core": resource.getrlimit(resource.RLIMIT_CORE),
         "interfaces": os.listdir("/sys/class/net"),
         "routes": open("/proc/net/route").read().splitlines()[1:],
-        "routes_v6": [line.split()[-1] for line in open("/proc/net/ipv6_route")] if os.path.exists("/proc/net/ipv6_route") else [],
+        "routes_v6": [line.split()[-1] for line in (read("/proc/net/ipv6_route") or "").splitlines()],
         "connect": {
             "daemon": attempt(lambda: connect(socket.AF_INET, ("127.0.0.1", args["port"]))),
             "outside": attempt(lambda: connect(socket.AF_INET, ("192.0.2.1", 80))),
@@ -271,7 +272,7 @@ def test_there_is_no_network(seen):
 
 def test_namespaces_are_its_own(seen):
     for name, link in seen["namespaces"].items():
-        assert link != os.readlink(f"/proc/self/ns/{name}")
+        assert link != str(Path(f"/proc/self/ns/{name}").readlink())
 
 
 def test_there_are_no_devices_beyond_the_usual(seen):

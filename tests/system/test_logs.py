@@ -50,7 +50,8 @@ def run(client: Any, name: str, payload: Any = None) -> list[tuple[str, str]]:
 def test_both_streams_arrive_line_by_line_in_order_with_time_and_stream(client):
     client.deploy(
         "streams",
-        "import sys\ndef main(args):\n    for i in range(3):\n        print('out', i)\n        print('err', i, file=sys.stderr)\n    return {}\n",
+        "import sys\ndef main(args):\n    for i in range(3):\n"
+        "        print('out', i)\n        print('err', i, file=sys.stderr)\n    return {}\n",
     )
     lines = run(client, "streams")
     assert [text for stream, text in lines if stream == "stdout"] == ["out 0", "out 1", "out 2"]
@@ -233,3 +234,30 @@ def test_a_function_can_write_lines_in_nobodys_name_but_its_own(client, daemon: 
     running = bert.invoke("victim", {"s": 1.0}, "blocking=false").json["activationId"]
     assert client.invoke("forger", {"id": running}).status == 200
     assert split(logs_of(bert, running)) == [("stdout", "mine")]
+
+
+@pytest.mark.parametrize("counts", ["9" * 5000 + ",0", "0," + "9" * 5000, "1,-1", ",", "x,y", "\\xb2,\\xb2"])
+def test_a_function_that_lies_about_its_lines_in_its_own_answer_hurts_nobody_else(client, counts):
+    """It shares the server's process, so it can answer for itself: what is in the answer is not to be trusted."""
+    client.deploy("bystander", "def main(args):\n    return {'here': True}\n")
+    client.deploy(
+        "liar",
+        f"""import os, socket
+def main(args):
+    body = b'{{"lied": true}}'
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                connection.getpeername()
+                head = b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nX-Invokerd-Logs: {counts}\\r\\n\\r\\n"
+                connection.sendall(head % len(body) + body)
+        except OSError:
+            pass
+    return {{}}
+""",
+    )
+    answer = client.invoke("liar")
+    assert answer.status in {200, 502}, answer.text
+    client.record(answer.json["activationId"])
+    seen = client.invoke("bystander")
+    assert (seen.status, seen.json["response"]["result"]) == (200, {"here": True})

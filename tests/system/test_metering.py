@@ -9,6 +9,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from pathlib import Path
@@ -112,6 +113,7 @@ class Site:
         return [row for row in rows if row["namespace"] == namespace]
 
 
+@contextmanager
 def serve(root: Path, engine_url: str, make_user: Any, **config: Any) -> Iterator[Site]:
     daemon = Daemon(root, engine_url, {"pool.memory_mib": 4096, "pool.freeze_grace_s": 1.5, **config})
     daemon.start()
@@ -127,7 +129,8 @@ def serve(root: Path, engine_url: str, make_user: Any, **config: Any) -> Iterato
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[Site]:
-    yield from serve(tmp_path_factory.mktemp("metering"), engine_url, make_user)
+    with serve(tmp_path_factory.mktemp("metering"), engine_url, make_user) as site:
+        yield site
 
 
 def notes(record: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +193,8 @@ def test_waiting_time_and_phases_tell_the_same_story(site):
 
 
 def test_a_call_that_waits_for_another_says_so_in_its_queue_phase(tmp_path, engine_url, make_user):
-    for site in serve(tmp_path, engine_url, make_user, **{"pool.max_containers_per_action": 1, "pool.stem_cells.enabled": False}):
+    alone = {"pool.max_containers_per_action": 1, "pool.stem_cells.enabled": False}
+    with serve(tmp_path, engine_url, make_user, **alone) as site:
         site.call("spin")
         threads = [threading.Thread(target=site.call, args=("spin", {"seconds": 0.5})) for _ in range(3)]
         for thread in threads:
@@ -199,7 +203,7 @@ def test_a_call_that_waits_for_another_says_so_in_its_queue_phase(tmp_path, engi
             thread.join()
         queued = sorted(notes(record)["phases"]["queue"] for _, record in site.calls[1:])
         assert queued[0] < 400_000 < queued[1]
-        assert 900_000 < queued[2]
+        assert queued[2] > 900_000
         for wall_us, record in site.calls:
             assert sum(notes(record)["phases"].values()) <= wall_us + len(PHASES)
 
@@ -359,7 +363,7 @@ def test_costs_and_usage_are_what_one_computes_by_hand_from_the_records_and_the_
 def test_the_same_holds_for_a_plan_of_the_site_that_rounds_and_prices_cpu(tmp_path, engine_url, make_user):
     prices = tmp_path / "prices.toml"
     prices.write_text(OTHER_PLAN)
-    for site in serve(tmp_path, engine_url, make_user, **{"prices.file": str(prices)}):
+    with serve(tmp_path, engine_url, make_user, **{"prices.file": str(prices)}) as site:
         for seconds in (0.0, 0.0, 0.15, 0.25):
             assert site.call("spin", {"seconds": seconds}).status == 200
         site.call("afterwards", {"afterwards": 0.1})

@@ -88,3 +88,18 @@ def test_reloaded_limits_hold_from_the_next_request_on():
     site = LimitsConfig.of_profile("openwhisk", concurrent_invocations=5)
     with pytest.raises(Throttled):
         admission.admit(namespace(), MINUTE_START, 5)
+
+
+def test_each_refusal_is_told_with_its_namespace_and_its_reason():
+    told = []
+    site = LimitsConfig.of_profile("openwhisk")
+    admission = Admission(lambda: site, lambda *each: told.append(each))
+    admission.admit(namespace(), MINUTE_START, 0)
+    for refused in (
+        lambda: admission.admit(namespace("rate", invocations_per_minute=0), MINUTE_START, 0),
+        lambda: admission.admit(namespace("busy"), MINUTE_START, 30),
+        lambda: admission.admit_fire(namespace("fires", fires_per_minute=0), MINUTE_START),
+    ):
+        with pytest.raises(Throttled):
+            refused()
+    assert told == [("rate", "rate"), ("busy", "concurrent"), ("fires", "fires")]

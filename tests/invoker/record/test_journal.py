@@ -272,3 +272,13 @@ def test_any_appends_cut_at_any_byte_replay_to_a_prefix(bodies, data):
             offset += FRAME_BYTES + len(body)
             whole += offset <= cut
         assert found == bodies[:whole]
+
+
+async def test_each_append_is_told_with_the_time_it_took(open_journal):
+    journal = open_journal()
+    told = []
+    journal.on_write = told.append
+    journal.append(b"one")
+    journal.append(b"two")
+    assert len(told) == 2
+    assert min(told) >= 0.0
