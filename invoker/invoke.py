@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -132,6 +133,8 @@ class Invoker:
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
         self._stopping = False
+        # Ids are unique, not secret: no system call for each.
+        self._random = random.Random(secrets.token_bytes(32))  # noqa: S311
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -164,7 +167,7 @@ class Invoker:
         if not self._recorder.room(len(self._tickets) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
-        activation_id = ActivationId(secrets.token_hex(16))
+        activation_id = ActivationId(f"{self._random.getrandbits(128):032x}")
         ticket = Ticket(activation_id, call, time.time(), durable, Trace(received=call.received))
         self._enter(ticket)
         if durable:
