@@ -11,8 +11,8 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import socket
@@ -75,7 +75,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     signals, notifier = Signals(), Notifier.from_environment()
     prices, manifest = _prices(config), Manifest.load(config.runtimes.manifest) if config.runtimes.manifest else Manifest.load()
-    with signals.installed():
+    with signals.installed(), _alone():
         async with open_stores(config) as stores, _open_engine(config) as backend, asyncio.TaskGroup() as group:
             daemon = Daemon(
                 config, prices=prices, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group
@@ -84,6 +84,17 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
                 await signals.drain.wait()
     notifier.close()
     return 0
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let an error that is alone in its group out as itself: what the start finds out, such as an address that is taken."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
 
 
 @asynccontextmanager

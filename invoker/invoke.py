@@ -306,7 +306,9 @@ class Invoker:
                     else:
                         if lease.log_frames != 0:
                             lease.logs.drain()
-                        await self._end(ticket, outcome, logs=lease.logs.end(activation_id))
+                        # Without an answer nobody says how many lines there were: the last ones may have died with it.
+                        logs = lease.logs.end(activation_id, complete=lease.log_frames is not None)
+                        await self._end(ticket, outcome, logs=logs)
             except ThawFailed:
                 if attempt == THAW_ATTEMPTS:
                     raise

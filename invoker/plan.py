@@ -15,7 +15,7 @@ from invoker.model import Action, Namespace
 from invoker.registry import credentials_for
 from invoker.runtime import run_prefix
 from pool.backend import ContainerBackend, Image
-from pool.errors import ImageNotFound
+from pool.errors import ActionError, ImageNotFound
 from pool.model import ContainerSpec, LogTransport, Mount, ReuseKey
 
 #: Our own black-box runtime: what every image named in the manifest's `blackboxes` means.
@@ -30,6 +30,12 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+
+class MountNotOffered(ActionError):
+    """The site does not offer a mount any more that the namespace was granted."""
+
+    code = "mount-not-offered"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +109,7 @@ class Planner:
         Raises:
             ImageNotFound, EngineError, EngineUnavailable: no image.
             CodeNotUnpackable: the code is broken.
+            MountNotOffered: a reload took a mount away.
         """
         image = await self._image(self.reference_of(action), pull=pull)
         mounted = action.exec.code if self._code.is_mounted(action.exec) and image.logs is LogTransport.PIPE else None
@@ -147,7 +154,10 @@ class Planner:
         config = self._config()
         isolation, limits = config.isolation, action.limits
         cpu_millis = isolation.cpu_millis_for(limits.memory)
-        mounts = isolation.mounts_for(namespace.name, namespace.mounts)
+        try:
+            mounts = isolation.mounts_for(namespace.name, namespace.mounts)
+        except ValueError as error:
+            raise MountNotOffered(f"The action cannot run on this node: {error}.") from error
         if mounted is not None:
             mounts = (*mounts, Mount(source=str(self._code.path(mounted)), target=MOUNT_TARGET))
         threads = str(max(1, cpu_millis // 1000)) if cpu_millis else ""

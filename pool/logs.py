@@ -88,10 +88,15 @@ class LogReader:
         collection = self._open[activation] = LogCollection(limit_bytes)
         return collection
 
-    def end(self, activation: ActivationId) -> list[str]:
-        """Close it and return its lines."""
+    def end(self, activation: ActivationId, *, complete: bool = True) -> list[str]:
+        """Close it and return its lines; unless it is `complete`, a last one says that others may be missing."""
         collection = self._open.pop(activation, None)
-        return collection.finish() if collection else []
+        if collection is None:
+            return []
+        lines = collection.finish()
+        if not complete and collection.limit_bytes > 0:
+            lines.append(format_line(time.time_ns() // 1000, "stderr", "The action gave no answer. Log data might be missing."))
+        return lines
 
     def note_dropped(self, activation: ActivationId, lines: int) -> None:
         """The runtime says that it could not write so many lines."""

@@ -151,3 +151,19 @@ async def test_lines_that_a_runtime_could_not_write_are_told():
     os.close(write)
     reader.close()
     os.close(read)
+
+
+async def test_lines_of_an_action_without_an_answer_end_with_a_warning():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=1000)
+    os.write(write, frame(ONE, 0, "o", "last words"))
+    reader.drain()
+    lines = texts(reader.end(ONE, complete=False))
+    assert lines[0] == ("stdout", "last words")
+    assert lines[1][0] == "stderr"
+    assert lines[1][1].endswith("Log data might be missing.")
+    reader.close()
+    os.close(read)
+    os.close(write)
