@@ -27,7 +27,7 @@ from catalogue import BALL, CHECKSUM, HERE, HIT_FINDER, HIT_RATE, RESOLUTION, RI
 from hitfinder import generate
 from hitfinder.check import RunScore, score_run, summary
 from openwhisk import ApiError, Call, OpenWhisk
-from report import START_KINDS, Metering, as_json, as_milliseconds, as_money, print_table, total_cost
+from report import START_KINDS, Metering, as_json, as_milliseconds, as_money, print_table, read_ledger, total_cost
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -98,9 +98,10 @@ class Demo:
         await self.deploy(FIRST)
         call = await self.call_and_verify(FIRST)
         metering = self.metered[-1]
-        self.facts["first_result_s"] = round(time.monotonic() - self.started, 3)
+        began = self.options.began
+        self.facts["first_result_s"] = round(time.time() - began if began else time.monotonic() - self.started, 3)
         self.console.print(
-            f"[bold]First result[/bold] after {self.facts['first_result_s']:.2f} s: {FIRST.name} (Python, "
+            f"[bold]First result[/bold] {self.facts['first_result_s']:.1f} s after the command: {FIRST.name} (Python, "
             f"{metering.start_kind} start, {as_milliseconds(call.wall_us)} ms): {json.dumps(call.result)}"
         )
 
@@ -294,12 +295,12 @@ class Demo:
         for kind in self.options.expect_starts:
             self.check(f"a {kind} start was seen", kind in seen, f"start kinds seen: {', '.join(sorted(seen))}")
 
-    def conclude(self) -> None:
+    async def conclude(self) -> None:
         """Print table, bill and checks; note the checks on the whole of it."""
         if self.metered:
             self.title("Every call, as metered")
             print_table(self.console, self.metered)
-            self._bill()
+            await self._bill()
         passed = sum(held for _, held, _ in self.checks)
         verdict = f"{passed} of {len(self.checks)} checks passed"
         if passed == len(self.checks):
@@ -310,7 +311,7 @@ class Demo:
                 if not held:
                     self.console.print(f"  {what}: {detail}", markup=False)
 
-    def _bill(self) -> None:
+    async def _bill(self) -> None:
         """Add up what all activations cost."""
         try:
             total = total_cost(self.metered)
@@ -325,6 +326,23 @@ class Demo:
             f"\n[bold]Cost of the run: {as_money(total)} {first.currency}[/bold] for {len(self.metered)} activations"
             f" (plan {first.plan or '-'}); of it the hit finder: {as_money(frames)} {first.currency}"
         )
+        if calls := sum(entry.action == HIT_FINDER.name for entry in self.metered):
+            self.console.print(f"At this rate a million frames cost {frames / calls * 1_000_000:.2f} {first.currency}.")
+        if self.options.config:
+            await self._audit(self.options.config)
+
+    async def _audit(self, config: Path) -> None:
+        """Compare the bill, added up from what the callers were told, with the node's own ledger."""
+        told = (len(self.metered), total_cost(self.metered))
+        try:
+            ledger = await asyncio.to_thread(read_ledger, config, at_least=len(self.metered))
+        except OSError as error:
+            self.check("the ledger can be read", held=False, detail=str(error))
+            return
+        same = ledger == told
+        self.check("the ledger has the same activations and the same sum", same, f"ledger {ledger}, told {told}")
+        if same:
+            self.console.print(f"The node's ledger has the same {told[0]} activations and the same sum, to the last digit.")
 
     async def run(self) -> None:
         """Do all of it, in the order in which it is nice to watch; what cannot be done is a failed check and ends it."""
@@ -340,18 +358,32 @@ class Demo:
         except* (ApiError, OSError) as failed:
             for error in failed.exceptions:
                 self.check("the demo runs to its end", held=False, detail=str(error))
-        self.conclude()
+        await self.conclude()
+
+
+def _key(text: str) -> str:
+    """Take a key from the command line, or from a file, where `ps` does not show it."""
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text().strip()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text[1:]}: {error.strerror}") from error
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; exits with 2 and a sentence when it makes no sense."""
     parser = argparse.ArgumentParser(description="Deploy the example actions, run them, check the results, print the bill.")
     parser.add_argument("--apihost", required=True, help="address of the daemon, host:port or URL")
-    parser.add_argument("--auth-a", required=True, help="key of the namespace that has --data at /data")
-    parser.add_argument("--auth-b", required=True, help="key of another namespace, with another uid")
+    parser.add_argument(
+        "--auth-a", required=True, type=_key, help="key of the namespace that has --data at /data; @FILE reads it from a file"
+    )
+    parser.add_argument("--auth-b", required=True, type=_key, help="key of another namespace, with another uid; or @FILE")
     parser.add_argument(
         "--data", required=True, type=Path, help="directory of this host that namespace A sees at /data, read-only"
     )
+    parser.add_argument("--config", type=Path, help="the daemon's configuration: compare the bill with its ledger")
+    parser.add_argument("--began", type=float, help="when the user began to wait for a first result, Unix seconds (now)")
     parser.add_argument("--frames", type=int, default=40, help="detector frames to analyse (%(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="edge of a frame, pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the frames (%(default)s)")
@@ -408,4 +440,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
 
 from openwhisk import Call
@@ -13,6 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 START_KINDS = ("cold", "stem", "warm", "frozen")
+#: How a call found its container.
+LEGEND = {
+    "cold": "a container is made",
+    "stem": "one that waits, its runtime loaded, is given the code",
+    "warm": "one with the code runs",
+    "frozen": "one with the code is frozen, uses no CPU, and is thawed",
+}
 #: Every phase belongs to one column, so wait + init + run + overhead is the whole time in the daemon.
 WAIT_PHASES = ("queue", "pull", "create")
 OVERHEAD_PHASES = ("authenticate", "authorise", "resolve", "thaw", "collect")
@@ -102,6 +114,25 @@ def total_cost(metered: Iterable[Metering]) -> Decimal:
     return total
 
 
+def read_ledger(config: Path, at_least: int, patience_s: float = 10.0) -> tuple[int, Decimal]:
+    """Ask the daemon's operator for what is in the ledger: number of activations, and their cost.
+
+    A record is there before its answer, but in the journal: the ledger follows within moments. So this asks until there
+    are `at_least` so many, for `patience_s` seconds.
+    """
+    command = [sys.executable, "-m", "invoker.commands.ctl", "--config", str(config), "usage", "--json"]
+    deadline = time.monotonic() + patience_s
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"invokerctl usage: {done.stderr.strip()}")
+        rows = json.loads(done.stdout)["rows"]
+        activations = sum(row["activations"] for row in rows)
+        if activations >= at_least or time.monotonic() > deadline:
+            return activations, sum((Decimal(row["cost"]) for row in rows), Decimal(0))
+        time.sleep(0.2)
+
+
 def groups(metered: Iterable[Metering]) -> list[tuple[str, str, list[Metering]]]:
     """Group by action, in order of appearance, and by start kind: cold, stem, warm, frozen."""
     found: dict[str, dict[str, list[Metering]]] = {}
@@ -147,33 +178,41 @@ def as_json(metered: Iterable[Metering]) -> list[dict[str, Any]]:
     return rows
 
 
+def paint(kind: str) -> str:
+    """Give a start kind its colour."""
+    colour = {"cold": "blue", "stem": "magenta", "warm": "red", "frozen": "cyan"}.get(kind, "default")
+    return f"[{colour}]{kind}[/{colour}]"
+
+
 def print_table(console: Console, metered: Sequence[Metering]) -> None:
     """Print a line for each action and start kind: medians of times, the greatest peak, the sum of costs."""
     currency = next((entry.currency for entry in metered if entry.currency), "")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("action", no_wrap=True)
     table.add_column("start")
-    for heading in ("calls", "wait ms", "init ms", "run ms", "overhead ms", "CPU ms", "peak MiB", f"cost {currency}".strip()):
+    cost = f"cost µ{currency}" if currency else "cost, millionths"
+    for heading in ("calls", "wait ms", "init ms", "run ms", "overhead ms", "CPU ms", "peak MiB", cost):
         table.add_column(heading, justify="right", no_wrap=True)
-    colours = {"cold": "blue", "stem": "magenta", "warm": "red", "frozen": "cyan"}
     previous = None
     for (action, kind, entries), row in zip(groups(metered), as_json(metered), strict=True):
-        colour = colours.get(kind, "default")
         table.add_row(
             action if action != previous else "",
-            f"[{colour}]{kind}[/{colour}]",
+            paint(kind),
             str(len(entries)),
             as_milliseconds(row["wait_us"]),
             as_milliseconds(row["init_us"]) if row["init_us"] else "-",
             *(as_milliseconds(row[name]) for name in ("run_us", "overhead_us", "cpu_us")),
             f"{row['peak_bytes'] / 2**20:.1f}" if row["peak_bytes"] is not None else "-",
-            row["cost"] or "-",
+            f"{Decimal(row['cost']) * 1_000_000:.3f}" if row["cost"] is not None else "-",
         )
         previous = action
     console.print(table)
     qualities = sorted({entry.peak_quality for entry in metered if entry.peak_quality})
     console.print(
         "Times are medians of the calls in a line; wait + init + run + overhead is the whole time in the daemon.\n"
-        f"Peak is the greatest of them ({', '.join(qualities) or 'quality not told'}); cost is the sum.",
+        f"Peak is the greatest of them ({', '.join(qualities) or 'quality not told'}); cost is the sum, in millionths, rounded "
+        "here only.",
         style="dim",
     )
+    seen = {entry.start_kind for entry in metered}
+    console.print("; ".join(f"{paint(kind)}: {text}" for kind, text in LEGEND.items() if kind in seen) + ".", style="dim")

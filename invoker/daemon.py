@@ -28,8 +28,8 @@ from invoker.control.operations import Operations
 from invoker.control.server import serve_control
 from invoker.health import Check
 from invoker.http.admission import Admission
-from invoker.http.api import build_server
 from invoker.http.auth import Authenticator
+from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
@@ -155,7 +155,7 @@ class Daemon:
             pool=self.pool,
             planner=self.planner,
             recorder=stores.recorder,
-            read_code=stores.entities.code.read,
+            code=stores.entities.code,
             group=group,
             node=config.node,
             max_wait_s=lambda: self.config.pool.max_wait_s,
@@ -226,7 +226,7 @@ class Daemon:
         """Open the listeners; sockets that systemd passed go before the configured addresses."""
         inherited = {passed.name: passed.socket for passed in inherited_sockets()}
         metrics = web.AppRunner(metrics_application(self._exposition()), access_log=None)
-        api = web.ServerRunner(build_server(self._services()))
+        api = web.ServerRunner(build_front(self._services(), self.group))
         listen = {"http": (api, self.config.http.listen), "metrics": (metrics, self.config.metrics.listen)}
         for name, (runner, address) in listen.items():
             await runner.setup()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from invoker.model import Action, Identity
 from pool.model import ActivationId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One authenticated, authorised invocation of an action that exists.
+class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One authenticated, authorised invocation of an action that exists. A struct: one is made for each.
 
     Attributes:
         identity: who calls, and is billed.
@@ -44,8 +41,7 @@ class Call:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted202:
+class Accepted202(msgspec.Struct, frozen=True, kw_only=True):
     """The activation was accepted, or still runs: here is its id."""
 
     activation_id: ActivationId

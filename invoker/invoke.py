@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -33,6 +33,7 @@ from invoker.model import (
     Status,
 )
 from invoker.plan import Facts, Plan, Planner
+from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
@@ -100,7 +101,7 @@ class Invoker:
         pool: Pool,
         planner: Planner,
         recorder: Recorder,
-        read_code: Callable[[str], Awaitable[str]],
+        code: CodeFiles,
         group: asyncio.TaskGroup,
         node: str,
         max_wait_s: Callable[[], float],
@@ -113,7 +114,7 @@ class Invoker:
             pool: leases containers.
             planner: knows what an action needs.
             recorder: journal and stores.
-            read_code: code string of a digest.
+            code: of actions; held for those in flight.
             group: runs the activations.
             node: in every record.
             max_wait_s: how long an activation may wait for a container.
@@ -123,7 +124,7 @@ class Invoker:
         self._pool = pool
         self._planner = planner
         self._recorder = recorder
-        self._read_code = read_code
+        self._code = code
         self._group = group
         self._loop = asyncio.get_running_loop()
         self._node = node
@@ -354,7 +355,7 @@ class Invoker:
         body = init_body(
             name=action.name,
             main=executable.main,
-            code=await self._read_code(executable.code) if executable.code and plan.mounted_code is None else None,
+            code=await self._code.read(executable.code) if executable.code and plan.mounted_code is None else None,
             code_path=MOUNT_TARGET if plan.mounted_code is not None else None,
             binary=executable.binary,
             environment=environment | self._context(ticket, plan),
@@ -422,11 +423,15 @@ class Invoker:
         namespace = ticket.call.identity.namespace.name
         self._tickets[ticket.activation_id] = ticket
         self._in_flight[namespace] = self._in_flight.get(namespace, 0) + 1
+        if (digest := ticket.call.action.exec.code) is not None:
+            self._code.hold(digest)
         self._idle.clear()
 
     def _leave(self, ticket: Ticket) -> None:
         namespace = ticket.call.identity.namespace.name
         del self._tickets[ticket.activation_id]
+        if (digest := ticket.call.action.exec.code) is not None:
+            self._code.release(digest)
         self._in_flight[namespace] -= 1
         if not self._in_flight[namespace]:
             del self._in_flight[namespace]

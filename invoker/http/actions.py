@@ -31,11 +31,11 @@ _ANSWERS = {Status.SUCCESS: 200, Status.APPLICATION_ERROR: 502, Status.DEVELOPER
 async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     """POST: run an action. The warm path: nothing here is done twice, and the result is not looked into."""
     options = parse_invoke_options(exchange.query)
-    idempotency_key = exchange.http.headers.get("Idempotency-Key")
+    idempotency_key = exchange.http.headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= KEY_LENGTH:
         raise InvalidRequest(f"The Idempotency-Key must have 1 to {KEY_LENGTH} characters.")
     body_begins = time.monotonic()
-    whole_body_was_there = exchange.http.content.is_eof()
+    whole_body_was_there = exchange.http.body_is_here()
     body = await exchange.read_json(services.limits().payload_bytes, required=False)
     body_ends = time.monotonic()
     payload = parse_payload(body)

@@ -7,13 +7,14 @@ A client that hangs up changes nothing: handlers are not cancelled.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable, NotImplementedYet
@@ -21,7 +22,7 @@ from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
 from invoker.http.entitlement import Right, authorise
-from invoker.http.exchange import TEXT, Exchange, Reply, microseconds_since
+from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request, microseconds_since
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.parsing import accepts_json, check_namespace, split_target
 from invoker.http.services import Services
@@ -97,7 +98,7 @@ def build_server(services: Services, *, keep_alive_s: float = 75.0) -> web.Serve
         services: all that it stands on.
         keep_alive_s: after how long an idle connection is closed.
     """
-    return _Server(Api(services).serve, keepalive_timeout=keep_alive_s, access_log=None)
+    return AiohttpLane(Api(services), keep_alive_s=keep_alive_s)
 
 
 class Api:
@@ -106,8 +107,13 @@ class Api:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def serve(self, request: web.BaseRequest) -> web.Response:
-        """Answer one request, whatever happens."""
+    async def serve(self, http: web.BaseRequest) -> web.Response:
+        """Answer one request that came through aiohttp."""
+        reply, transaction = await self.answer(AiohttpRequest(http))
+        return reply.to_response(transaction)
+
+    async def answer(self, request: Request) -> tuple[Reply, str]:
+        """Answer one request, whatever happens: the reply, and the id of the request."""
         started = time.monotonic()
         transaction = _transaction_of(request)
         try:
@@ -115,20 +121,20 @@ class Api:
         except InvokerError as error:
             reply = Reply.of_error(error, transaction)
             if reply.status >= 500:
-                _log.warning("%s %s: %s (%s) [%s]", request.method, request.raw_path, error, error.code, transaction)
+                _log.warning("%s %s: %s (%s) [%s]", request.method, request.target, error, error.code, transaction)
             if reply.status == 503:
                 self._services.on_refused(error.code)
         except Exception:  # noqa: BLE001 - a bug in one request must not touch the others: it is logged, and answered
-            _log.exception("%s %s failed [%s]", request.method, request.raw_path, transaction)
+            _log.exception("%s %s failed [%s]", request.method, request.target, transaction)
             reply = Reply.of_error(InvokerError("There was an internal server error."), transaction)
-        return reply.to_response(transaction)
+        return reply, transaction
 
-    async def _route(self, request: web.BaseRequest, transaction: str, started: float) -> Reply:
+    async def _route(self, request: Request, transaction: str, started: float) -> Reply:
         services, method = self._services, request.method
-        segments, query = split_target(request.raw_path)
+        segments, query = split_target(request.target)
         if (reply := self._outside_of_namespaces(request, segments)) is not None:
             return reply
-        identity = services.authenticator.identify(request.headers.get(hdrs.AUTHORIZATION))
+        identity = services.authenticator.identify(request.headers.get("authorization"))
         own = identity.namespace.name
         if segments[2:] in (("namespaces",), ("namespaces", "")) and method == "GET":
             route = _Route(api_node.list_namespaces, own, "namespaces", "")
@@ -153,12 +159,12 @@ class Api:
             services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
         if namespace != own:
             authorise(identity, Right(method), check_namespace(namespace), collection, path)
-        if not accepts_json(request.headers.get(hdrs.ACCEPT)):
+        if not accepts_json(request.headers.get("accept")):
             raise NotAcceptable
         exchange.authorise_us = microseconds_since(authenticated)
         return await handler(services, exchange)
 
-    def _outside_of_namespaces(self, request: web.BaseRequest, segments: Sequence[str]) -> Reply | None:
+    def _outside_of_namespaces(self, request: Request, segments: Sequence[str]) -> Reply | None:
         """Answer what is no resource of a namespace; None for what is one.
 
         Raises:
@@ -172,7 +178,7 @@ class Api:
         if public is not None and method == "GET":
             return public(services)
         if (tuple(segments[:3]), tuple(segments[4:]), method) == (OWN_ACTIVATIONS, ("cancel",), "POST"):
-            identity = services.authenticator.identify(request.headers.get(hdrs.AUTHORIZATION))
+            identity = services.authenticator.identify(request.headers.get("authorization"))
             return cancel_activation(services, identity, segments[3])
         if not in_api or method == "TRACE":
             raise MethodNotAllowed(["OPTIONS"] if public is None else ["OPTIONS", "GET"])
@@ -195,8 +201,9 @@ class _Route(NamedTuple):
     path: str
 
 
-def _match(segments: Sequence[str], method: str) -> _Route:
-    """Find the route of a path below `/api/v1`.
+@functools.lru_cache(maxsize=1024)
+def _match(segments: tuple[str, ...], method: str) -> _Route:
+    """Find the route of a path below `/api/v1`. Calls repeat themselves: results are kept.
 
     Raises:
         NoRoute: none; a method that a path does not have is no route either.
@@ -227,9 +234,9 @@ def _shape_of(rest: Sequence[str]) -> str:
     return "none"
 
 
-def _transaction_of(request: web.BaseRequest) -> str:
+def _transaction_of(request: Request) -> str:
     """Take over the client's id of a request where it gave one that can be used, else make one of 32 characters."""
-    given = request.headers.get("X-Request-ID")
+    given = request.headers.get("x-request-id")
     if given and not given.startswith("sid_") and len(given) <= KEY_LENGTH and given.isascii() and given.isprintable():
         return given
     return os.urandom(16).hex()
@@ -255,12 +262,13 @@ class _Protocol(RequestHandler):
         return response
 
 
-class _Server(web.Server):
+class AiohttpLane(web.Server):
     """aiohttp's server, making connections of our own kind."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
-        super().__init__(handler, **options)
-        self._options = options
+    def __init__(self, api: Api, *, keep_alive_s: float) -> None:
+        self._options: dict[str, Any] = {"keepalive_timeout": keep_alive_s, "access_log": None}
+        super().__init__(api.serve, **self._options)
 
     def __call__(self) -> RequestHandler:
+        """Make the protocol of one connection."""
         return _Protocol(self, loop=self._loop, **self._options)

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -37,6 +39,76 @@ CORS = {
     "Access-Control-Allow-Headers": "Authorization, Origin, X-Requested-With, Content-Type, Accept, User-Agent",
     "Access-Control-Allow-Methods": "GET, DELETE, POST, PUT, HEAD",
 }
+_CORS_LINES = "".join(f"{name}: {value}\r\n" for name, value in CORS.items())
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+class Request(Protocol):
+    """What the API needs of a request, whichever lane it came on."""
+
+    @property
+    def method(self) -> str:
+        """The verb."""
+
+    @property
+    def target(self) -> str:
+        """Path and query, as they came."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; names are asked for in lower case."""
+
+    @property
+    def declared_length(self) -> int | None:
+        """Length of the body by its head, bytes; None when it is not told."""
+
+    def body_is_here(self) -> bool:
+        """Tell whether all of the body has arrived."""
+
+    def take_body(self) -> bytes:
+        """Return a body that is here."""
+
+    async def collect_body(self, limit_bytes: int) -> bytes:
+        """Wait for the rest of a body; one longer than the limit may be cut anywhere beyond it."""
+
+
+class AiohttpRequest:
+    """A request that came through aiohttp."""
+
+    __slots__ = ("_http", "headers", "method", "target")
+
+    def __init__(self, http: web.BaseRequest) -> None:
+        self._http = http
+        self.method = http.method
+        self.target = http.raw_path
+        self.headers: Mapping[str, str] = http.headers
+
+    @property
+    def declared_length(self) -> int | None:
+        """As `Request`."""
+        return self._http.content_length
+
+    def body_is_here(self) -> bool:
+        """As `Request`."""
+        return self._http.content.is_eof()
+
+    def take_body(self) -> bytes:
+        """As `Request`."""
+        return self._http.content.read_nowait()
+
+    async def collect_body(self, limit_bytes: int) -> bytes:
+        """As `Request`."""
+        if self.headers.get("expect", "").lower() == "100-continue":
+            await self._http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._http.writer.output_size = 0  # so that a failure can still be answered
+        parts = []
+        size = 0
+        while part := await self._http.content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > limit_bytes:
+                break
+        return b"".join(parts)
 
 
 @dataclass(slots=True)
@@ -79,6 +151,20 @@ class Reply:
             headers |= CORS
         return web.Response(body=self.body, status=self.status, headers=headers)
 
+    def to_bytes(self, transaction: str, date: str) -> bytes:
+        """Make the same response as aiohttp sends for `to_response` on a kept HTTP/1.1 connection, to the byte.
+
+        Args:
+            transaction: id of the request.
+            date: value of the header `Date`.
+        """
+        own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        head = (
+            f"{_STATUS_LINES[self.status]}Content-Type: {self.content_type}\r\nX-Request-ID: {transaction}\r\n"
+            f"Server: invokerd\r\n{own}{_CORS_LINES if self.cors else ''}Content-Length: {len(self.body)}\r\nDate: {date}\r\n\r\n"
+        )
+        return head.encode() + self.body
+
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
@@ -97,7 +183,7 @@ class Exchange:
         authorise_us: spent since on rights and limits.
     """
 
-    http: web.BaseRequest
+    http: Request
     transaction: str
     identity: Identity
     namespace: str
@@ -120,7 +206,7 @@ class Exchange:
             UnsupportedMediaType: there is a body, and its type is another, or not told.
             MalformedContent: no body where one is required.
         """
-        content_type = self.http.headers.get(hdrs.CONTENT_TYPE)
+        content_type = self.http.headers.get("content-type")
         body = await read_body(self.http, limit_bytes)
         if body or (required and content_type is not None):
             check_json_type(content_type)
@@ -129,7 +215,7 @@ class Exchange:
         return body
 
 
-async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int) -> bytes:
     """Read a body whole; at once, without waiting, when it came with the head.
 
     Raises:
@@ -137,15 +223,15 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
         BodyTooSlow: not there in time.
         BadHttp: the client broke off, or its encoding is broken.
     """
-    declared = request.content_length
+    declared = request.declared_length
     if declared is not None and declared > limit_bytes:
         raise TooLarge.measured("Request", declared, limit_bytes)
-    content = request.content
     try:
-        if content.is_eof():
-            body = content.read_nowait()
+        if request.body_is_here():
+            body = request.take_body()
         else:
-            body = await _read_slowly(request, limit_bytes)
+            async with asyncio.timeout(BODY_WAIT_S):
+                body = await request.collect_body(limit_bytes)
     except TimeoutError:
         raise BodyTooSlow from None
     except (ConnectionError, RequestPayloadError, HttpProcessingError) as error:
@@ -153,22 +239,6 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
     if len(body) > limit_bytes:  # of a compressed body the length after decompression counts
         raise TooLarge.measured("Request", len(body), limit_bytes)
     return body
-
-
-async def _read_slowly(request: web.BaseRequest, limit_bytes: int) -> bytes:
-    """Collect the parts of a body until its end, or until they are more than allowed."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # so that a failure can still be answered
-    parts = []
-    size = 0
-    async with asyncio.timeout(BODY_WAIT_S):
-        while part := await request.content.readany():
-            parts.append(part)
-            size += len(part)
-            if size > limit_bytes:
-                break
-    return b"".join(parts)
 
 
 def microseconds_since(start: float) -> int:

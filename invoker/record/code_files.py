@@ -26,6 +26,10 @@ class CodeFiles:
         self._directory = directory
         #: Stored, and not yet in an entity: not to be deleted with the last entity that used it before.
         self._pinned: Counter[str] = Counter()
+        #: How many activations may still read it.
+        self._held: Counter[str] = Counter()
+        #: No entity uses it any more: it goes with the last that holds it.
+        self._condemned: set[str] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -49,6 +53,7 @@ class CodeFiles:
         data = text.encode()
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         self._pinned[digest] += 1
+        self._condemned.discard(digest)
         await asyncio.to_thread(self._write, digest, data)
         return digest
 
@@ -78,10 +83,25 @@ class CodeFiles:
             del self._pinned[digest]
 
     def remove(self, digest: str) -> None:
-        """Delete a string, unless somebody is about to use it."""
-        if digest not in self._pinned:
+        """Delete a string, unless somebody is about to use it; when activations hold it, with the last of them."""
+        if digest in self._held:
+            self._condemned.add(digest)
+        elif digest not in self._pinned:
             # Decided and done in one step: a `put` of the same text that comes now writes the file anew.
             self.path(digest).unlink(missing_ok=True)
+
+    def hold(self, digest: str) -> None:
+        """Keep a string for an activation, whatever becomes of its action meanwhile."""
+        self._held[digest] += 1
+
+    def release(self, digest: str) -> None:
+        """Say that an activation needs it no more, once for each `hold`."""
+        self._held[digest] -= 1
+        if not self._held[digest]:
+            del self._held[digest]
+            if digest in self._condemned:
+                self._condemned.discard(digest)
+                self.remove(digest)
 
     async def sweep(self, used: Collection[str]) -> None:
         """Delete what is not in `used`, and what was being written when the daemon ended. Before any `put`."""

@@ -25,9 +25,8 @@ DEFAULT_PRICES = Path(__file__).parent / "prices.toml"
 #: Products of our integers and prices are finite decimals; should one ever not fit, that is an error, not a rounding.
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 _ROUNDINGS = {"half-even": ROUND_HALF_EVEN, "half-up": ROUND_HALF_UP}
-_MIB_US_PER_GIB_S = Decimal(1024 * 1_000_000)
-_BYTE_US_PER_GIB_S = Decimal(1024 * MIB * 1_000_000)
-_US_PER_S = Decimal(1_000_000)
+#: Smallest quantities in one unit of its price; in the order of the fields of `Quantities`.
+_PER_UNIT = (Decimal(1), Decimal(1024 * 1_000_000), Decimal(1_000_000), Decimal(1024 * MIB * 1_000_000))
 _NOTHING = Decimal(0)
 
 
@@ -118,6 +117,7 @@ class Plan(NamedTuple):
         places: decimal places of the line of a bill.
         line_rounding: of that line, a rounding of `decimal`.
         free: taken off the month's quantities of an account.
+        scaled: what one each of the fields of `Quantities` costs, in units of 10^-`scale`: integers, exact.
     """
 
     plan_id: str
@@ -133,6 +133,8 @@ class Plan(NamedTuple):
     places: int
     line_rounding: str
     free: Quantities
+    scaled: tuple[int, int, int, int]
+    scale: int
 
     @property
     def name(self) -> str:
@@ -218,13 +220,14 @@ def charge(meter: Meter, status: Status, rounding: Rounding) -> Quantities:
 
 def price(quantities: Quantities, plan: Plan) -> Decimal:
     """Find what quantities cost, exactly."""
-    parts = (
-        (plan.invocation, Decimal(quantities.invocations), Decimal(1)),
-        (plan.memory_gib_s, Decimal(quantities.memory_mib_us), _MIB_US_PER_GIB_S),
-        (plan.cpu_s, Decimal(quantities.cpu_us), _US_PER_S),
-        (plan.idle_gib_s, Decimal(quantities.idle_byte_us), _BYTE_US_PER_GIB_S),
+    invocation, memory_mib_us, cpu_us, idle_byte_us = plan.scaled
+    units = (
+        quantities.invocations * invocation
+        + quantities.memory_mib_us * memory_mib_us
+        + quantities.cpu_us * cpu_us
+        + quantities.idle_byte_us * idle_byte_us
     )
-    return add(_EXACT.divide(_EXACT.multiply(unit_price, quantity), per_unit) for unit_price, quantity, per_unit in parts)
+    return _EXACT.scaleb(Decimal(units), -plan.scale)
 
 
 def rate(meter: Meter, status: Status, plan: Plan) -> Decimal:
@@ -272,16 +275,18 @@ def _plan(written: _PlanText) -> Plan:
     if written.rounding not in _ROUNDINGS:
         raise BadPrices(f"price plan {name}: rounding is half-even or half-up, not {written.rounding!r}")
     valid_to_ms = None if written.valid_to is None else _ms(name, written.valid_to)
+    prices = [_decimal(name, text) for text in (written.invocation, written.memory_gib_s, written.cpu_s, written.idle_gib_s)]
+    scaled, scale = _scale(prices)
     plan = Plan(
         plan_id=written.id,
         version=written.version,
         currency=written.currency,
         valid_from_ms=_ms(name, written.valid_from),
         valid_to_ms=valid_to_ms,
-        memory_gib_s=_decimal(name, written.memory_gib_s),
-        cpu_s=_decimal(name, written.cpu_s),
-        invocation=_decimal(name, written.invocation),
-        idle_gib_s=_decimal(name, written.idle_gib_s),
+        invocation=prices[0],
+        memory_gib_s=prices[1],
+        cpu_s=prices[2],
+        idle_gib_s=prices[3],
         rounding=Rounding(step_us=written.step_ms * 1000, minimum_us=written.minimum_ms * 1000, bill_init=written.bill_init),
         places=written.places,
         line_rounding=_ROUNDINGS[written.rounding],
@@ -290,10 +295,20 @@ def _plan(written: _PlanText) -> Plan:
             memory_mib_us=written.free.memory_gib_s * 1024 * 1_000_000,
             cpu_us=written.free.cpu_s * 1_000_000,
         ),
+        scaled=scaled,
+        scale=scale,
     )
     if valid_to_ms is not None and valid_to_ms <= plan.valid_from_ms:
         raise BadPrices(f"price plan {name} ends before it begins")
     return plan
+
+
+def _scale(prices: Sequence[Decimal]) -> tuple[tuple[int, int, int, int], int]:
+    """Turn prices of units into integers, per smallest quantity, over a common power of ten: `Plan.scaled`, `Plan.scale`."""
+    smallest = [_EXACT.divide(each, per_unit) for each, per_unit in zip(prices, _PER_UNIT, strict=True)]
+    scale = max(0, *(-int(each.normalize(_EXACT).as_tuple().exponent) for each in smallest))
+    invocation, memory, cpu, idle = (int(_EXACT.scaleb(each, scale)) for each in smallest)
+    return (invocation, memory, cpu, idle), scale
 
 
 def _decimal(name: str, text: str) -> Decimal:

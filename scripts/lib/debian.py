@@ -1,7 +1,11 @@
-"""Installing Debian's packages, with care for what their installation starts."""
+"""Installing Debian's packages, with care for what their installation starts.
+
+As a program: debian.py [--keep-stopped SERVICE]... PACKAGE...
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -35,8 +39,10 @@ def install(*packages: str, keep_stopped: tuple[str, ...] = ()) -> None:
         keep_stopped: their services, which shall neither run now nor at the next boot.
 
     Raises:
-        InstallFailed: not root (the message has the one command to run), or apt-get's own words.
+        InstallFailed: no Debian, not root (the message has the one command to run), or apt-get failed, which has said why.
     """
+    if not is_debian():
+        raise InstallFailed(f"this is no Debian: install {', '.join(packages)}, or what is like them, by hand")
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     if os.geteuid() != 0:
         raise InstallFailed(f"missing: {', '.join(packages)}. Run: sudo {' '.join(command)}")
@@ -69,3 +75,21 @@ def _run(command: list[str]) -> None:
     if result.returncode != 0:
         sys.stderr.buffer.write(result.stdout)
         raise InstallFailed(f"{' '.join(command)} failed with exit code {result.returncode}")
+
+
+def main() -> int:
+    """Install what the command line names."""
+    parser = argparse.ArgumentParser(description="Install Debian packages without their recommendations.")
+    parser.add_argument("--keep-stopped", action="append", default=[], metavar="SERVICE", help="that must not run")
+    parser.add_argument("packages", nargs="+", metavar="PACKAGE")
+    options = parser.parse_args()
+    try:
+        install(*options.packages, keep_stopped=tuple(options.keep_stopped))
+    except InstallFailed as error:
+        print(f"debian: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,9 @@
-"""What images are made from and is not in the repository: a root file system, Node's binary, Python wheels.
+"""What images and tests are made from and is not in the repository: a root file system, Node's binary, npm, Python wheels.
 
 All of it is kept under `.state/cache` of the checkout. Each function says beforehand what takes more than two seconds.
+
+    ingredients.py node    prints the path of the program that goes into the image nodejs20
+    ingredients.py npm     prints the directory of npm's own package
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -36,6 +41,7 @@ PACKAGES = ("ca-certificates", "python3")
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
 
 NODE_VERSION = "20.20.2"
+NPM_VERSION = "10.8.2"
 DEFAULT_NPM_REGISTRY = "https://registry.npmjs.org/"
 
 PROBE_S = 8
@@ -133,7 +139,9 @@ def node_binary(architecture: str) -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             archive = Path(directory) / f"{package}-{NODE_VERSION}.tgz"
             if shutil.which("npm"):
-                _run(["npm", "pack", "--silent", f"--pack-destination={directory}", f"{package}@{NODE_VERSION}"])
+                # Node has a list of authorities of its own; behind a site's proxy the machine's is the right one.
+                environment = {"NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt"} | os.environ
+                _run(["npm", "pack", "--silent", f"--pack-destination={directory}", f"{package}@{NODE_VERSION}"], environment)
             else:
                 archive.write_bytes(_fetch_npm(package, NODE_VERSION))
             with tarfile.open(archive) as tar:
@@ -144,6 +152,18 @@ def node_binary(architecture: str) -> Path:
             partial.chmod(0o755)
             partial.rename(node)  # in one step: it is whole, or not there
     return node
+
+
+def npm_package() -> Path:
+    """Return the directory of npm itself, for machines without it; `bin/npm-cli.js` is the program."""
+    directory = CACHE / f"npm-{NPM_VERSION}"
+    if not directory.exists():
+        say(f"fetching npm@{NPM_VERSION} from the npm registry: 3 MB")
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary, io.BytesIO(_fetch_npm("npm", NPM_VERSION)) as archive:
+            with tarfile.open(fileobj=archive) as tar:
+                tar.extractall(temporary)  # its hash was compared
+            (Path(temporary) / "package").rename(directory)
+    return directory
 
 
 def _fetch_npm(package: str, version: str) -> bytes:
@@ -225,3 +245,23 @@ def _run(command: list[str], env: dict[str, str] | None = None) -> None:
     if result.returncode != 0:
         sys.stderr.buffer.write(result.stdout)
         raise CannotMake(f"{' '.join(command)} failed with exit code {result.returncode}")
+
+
+def main() -> int:
+    """Print where one ingredient is, fetching it first if need be; exit code 1 with the reason when it cannot be had."""
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    makers = {"node": lambda: node_binary(architecture), "npm": npm_package}
+    if len(sys.argv) != 2 or sys.argv[1] not in makers:
+        print(f"usage: ingredients.py {'|'.join(makers)}", file=sys.stderr)
+        return 2
+    try:
+        with locked():
+            print(makers[sys.argv[1]]())
+    except CannotMake as error:
+        print(f"images: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

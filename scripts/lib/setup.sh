@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What scripts/test, scripts/demo and scripts/bench share: sourced by bash, with the checkout's root as working directory.
 # Each function says what it does, does nothing twice, and leaves the machine alone where it may not change it.
 # What takes more than two seconds is announced. All of it can be interrupted: whatever runs is ended, then what was started.
@@ -6,6 +7,10 @@ say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 [ -t 2 ] || say() { printf '== %s\n' "$*" >&2; }
 fail() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
 usage_error() { printf '%s: %s (see %s --help)\n' "$0" "$*" "$0" >&2; exit 2; }
+
+# now; since START   Microseconds of the wall clock; seconds since then, with a tenth.
+now() { echo "${EPOCHREALTIME/[.,]/}"; }
+since() { printf '%s.%s' $((($(now) - $1) / 1000000)) $((($(now) - $1) / 100000 % 10)); }
 
 # need_root REASON   Go no further as another user, and say the one command. Nothing has been changed until then.
 need_root() {
@@ -31,17 +36,19 @@ at_exit() { exit_commands=("$*" "${exit_commands[@]}"); }
 
 clean_up() {
   local status=$? command
-  trap '' INT TERM HUP # it is short; half of it would leave things behind
+  set +e                    # whatever fails, such as telling a terminal that is gone
+  trap '' INT TERM HUP PIPE # it is short; half of it would leave things behind
   if [ -n "$running" ]; then
     say "stopping"
     end_group "$running"
   fi
-  for command in "${exit_commands[@]}"; do $command || true; done
+  for command in "${exit_commands[@]}"; do $command; done
   exit "$status"
 }
 trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
+trap 'exit 141' PIPE # somebody reads no further: scripts/demo 2>&1 | head
 trap 'exit 143' TERM
 
 # end_group PID   Interrupt a process group, then insist.
@@ -66,7 +73,9 @@ only_one() {
 
 # install_packages [--keep-stopped SERVICE]... PACKAGE...   Install Debian packages; none of their services is started.
 install_packages() {
-  run "$(find_python)" scripts/lib/debian.py "$@" || fail "it needs the packages above"
+  local python
+  python=$(find_python)
+  run "$python" scripts/lib/debian.py "$@" || fail "packages are missing"
 }
 
 # ensure_commands COMMAND:PACKAGE...   Install the Debian packages whose command is missing.
@@ -154,7 +163,9 @@ ensure_npm_client() {
   [ -d .state/npm/node_modules/openwhisk ] && return
   say "installing the npm client openwhisk"
   command -v npm >/dev/null || npm=(node "$("$(find_python)" scripts/lib/ingredients.py npm)/bin/npm-cli.js")
+  # Node has a list of authorities of its own; behind a site's proxy the machine's is the right one.
+  export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}
   mkdir -p .state/npm
-  run "${npm[@]}" install --silent --no-fund --no-audit --prefix .state/npm openwhisk@3.21 >/dev/null ||
-    fail "npm could not install openwhisk@3.21"
+  run "${npm[@]}" install --silent --no-fund --no-audit --fetch-retries=1 --prefix .state/npm openwhisk@3.21 >/dev/null ||
+    fail "npm could not install openwhisk@3.21; without --silent it says why: npm install --prefix .state/npm openwhisk@3.21"
 }

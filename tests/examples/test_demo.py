@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,54 @@ async def test_everything_right_passes_and_is_told_plainly_when_piped(play):
     code, out, _ = await play("--uid-a", "2001", "--uid-b", "2002")
     assert code == 0, out
     assert "\x1b[" not in out
-    assert re.search(r"First result after \d+\.\d\d s: resolution \(Python, stem start", out)
+    assert re.search(r"First result \d+\.\d s after the command: resolution \(Python, stem start", out)
     for kind in ("cold", "stem", "warm", "frozen"):
         assert re.search(rf"^ *\S* +{kind} ", out, re.MULTILINE), kind
     assert "recall" in out
     assert re.search(r"Cost of the run: 0\.\d+ EUR for \d+ activations \(plan default@1\)", out)
     assert re.search(r"(\d+) of \1 checks passed", out)
     assert max(map(len, out.splitlines())) < 400
+
+
+async def test_first_result_is_timed_from_when_the_command_was_typed(play):
+    _, out, _ = await play("--json", "--began", str(time.time() - 100))
+    assert 100 < json.loads(out)["first_result_s"] < 160
+
+
+def check_named(out: str, part: str) -> dict[str, Any]:
+    (check,) = [check for check in json.loads(out)["checks"] if part in check["check"]]
+    return check
+
+
+@pytest.mark.parametrize(("more", "passed"), [(Decimal(0), True), (Decimal("0.0000000001"), False)])
+async def test_bill_is_compared_with_the_ledger_to_the_last_digit(play, fake, monkeypatch, more, passed):
+    def read_ledger(_config: Path, at_least: int) -> tuple[int, Decimal]:
+        notes = [
+            note["value"]["amount"] for record in fake.records.values() for note in record["annotations"] if note["key"] == "cost"
+        ]
+        return at_least, sum(map(Decimal, notes), more)
+
+    monkeypatch.setattr(demo, "read_ledger", read_ledger)
+    code, out, _ = await play("--json", "--config", "invokerd.toml")
+    assert check_named(out, "the same sum")["passed"] is passed
+    assert code == (0 if passed else 1)
+
+
+async def test_ledger_that_cannot_be_read_is_a_failed_check(play, tmp_path):
+    code, out, _ = await play("--json", "--config", str(tmp_path / "none.toml"))
+    check = check_named(out, "ledger can be read")
+    assert (code, check["passed"]) == (1, False)
+    assert "none.toml" in check["detail"]
+
+
+async def test_keys_are_read_from_files_too(play, tmp_path):
+    (tmp_path / "a").write_text("a:1\n")
+    (tmp_path / "b").write_text("b:2\n")
+    code, out, _ = await play(keys=(f"@{tmp_path / 'a'}", f"@{tmp_path / 'b'}"))
+    assert code == 0, out
+    with pytest.raises(SystemExit) as refused:
+        await play(keys=("@/no/such/file", "b:2"))
+    assert refused.value.code == 2
 
 
 async def test_json_holds_exact_costs_that_add_up(play, fake):

@@ -4,7 +4,8 @@ from decimal import Decimal
 
 import pytest
 from openwhisk import Call, _record
-from report import Metering, as_json, as_milliseconds, as_money, groups, total_cost
+from report import Metering, as_json, as_milliseconds, as_money, groups, print_table, total_cost
+from rich.console import Console
 
 
 def call(**annotations: object) -> Call:
@@ -90,3 +91,13 @@ def test_milliseconds_have_three_digits(us, text):
 @pytest.mark.parametrize(("amount", "text"), [("1E-10", "0.0000000001"), ("0.500", "0.5"), ("100", "100"), ("0", "0")])
 def test_money_is_printed_in_plain_digits(amount, text):
     assert as_money(Decimal(amount)) == text
+
+
+def test_table_shows_cost_in_millionths_and_explains_the_start_kinds_it_has(capsys):
+    metered = [Metering.of(call(startKind="warm", cost={"amount": "0.0000204437", "currency": "EUR"}))]
+    print_table(Console(width=200), metered)
+    out = capsys.readouterr().out
+    assert "cost µEUR" in out
+    assert "20.444" in out
+    assert "warm: one with the code runs." in out
+    assert "frozen" not in out

@@ -1,5 +1,6 @@
 """The API on a real loopback socket, upon small in-memory parts."""
 
+import asyncio
 import hashlib
 import io
 import itertools
@@ -15,8 +16,8 @@ from invoker.config.model import LimitsConfig
 from invoker.errors import ConcurrentModification
 from invoker.health import Check, Health
 from invoker.http.admission import Admission
-from invoker.http.api import build_server
 from invoker.http.auth import Authenticator
+from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
@@ -240,13 +241,14 @@ class Site:
 async def site():
     """The API of a site with OpenWhisk's limits, one namespace `guest`, and its key."""
     site = Site()
-    runner = web.ServerRunner(build_server(site.services()))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with ClientSession() as site.session:
-        yield site
-    await runner.cleanup()
+    async with asyncio.TaskGroup() as group:
+        runner = web.ServerRunner(build_front(site.services(), group))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with ClientSession() as site.session:
+            yield site
+        await runner.cleanup()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from invoker.invoke import Invoker
 from invoker.manifest import Manifest
 from invoker.model import Accepted, Action, Activation, Annotation, Exec, Identity, Limits, Namespace, Parameter, Status
 from invoker.plan import Facts, Planner
+from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder
 from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed
 from pool.fake import FakeBackend
@@ -44,6 +45,13 @@ def action(path: str = "hello", **changes: Any) -> Action:
     return Action(**(values | changes))
 
 
+class AnyCode(CodeFiles):
+    """Has code for every digest."""
+
+    async def read(self, digest: str) -> str:
+        return "def main(args): return args"
+
+
 class Site:
     """An invoker and its parts."""
 
@@ -65,16 +73,13 @@ class Site:
             pool=self.pool,
             planner=self.planner,
             recorder=recorder,
-            read_code=self._read_code,
+            code=AnyCode(tmp_path / "code"),
             group=group,
             node="n",
             max_wait_s=lambda: self.config.pool.max_wait_s,
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self.finished.append,
         )
-
-    async def _read_code(self, _digest: str) -> str:
-        return "def main(args): return args"
 
     def call(self, an_action: Action | None = None, payload: bytes = b'{"x":1}', **changes: Any) -> Call:
         values: dict[str, Any] = {

@@ -263,7 +263,17 @@ def test_a_mount_that_is_withdrawn_by_a_reload_is_not_seen_by_the_next_call(make
     service._process.send_signal(1)
     manager.hear("RELOADING=1")
     manager.hear("READY=1")
-    assert user.invoke("look").json["response"].get("result") != {"there": True}
+    refused = user.invoke("look")
+    assert refused.status == 502, refused.text
+    assert "'data' is not offered" in refused.error
+    assert refused.annotations["outcome"] == "mount-not-offered"
+    # Nor does it keep the next daemon from starting, which finds a container that had the mount.
+    service.stop()
+    service.start()
+    assert user.invoke("look").status == 502
+    service._file.write_text(f'{without}[[isolation.mounts]]\nname = "data"\nsource = "{data}"\ntarget = "/data"\n')
+    service._process.send_signal(1)
+    service.wait(lambda: user.invoke("look").json["response"]["result"] == {"there": True}, "to offer it again")
 
 
 # ---- starts that cannot be

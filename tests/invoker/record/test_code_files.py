@@ -54,3 +54,26 @@ async def test_code_that_somebody_is_about_to_use_is_not_removed(code):
     code.unpin(digest)
     code.remove(digest)
     assert not code.path(digest).exists()
+
+
+async def test_code_that_activations_hold_goes_with_the_last_of_them(code):
+    digest = await code.put("code")
+    code.unpin(digest)
+    code.hold(digest)
+    code.hold(digest)
+    code.remove(digest)
+    code.release(digest)
+    assert await code.read(digest) == "code"
+    code.release(digest)
+    assert not code.path(digest).exists()
+
+
+async def test_held_code_that_is_put_anew_stays_when_it_is_released(code):
+    digest = await code.put("code")
+    code.unpin(digest)
+    code.hold(digest)
+    code.remove(digest)
+    await code.put("code")
+    code.unpin(digest)
+    code.release(digest)
+    assert await code.read(digest) == "code"

@@ -1,0 +1,415 @@
+"""The fast lane before aiohttp: invocations on kept connections, at a fraction of the cost. One port, one behaviour, two speeds.
+
+A connection begins here. As long as it sends plain invocations (`POST .../actions/...`, HTTP/1.1, each head in one piece, the
+body with a length) they are parsed, answered and written here, by the same `Api`. With the first request that is anything
+else the connection goes to aiohttp for good, bytes and all; so whatever is odd, wrong or rare has one implementation.
+It is handed over between requests only, when the last response is written.
+
+A connection has one task, which goes from request to request: a task of its own for each would cost more than the parsing.
+A client that hangs up does not cancel it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from typing import cast
+
+import httptools
+from aiohttp.web_protocol import RequestHandler
+
+from invoker.http.api import AiohttpLane, Api
+from invoker.http.services import Services
+
+_log = logging.getLogger(__name__)
+
+#: What a request begins with that is served here; the space of the method's end included.
+_BEGIN = b"POST /api/v1/namespaces/"
+_VERSION = b" HTTP/1.1"
+#: aiohttp takes this much per line, here it is the whole head: a longer one is judged by aiohttp.
+_HEAD_BYTES = 8190
+#: Each changes how a message is framed, answered or read: aiohttp's business.
+_UNUSUAL = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade", "sec-websocket-key1"})
+#: aiohttp takes 128.
+_HEADERS = 100
+#: For how long the rest of a body is awaited that was answered before it had come, s; as aiohttp.
+_LINGER_S = 10.0
+#: Idle connections are looked through this often within the time that they may be idle.
+_SWEEPS = 15
+
+
+class Front(AiohttpLane):
+    """Both lanes behind one listener; `web.ServerRunner` runs and stops it like aiohttp's own server.
+
+    Args:
+        services: all that the API stands on.
+        group: the connections' tasks run in it; they have ended when `shutdown` has.
+        keep_alive_s: after how long an idle connection is closed.
+    """
+
+    def __init__(self, services: Services, group: asyncio.TaskGroup, *, keep_alive_s: float = 75.0) -> None:
+        self.api = Api(services)
+        super().__init__(self.api, keep_alive_s=keep_alive_s)
+        self.services = services
+        self.closing = False
+        self._group = group
+        self._keep_alive_s = keep_alive_s
+        #: All and only connections that are open and not handed over.
+        self._open: set[_Connection] = set()
+        #: All and only tasks of connections that have not ended; it may outlive its connection by one call.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._date = ""
+        self._date_second = 0
+
+    def __call__(self) -> asyncio.Protocol:  # type: ignore[override] # a connection begins as ours
+        """Make the protocol of one connection."""
+        return _Connection(self)
+
+    def aiohttp_protocol(self) -> RequestHandler:
+        """Make aiohttp's protocol for a connection that leaves this lane."""
+        return super().__call__()
+
+    def date(self) -> str:
+        """Value of the header `Date`, made once a second."""
+        second = int(time.time())
+        if second != self._date_second:
+            self._date, self._date_second = formatdate(second, usegmt=True), second
+        return self._date
+
+    def enter(self, connection: _Connection) -> None:
+        """Know an open connection."""
+        self._open.add(connection)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._keep_alive_s / _SWEEPS, self._sweep)
+
+    def leave(self, connection: _Connection) -> None:
+        """Forget a connection that was closed or handed over."""
+        self._open.discard(connection)
+        if not self._open and self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def start(self, connection: _Connection) -> None:
+        """Start the task of a connection."""
+        task = self._group.create_task(connection.serve(), name="connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle now, and every other connection after the request in flight."""
+        super().pre_shutdown()
+        self.closing = True
+        for connection in self._open:
+            connection.close_if_idle(since=self._loop.time())
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's signature
+        """Wait for the requests in flight of both lanes, then cancel them.
+
+        Args:
+            timeout: seconds; None is for ever.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().shutdown(timeout), name="end aiohttp's connections")
+            if tasks := set(self._tasks):
+                _, late = await asyncio.wait(tasks, timeout=timeout)
+                for task in late:
+                    task.cancel()
+                if late:
+                    await asyncio.wait(late)
+            for connection in self._open:
+                connection.abort()
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(self._keep_alive_s / _SWEEPS, self._sweep)
+        since = self._loop.time() - self._keep_alive_s
+        for connection in self._open:
+            connection.close_if_idle(since=since)
+
+
+class _Request:
+    """A request of this lane; its head is complete. As `Request`; httptools calls back `on_header`."""
+
+    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_headers_seen", "_missing", "declared_length", "headers", "target")
+
+    method = "POST"
+
+    def __init__(self) -> None:
+        self.target = ""
+        self.headers: Mapping[str, str] = {}
+        self.declared_length: int | None = None
+        self._headers_seen: list[tuple[str, str]] = []
+        self._body: bytes | bytearray = b""
+        #: Bytes of the body that have not come.
+        self._missing = 0
+        #: Nobody will read the body any more.
+        self._dropped = False
+        #: The client is gone: nothing more will come.
+        self._gone = False
+        #: Done when nothing is missing, or never will come; made only when somebody waits.
+        self._arrived: asyncio.Future[None] | None = None
+
+    @classmethod
+    def parse(cls, data: bytes, limit_bytes: int) -> tuple[_Request, bytes] | None:
+        """Take the first request off some bytes.
+
+        Args:
+            data: begins where a request does.
+            limit_bytes: greatest length of a body.
+
+        Returns:
+            The request, with what is there of its body, and the bytes behind it; None when it is not for this lane.
+        """
+        line_end = data.find(b"\r\n")
+        head_end = data.find(b"\r\n\r\n", line_end) + 4
+        if not data.startswith(_BEGIN) or not 4 <= head_end <= _HEAD_BYTES:
+            return None
+        head = data[:head_end]
+        if head[line_end - len(_VERSION) : line_end] != _VERSION or not head.isascii() or b"\0" in head:
+            return None
+        request = cls()
+        try:
+            httptools.HttpRequestParser(request).feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return None
+        request.target = head[len(b"POST ") : line_end - len(_VERSION)].decode()
+        if "/actions/" not in request.target or not request._is_plain():
+            return None
+        length = request.declared_length or 0
+        if length > limit_bytes:
+            return None
+        body_end = head_end + length
+        request._body = data[head_end:body_end]
+        request._missing = max(body_end - len(data), 0)
+        return request, data[body_end:]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self._headers_seen.append((name.decode().lower(), value.decode().rstrip(" \t")))
+
+    def _is_plain(self) -> bool:
+        """Tell whether the headers are such as this lane knows to treat: no name twice, nothing unusual."""
+        headers = self.headers = dict(self._headers_seen)
+        if len(headers) != len(self._headers_seen) or len(headers) > _HEADERS or "host" not in headers:
+            return False
+        if headers.get("connection", "keep-alive").lower() != "keep-alive" or not _UNUSUAL.isdisjoint(headers):
+            return False
+        length = headers.get("content-length")
+        if length is not None:
+            self.declared_length = int(length)  # only digits: the parser has looked
+        return True
+
+    # ---- the body
+
+    def body_is_here(self) -> bool:
+        """As `Request`."""
+        return not self._missing
+
+    def take_body(self) -> bytes:
+        """As `Request`."""
+        return bytes(self._body)
+
+    async def collect_body(self, limit_bytes: int) -> bytes:  # noqa: ARG002 - a longer one is not for this lane
+        """As `Request`.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        await self.wait_arrived()
+        return self.take_body()
+
+    async def wait_arrived(self) -> None:
+        """Wait until the whole body was fed.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        if self._gone:
+            raise ConnectionResetError("Connection lost")
+        if self._missing:
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+
+    def feed(self, data: bytes) -> bytes:
+        """Take over a part of the body; return the bytes behind it."""
+        if not self._missing:
+            return data
+        part = data[: self._missing]
+        if not self._dropped:
+            if not isinstance(self._body, bytearray):
+                self._body = bytearray(self._body)
+            self._body += part
+        self._missing -= len(part)
+        if not self._missing and self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+        return data[len(part) :]
+
+    async def drop_body(self) -> None:
+        """Wait as `wait_arrived`, and keep nothing of what comes."""
+        self._dropped = True
+        self._body = b""
+        await self.wait_arrived()
+
+    def break_off(self) -> None:
+        """The client is gone: tell who waits for the body."""
+        self._gone = True
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_exception(ConnectionResetError("Connection lost"))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection in the fast lane. It is idle (`_request` is None) or has one request in flight."""
+
+    __slots__ = ("_behind", "_front", "_idle_since", "_loop", "_request", "_started", "_transport", "_wake", "_writable")
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._request: _Request | None = None
+        #: What came behind the request in flight. Nothing more is read while there is any.
+        self._behind = b""
+        self._started = False
+        #: The task waits for it between requests: done with the next request, or when there will be none.
+        self._wake: asyncio.Future[None] | None = None
+        #: Not done while the client does not read what it asked for.
+        self._writable: asyncio.Future[None] | None = None
+        self._idle_since = 0.0
+
+    # ---- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, idle."""
+        self._transport = cast("asyncio.Transport", transport)  # not checked: uvloop's are no subclass
+        if self._front.closing:
+            self._transport.close()
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._idle_since = self._loop.time()
+        self._front.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Begin a request, or go on with the body of the one in flight."""
+        if self._request is not None:
+            if behind := self._request.feed(data):
+                self._behind += behind
+                self._transport.pause_reading()
+        elif not self._front.closing:
+            self._begin(data)
+            if not self._started and self._request is not None:
+                self._started = True
+                self._front.start(self)
+            self._wake_up()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Let the task end; a call in flight goes on, and only its answer is lost."""
+        self._front.leave(self)
+        self.resume_writing()
+        if self._request is not None:
+            self._request.break_off()
+        self._wake_up()
+
+    # ---- from request to request
+
+    def close_if_idle(self, *, since: float) -> None:
+        """Close the connection if it has been idle since this time of the loop's clock."""
+        if self._request is None and self._idle_since <= since:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection, whatever is in flight or not yet sent."""
+        self._transport.abort()
+
+    async def serve(self) -> None:
+        """Answer requests until the connection is closed or handed over. Runs as the connection's only task."""
+        try:
+            while (request := self._request) is not None:
+                reply, transaction = await self._front.api.answer(request)
+                if self._transport.is_closing():
+                    return
+                self._transport.write(reply.to_bytes(transaction, self._front.date()))
+                if self._writable is not None:
+                    await self._writable
+                if not request.body_is_here() and not await _linger(request):
+                    self._transport.close()
+                await self._next()
+        except Exception:  # noqa: BLE001 - a bug in one connection must not touch the others: it is logged
+            _log.exception("a connection failed")
+            self._transport.close()
+        except asyncio.CancelledError:
+            self._transport.close()
+            raise
+
+    async def _next(self) -> None:
+        """Go on to the next request: what came behind the last one, or wait. None is there when the connection is not ours."""
+        self._request = None
+        if self._front.closing:
+            self._transport.close()
+        if self._transport.is_closing():
+            return
+        if self._behind:
+            behind, self._behind = self._behind, b""
+            self._transport.resume_reading()
+            self._begin(behind)
+            return
+        self._idle_since = self._loop.time()
+        self._wake = self._loop.create_future()
+        await self._wake
+
+    def _begin(self, data: bytes) -> None:
+        """Begin the request that some bytes begin with; if it is not for this lane, hand the connection over."""
+        parsed = _Request.parse(data, self._front.services.limits().payload_bytes)
+        if parsed is None:
+            self._hand_over(data)
+            return
+        self._request, self._behind = parsed
+        if self._behind:
+            self._transport.pause_reading()
+
+    def _hand_over(self, data: bytes) -> None:
+        """Give the connection to aiohttp, for good. Nothing is in flight, and the transport has not asked to pause writing."""
+        self._front.leave(self)
+        protocol = self._front.aiohttp_protocol()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+async def _linger(request: _Request) -> bool:
+    """Read the rest of a body whose request is answered, so that the client gets to read the answer; False: it did not come."""
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            await request.drop_body()
+    except (TimeoutError, ConnectionError):
+        return False
+    return True
+
+
+def build_front(services: Services, group: asyncio.TaskGroup, *, keep_alive_s: float = 75.0) -> Front:
+    """Build both lanes; `web.ServerRunner` with TCP, Unix or passed sockets runs them. Call within a running loop.
+
+    Args:
+        services: all that it stands on.
+        group: the connections' tasks run in it; they have ended when the runner's `cleanup` has.
+        keep_alive_s: after how long an idle connection is closed.
+    """
+    return Front(services, group, keep_alive_s=keep_alive_s)
