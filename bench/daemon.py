@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import secrets
 import signal
@@ -45,8 +46,9 @@ class Daemon:
         """
         self.port, self.metrics_port = _free_port(), _free_port()
         self.state_dir = root / "state"
-        #: Of its own, so that no other daemon of this machine takes its containers for its own leftovers.
-        self.node = f"bench-{secrets.token_hex(4)}"
+        #: Of its own, so that no other daemon of this machine takes its containers for its own leftovers; with the process
+        #: that made it, so that this one finds all of its own.
+        self.node = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
         self.config = dict(config or {})
         self._file = root / "invokerd.toml"
         self._log = root / "invokerd.log"

@@ -4,6 +4,7 @@ Tests marked `docker` run where an engine answers on DOCKER_HOST or the default 
 or fail where INVOKERD_TEST_DOCKER=1 promises an engine.
 """
 
+import contextlib
 import functools
 import http.client
 import io
@@ -99,6 +100,22 @@ def remove_containers_of_stopped_daemons() -> Iterator[None]:
         filters = urlencode({"all": "1", "filters": json.dumps({"label": [f"invokerd.node={node}"]})})
         for each in json.loads(ask_engine(url, "GET", f"/containers/json?{filters}")[1]):
             ask_engine(url, "DELETE", f"/containers/{each['Id']}?force=1&v=1")
+
+
+@pytest.fixture(scope="module")
+def leave_no_containers():
+    """Remove, after a module, the containers that its daemons have kept for a next start which does not come."""
+    yield
+    url = find_engine()
+    if url is not None:
+        from bench.container import Engine
+        from bench.setting import LABEL_NODE, remove_containers
+
+        with contextlib.closing(Engine(url)) as engine:
+            nodes = {container["Labels"][LABEL_NODE] for container in engine.containers(LABEL_NODE)}
+            for node in nodes:
+                if node.startswith(f"bench-{os.getpid()}-"):  # as `bench.daemon` names those of this process
+                    remove_containers(engine, node)
 
 
 class ProbeImage(NamedTuple):

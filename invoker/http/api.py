@@ -92,7 +92,7 @@ _OPTIONS_ROOT = Reply(
 
 
 def build_server(services: Services, *, keep_alive_s: float = 75.0) -> web.Server:
-    """Build the server; `web.ServerRunner` with TCP, Unix or passed sockets runs it. Call within a running loop.
+    """Build aiohttp's lane alone; `web.ServerRunner` with TCP, Unix or passed sockets runs it. Call within a running loop.
 
     Args:
         services: all that it stands on.

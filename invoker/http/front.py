@@ -122,7 +122,7 @@ class Front(AiohttpLane):
                     task.cancel()
                 if late:
                     await asyncio.wait(late)
-            for connection in self._open:
+            for connection in tuple(self._open):
                 connection.abort()
 
     def _sweep(self) -> None:
@@ -357,6 +357,8 @@ class _Connection(asyncio.Protocol):
 
     async def _next(self) -> None:
         """Go on to the next request: what came behind the last one, or wait. None is there when the connection is not ours."""
+        if self._behind:
+            await asyncio.sleep(0)  # many at once, none of which waits, must not keep the loop from the other connections
         self._request = None
         if self._front.closing:
             self._transport.close()

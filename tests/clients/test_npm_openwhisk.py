@@ -50,7 +50,7 @@ def node() -> str:
 
 
 @pytest.fixture(scope="module")
-def daemon(node: str, tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Daemon]:
+def daemon(node: str, tmp_path_factory: pytest.TempPathFactory, engine_url: str, leave_no_containers: None) -> Iterator[Daemon]:
     running = Daemon(tmp_path_factory.mktemp("npm"), engine_url, {"pool.memory_mib": 4096})
     running.start()
     yield running

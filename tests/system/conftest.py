@@ -100,6 +100,11 @@ def engine_url() -> str:
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _clean_up_after_each_module(leave_no_containers: None) -> None:
+    """All of these start daemons."""
+
+
 MakeUser = Callable[..., Client]
 
 

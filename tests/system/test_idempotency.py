@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -210,7 +209,7 @@ def test_a_call_with_a_key_that_had_not_begun_at_a_crash_is_run_once_for_all_who
         site.daemon.wait(site.begun, "to be busy")
         with ThreadPoolExecutor(1) as client:
             call = client.submit(site.ask, "waiting", {"n": 1})
-            site.daemon.wait(lambda: json.loads(site.daemon.control("pool", "--json"))["waiting"] == 1, "to have it wait")
+            site.daemon.wait(lambda: site.daemon.metric("invokerd_activations_in_flight") == 2, "to have it wait")
             site.daemon.kill()
             with pytest.raises((OSError, http.client.HTTPException)):
                 call.result()
@@ -229,11 +228,11 @@ def test_a_call_with_a_key_that_had_not_begun_at_a_crash_is_run_once_for_all_who
 def test_a_call_with_a_key_that_waits_at_a_drain_is_told_to_come_back_and_then_finds_its_activation(site):
     site.user.deploy("note", NOTE, memory=2048)
     try:
-        site.user.invoke("note", {"s": 2}, "blocking=false")
+        site.user.invoke("note", {"s": 8}, "blocking=false")
         site.daemon.wait(site.begun, "to be busy")
         with ThreadPoolExecutor(1) as client:
             call = client.submit(site.ask, "drained", {"n": 1})
-            site.daemon.wait(lambda: json.loads(site.daemon.control("pool", "--json"))["waiting"] == 1, "to have it wait")
+            site.daemon.wait(lambda: site.daemon.metric("invokerd_activations_in_flight") == 2, "to have it wait")
             site.daemon.stop()
             refused = call.result()
         assert refused.status == 503

@@ -311,16 +311,17 @@ def test_what_was_accepted_and_waits_at_a_drain_is_run_by_the_next_daemon(start)
 def test_a_blocking_call_that_waits_for_a_container_at_a_drain_is_told_at_once(start, background):
     site = start(pool__memory_mib=512)
     site.user.deploy("sleep", SLEEP, memory=512)
-    first = background(site.user.invoke, "sleep", {"s": 3})
+    first = background(site.user.invoke, "sleep", {"s": 600})
     site.daemon.wait(lambda: site.pool(state="busy"), "to run the first")
     second = background(site.user.invoke, "sleep", {"s": 0})
-    site.daemon.wait(lambda: site.status()["waiting"] == 1, "to have the second wait")
+    site.daemon.wait(lambda: site.daemon.metric("invokerd_activations_in_flight") == 2, "to have the second wait")
     site.daemon._process.terminate()
     refused = second.result()
     assert refused.status == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert not first.done()
-    assert first.result().status == 200
+    site.daemon._process.terminate()
+    assert first.result().annotations["outcome"] == "cancelled"
     ended(site)
     site.daemon.start()
     assert site.user.record(refused.headers["x-openwhisk-activation-id"]).annotations["outcome"] == "stopping"

@@ -1,6 +1,7 @@
 """Rating: the vendors' own examples, and sums that add up to the last digit."""
 
 from decimal import Decimal
+from fractions import Fraction
 
 import msgspec
 import pytest
@@ -52,6 +53,18 @@ def plan_of(**changes):
     text = "".join(f"{key} = {value!r}\n".replace("True", "true").replace("False", "false") for key, value in changes.items())
     head = '[[plan]]\nid = "p"\nversion = "1"\ncurrency = "EUR"\nvalid_from = 2020-01-01T00:00:00Z\n'
     return Prices.parse(head + text).plans[0]
+
+
+@given(
+    st.lists(st.integers(0, 10**24), min_size=4, max_size=4), st.lists(st.decimals(0, 10**12, places=28), min_size=4, max_size=4)
+)
+def test_a_price_is_the_exact_product_whatever_the_prices(amounts, prices):
+    names = ("invocation", "memory_gib_s", "cpu_s", "idle_gib_s")
+    plan = plan_of(**{name: f"{each:f}" for name, each in zip(names, prices, strict=True)})
+    per_unit = (1, 2**10 * 10**6, 10**6, 2**30 * 10**6)
+    exact = sum(Fraction(each) * amount / unit for each, amount, unit in zip(prices, amounts, per_unit, strict=True))
+    fields = ("invocations", "memory_mib_us", "cpu_us", "idle_byte_us")
+    assert Fraction(price(Quantities(**dict(zip(fields, amounts, strict=True))), plan)) == exact
 
 
 def times(quantities: Quantities, count: int) -> Quantities:
