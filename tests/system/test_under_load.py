@@ -88,12 +88,6 @@ def of_action(daemon: Daemon, action: str) -> list[dict[str, Any]]:
     return [each for each in json.loads(daemon.control("pool", "--json"))["containers"] if each["action"] == action]
 
 
-def in_flight(daemon: Daemon, action: str) -> int:
-    """Count the calls that run in containers of an action, and those that wait, of whichever."""
-    waiting: int = json.loads(daemon.control("pool", "--json"))["waiting"]
-    return waiting + sum(each["leases"] for each in of_action(daemon, action))
-
-
 def test_no_call_is_answered_by_old_code_once_a_rewrite_is_acknowledged(daemon, client):
     rewrite_under_load(daemon, client, 15)
 
@@ -108,7 +102,7 @@ def test_a_deleted_action_is_not_found_while_calls_that_began_before_end_well(da
     with ThreadPoolExecutor(CALLERS) as clients:
         running = [clients.submit(client.invoke, "doomed") for _ in range(CALLERS)]
         # Some run, others may wait for a container: all were admitted before the action went.
-        daemon.wait(lambda: in_flight(daemon, "anna/doomed") == CALLERS, "to have all of them")
+        daemon.wait(lambda: daemon.metric("invokerd_activations_in_flight") == CALLERS, "to have all of them")
         daemon.wait(lambda: any(each["leases"] for each in of_action(daemon, "anna/doomed")), "to run one of them")
         busy = {each["container"] for each in of_action(daemon, "anna/doomed") if each["state"] == "busy"}
         assert client.ask("DELETE", "actions/doomed").status == 200
