@@ -224,6 +224,38 @@ class BodyTooSlow(RequestError):
     code = "body-too-slow"
 
 
+# --- what a web action made of it -------------------------------------------------------------------------------------
+
+
+class WebResultInvalid(InvalidRequest):
+    """The web action's result cannot be sent as what was asked for."""
+
+    code = "web-result-invalid"
+
+    @classmethod
+    def for_type(cls, media: str) -> WebResultInvalid:
+        """Name the media type that the result is not valid for."""
+        return cls(f"Response is not valid '{media}'.")
+
+
+class WebActionFailed(InvalidRequest):
+    """There was an error processing your request."""
+
+    code = "web-action-failed"
+
+
+class WebPropertyMissing(RequestError):
+    """The action's response does not include requested property."""
+
+    code = "web-property-missing"
+
+
+class WebAuthRequired(RequestError):
+    """The web action requires authentication, which was not supplied with the request."""
+
+    code = "web-auth-required"
+
+
 # --- what we cannot do now --------------------------------------------------------------------------------------------
 
 
@@ -270,6 +302,8 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     UnsupportedMediaType: Answer(status=415, rejection=True),
     MalformedContent: Answer(status=400, rejection=True),
     MalformedQuery: Answer(status=400, rejection=True),
+    WebAuthRequired: Answer(status=401),
+    WebPropertyMissing: Answer(status=404),
     # refused by what is there
     NotAuthorised: Answer(status=403),
     EntityNotFound: Answer(status=404),

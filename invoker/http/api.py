@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable, NotImplementedYet
+from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable
 from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
@@ -26,6 +26,8 @@ from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.parsing import accepts_json, check_namespace, split_target
 from invoker.http.services import Services
+from invoker.web.handler import WebCall, serve_web_action
+from invoker.web.target import parse_web_target
 from pool.errors import InvokerError
 
 _log = logging.getLogger(__name__)
@@ -132,6 +134,10 @@ class Api:
     async def _route(self, request: Request, transaction: str, started: float) -> Reply:
         services, method = self._services, request.method
         segments, query = split_target(request.target)
+        if segments[:3] == ("api", "v1", "web") and (web_target := parse_web_target(request.target)) is not None:
+            return await serve_web_action(
+                services, WebCall(http=request, target=web_target, transaction=transaction, started=started)
+            )
         if (reply := self._outside_of_namespaces(request, segments)) is not None:
             return reply
         identity = services.authenticator.identify(request.headers.get("authorization"))
@@ -168,7 +174,7 @@ class Api:
         """Answer what is no resource of a namespace; None for what is one.
 
         Raises:
-            MethodNotAllowed, NotImplementedYet: nothing of ours.
+            MethodNotAllowed: nothing of ours.
         """
         services, method = self._services, request.method
         public = PUBLIC.get(tuple(segments)) if len(segments) <= 3 else None
@@ -182,8 +188,6 @@ class Api:
             return cancel_activation(services, identity, segments[3])
         if not in_api or method == "TRACE":
             raise MethodNotAllowed(["OPTIONS"] if public is None else ["OPTIONS", "GET"])
-        if len(segments) >= 6 and segments[2] == "web":
-            raise NotImplementedYet("Web actions are not implemented by this server yet.")
         return None
 
 

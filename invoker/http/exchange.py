@@ -12,6 +12,7 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
+from multidict import CIMultiDict
 
 from invoker.errors import (
     BadHttp,
@@ -118,8 +119,8 @@ class Reply:
     Attributes:
         body: bytes of the body.
         status: HTTP status.
-        content_type: sent exactly so; some clients compare it.
-        headers: beside those that each response has.
+        content_type: sent exactly so; some clients compare it. Empty sends none.
+        headers: beside those that each response has; a `CIMultiDict` where a name comes several times.
         cors: whether upstream sends the CORS headers with this one.
     """
 
@@ -146,9 +147,11 @@ class Reply:
 
     def to_response(self, transaction: str) -> web.Response:
         """Make the HTTP response."""
-        headers = {"Content-Type": self.content_type, "X-Request-ID": transaction, "Server": "invokerd", **self.headers}
+        headers = CIMultiDict({"Content-Type": self.content_type} if self.content_type else {})
+        headers.extend({"X-Request-ID": transaction, "Server": "invokerd"})
+        headers.extend(self.headers)
         if self.cors:
-            headers |= CORS
+            headers.extend(CORS)
         return web.Response(body=self.body, status=self.status, headers=headers)
 
     def to_bytes(self, transaction: str, date: str) -> bytes:

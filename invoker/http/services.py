@@ -13,7 +13,7 @@ from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Activation, Collection, Entity
+from invoker.model import Activation, Collection, Entity, Namespace
 from pool.model import ActivationId
 
 
@@ -33,6 +33,9 @@ class Entities(Protocol):
     @property
     def code(self) -> CodeStore:
         """Where the code is."""
+
+    def get_namespace(self, name: str) -> Namespace | None:
+        """Find a namespace by its name."""
 
     def get(self, namespace: str, path: str) -> Entity | None:
         """Find an entity of any collection by its path."""

@@ -61,6 +61,9 @@ class FakeEntities:
     def get_namespace_by_uuid(self, uuid):
         return self.namespaces.get(uuid)
 
+    def get_namespace(self, name):
+        return next((each for each in self.namespaces.values() if each.name == name), None)
+
     def get(self, namespace, path):
         return self.entities.get((namespace, path))
 

@@ -62,9 +62,3 @@ async def test_their_entities_are_honestly_not_implemented(site, method, path, w
     answered = await site.ask(method, path, {} if method in {"PUT", "POST"} else None)
     assert answered.status == 501
     assert answered.error == f"{word} are not implemented by this server yet."
-
-
-async def test_web_actions_are_honestly_not_implemented(site):
-    answered = await site.ask("GET", "/api/v1/web/guest/default/hello.json", auth=False)
-    assert answered.status == 501
-    assert "Web actions" in answered.error
