@@ -205,6 +205,14 @@ class Invoker:
         ticket.task.cancel()
         return "running" if ticket.trace.granted else "queued"
 
+    async def wait_recorded(self, activation_id: ActivationId) -> None:
+        """Wait until an activation in flight has its record; who is told that it was cancelled can rely on it, whatever comes."""
+        ticket = self._tickets.get(activation_id)
+        if ticket is not None and ticket.done is None:
+            waiter = self._loop.create_future()
+            ticket.waiters.append(waiter)
+            await waiter
+
     @property
     def total_in_flight(self) -> int:
         """Activations of all namespaces that have not ended."""

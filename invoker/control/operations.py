@@ -151,6 +151,7 @@ class Operations:
         was = self._invoker.cancel(activation_id, namespace=namespace)
         if was is None:
             raise EntityNotFound(f"no activation {activation_id} is in flight: it is unknown, or has ended already")
+        await self._invoker.wait_recorded(activation_id)
         return CancelReply(activation_id=activation_id, was=was)
 
     async def drain(self) -> None:

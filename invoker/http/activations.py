@@ -49,7 +49,7 @@ async def get_activation(services: Services, exchange: Exchange) -> Reply:
     return Reply(render_activation(activation, await _logs(services, activation), services.price))
 
 
-def cancel_activation(services: Services, identity: Identity, activation_id: str) -> Reply:
+async def cancel_activation(services: Services, identity: Identity, activation_id: str) -> Reply:
     """`POST /invokerd/v1/activations/ID/cancel`: what is queued never runs, what runs is killed and billed to this moment.
 
     Raises:
@@ -59,6 +59,7 @@ def cancel_activation(services: Services, identity: Identity, activation_id: str
     was = services.invoker.cancel(name, namespace=identity.namespace.name)
     if was is None:
         raise EntityNotFound(f"No activation {name} is in flight: it is unknown, or has ended already.")
+    await services.invoker.wait_recorded(name)
     return Reply(render({"activation_id": name, "was": was}))
 
 

@@ -138,7 +138,7 @@ class Api:
             return await serve_web_action(
                 services, WebCall(http=request, target=web_target, transaction=transaction, started=started)
             )
-        if (reply := self._outside_of_namespaces(request, segments)) is not None:
+        if (reply := await self._outside_of_namespaces(request, segments)) is not None:
             return reply
         identity = services.authenticator.identify(request.headers.get("authorization"))
         own = identity.namespace.name
@@ -170,7 +170,7 @@ class Api:
         exchange.authorise_us = microseconds_since(authenticated)
         return await handler(services, exchange)
 
-    def _outside_of_namespaces(self, request: Request, segments: Sequence[str]) -> Reply | None:
+    async def _outside_of_namespaces(self, request: Request, segments: Sequence[str]) -> Reply | None:
         """Answer what is no resource of a namespace; None for what is one.
 
         Raises:
@@ -185,7 +185,7 @@ class Api:
             return public(services)
         if (tuple(segments[:3]), tuple(segments[4:]), method) == (OWN_ACTIVATIONS, ("cancel",), "POST"):
             identity = services.authenticator.identify(request.headers.get("authorization"))
-            return cancel_activation(services, identity, segments[3])
+            return await cancel_activation(services, identity, segments[3])
         if not in_api or method == "TRACE":
             raise MethodNotAllowed(["OPTIONS"] if public is None else ["OPTIONS", "GET"])
         return None

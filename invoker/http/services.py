@@ -93,6 +93,9 @@ class Invoking(Protocol):
     def cancel(self, activation_id: ActivationId, *, namespace: str | None = None) -> str | None:
         """End an activation of a namespace now: `queued` or `running` is what it was, None that there is none."""
 
+    async def wait_recorded(self, activation_id: ActivationId) -> None:
+        """Wait until an activation in flight has its record."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:

@@ -143,6 +143,9 @@ class FakeInvoker:
         self.cancelled.append((activation_id, namespace))
         return self.was
 
+    async def wait_recorded(self, activation_id):
+        assert activation_id in {each for each, _ in self.cancelled}
+
 
 @dataclass
 class Answered:

@@ -294,6 +294,8 @@ async def test_cancelled_while_it_runs_is_killed_and_billed_and_cancelled_in_the
         await asyncio.sleep(0)
         assert s.invoker.cancel(first.activation_id, namespace="mallory") is None
         assert s.invoker.cancel(second.activation_id) == "queued"
+        await s.invoker.wait_recorded(second.activation_id)
+        assert [each.activation_id for each in s.finished] == [second.activation_id]
         assert s.invoker.cancel(first.activation_id, namespace="anna") == "running"
         await s.invoker.wait_idle()
         by_id = {each.activation_id: each for each in s.finished}
