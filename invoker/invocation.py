@@ -13,7 +13,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         identity: who calls, and is billed.
-        action: what is called.
+        action: what is called, with the parameters that it inherits.
         payload: JSON text of an object, valid UTF-8; `{}` when the request had no body. The caller's own bytes.
         payload_bytes: length of the request's body.
         transaction: id of the request.
@@ -25,6 +25,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         authorise_us: spent on rights and limits, microseconds.
         resolve_us: spent on finding the action, microseconds.
         idempotency_key: from the header `Idempotency-Key`.
+        binding: full path of the package binding that the action was called through.
     """
 
     identity: Identity
@@ -39,6 +40,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     authorise_us: int
     resolve_us: int
     idempotency_key: str | None = None
+    binding: str | None = None
 
 
 class Accepted202(msgspec.Struct, frozen=True, kw_only=True):

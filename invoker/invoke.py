@@ -487,6 +487,7 @@ class Invoker:
             accepted_ms=int(ticket.wall * 1000),
             idempotency_key=call.idempotency_key,
             body_sha256=digest,
+            binding=call.binding,
         )
 
 
@@ -540,6 +541,7 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
         timed_out=outcome.timed_out,
         container=trace.container,
         transaction=call.transaction,
+        binding=call.binding,
         meter=meter,
     )
 

@@ -108,7 +108,7 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         binary: the string is canonical base64.
         main: entry point; None is the runtime's default.
         image: of a blackbox, verbatim.
-        components: of a sequence, fully qualified.
+        components: of a sequence, full paths: `ns/[package/]name`.
     """
 
     kind: str
@@ -172,6 +172,67 @@ class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     image_id: str | None = None
 
 
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """The package that a binding stands for."""
+
+    namespace: str
+    name: str
+
+    @property
+    def full_path(self) -> str:
+        """`namespace/name`, no leading slash."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Package(Entity, frozen=True, kw_only=True, tag="package"):
+    """A folder of actions with parameters that they inherit; or, with `binding`, another name for one."""
+
+    binding: Binding | None = None
+
+
+class Trigger(Entity, frozen=True, kw_only=True, tag="trigger"):
+    """A named event. Which rules it has is told by the rules: see `Rule.is_linked`.
+
+    Attributes:
+        birth: made anew with each trigger and kept by its updates: one that is deleted and made again has no rules.
+    """
+
+    birth: str
+
+
+class RuleStatus(enum.Enum):
+    """Whether a rule does anything when its trigger fires."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+
+
+class Rule(Entity, frozen=True, kw_only=True, tag="rule"):
+    """Has an action run when a trigger fires. Both may be gone: the rule stays.
+
+    Attributes:
+        trigger: full path, `ns/name`; always of the rule's own namespace.
+        action: full path, `ns/[package/]name`, as it was given: it may lead through a binding.
+        status: as it was set; it counts only while the rule is linked: see `status_under`.
+        link: `birth` of the trigger that it was linked to; None when that was gone already.
+        linked_ms: when it was linked, or made active anew: a trigger's rules run in this order. Milliseconds since the epoch.
+    """
+
+    trigger: str
+    action: str
+    status: RuleStatus = RuleStatus.ACTIVE
+    link: str | None = None
+    linked_ms: int = 0
+
+    def is_linked(self, trigger: Trigger | None) -> bool:
+        """Tell whether a trigger (what is now at the path that the rule names) has this rule."""
+        return trigger is not None and self.link == trigger.birth and self.trigger == trigger.full_path
+
+    def status_under(self, trigger: Trigger | None) -> RuleStatus:
+        """Status that counts: a rule whose trigger is gone, or does not link it, is inactive."""
+        return self.status if self.is_linked(trigger) else RuleStatus.INACTIVE
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """An activation that was promised: it survives the daemon until it has a finished record.
 
@@ -186,6 +247,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         cause: id of the enclosing sequence.
         idempotency_key: from the header `Idempotency-Key`.
         body_sha256: of the request's body, hexadecimal; with the key.
+        binding: full path of the package binding that the action was called through.
     """
 
     activation_id: ActivationId
@@ -199,6 +261,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     idempotency_key: str | None = None
     body_sha256: str | None = None
+    binding: str | None = None
 
 
 class Status(enum.IntEnum):
@@ -310,6 +373,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
         size: length of the response body in characters as the runtime sent it; None where fabricated.
         cause: id of the enclosing sequence.
         transaction: id of the request.
+        binding: full path of the package binding that the action was called through.
     """
 
     activation_id: ActivationId
@@ -331,6 +395,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     container: str | None = None
     cause: str | None = None
     transaction: str = ""
+    binding: str | None = None
     meter: Meter = Meter()
 
     @property

@@ -6,12 +6,14 @@ import logging
 import time
 
 from invoker.adoption import adopt_or_remove, lost_activations
+from invoker.errors import EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.model import Accepted, Action, Identity
 from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
+from invoker.resolve import resolve_action
 from invoker.stores import Stores
 from pool.backend import ContainerBackend
 from pool.errors import InvokerError
@@ -62,6 +64,7 @@ async def take_over(
             authenticate_us=0,
             authorise_us=0,
             resolve_us=0,
+            binding=accepted.binding,
         )
         invoker.resume(accepted, call)
     if recorder.recovery.unbegun:
@@ -69,9 +72,15 @@ async def take_over(
 
 
 def _action_of(accepted: Accepted, entities: EntityStore) -> Action | None:
+    """Find the action again by the way it was called: its package's parameters may come from a binding."""
     owner, _, path = accepted.path.partition("/")
-    entity = entities.get(owner, path)
-    return entity if isinstance(entity, Action) else None
+    if accepted.binding is not None:
+        owner, _, package = accepted.binding.partition("/")
+        path = f"{package}/{path.rpartition('/')[2]}"
+    try:
+        return resolve_action(entities, owner, path).action
+    except (EntityNotFound, WrongCollection):
+        return None
 
 
 def _facts_of_accepted(accepted: Accepted, entities: EntityStore) -> Facts:

@@ -23,6 +23,7 @@ from invoker.http.rendering import (
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.model import Action, Activation, Collection, Status
+from invoker.resolve import ResolvedAction, resolve_action, resolve_package
 
 #: Status of the answer to a blocking invocation, by how the activation ended.
 _ANSWERS = {Status.SUCCESS: 200, Status.APPLICATION_ERROR: 502, Status.DEVELOPER_ERROR: 502, Status.INTERNAL_ERROR: 500}
@@ -40,7 +41,8 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     body_ends = time.monotonic()
     payload = parse_payload(body)
     parsed = time.monotonic()
-    action = _find(services, exchange)
+    found = _find(services, exchange)
+    action = found.action
     services.manifest.check(action.exec.kind)
     services.admission.check_concurrency(
         exchange.identity.namespace, services.invoker.in_flight(exchange.identity.namespace.name)
@@ -59,6 +61,7 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
             authorise_us=exchange.authorise_us,
             resolve_us=microseconds_since(parsed),
             idempotency_key=idempotency_key,
+            binding=found.binding_path,
         )
     )
     return _answer(services, outcome, result_only=options.result_only)
@@ -78,10 +81,11 @@ def _answer(services: Services, outcome: Activation | Accepted202, *, result_onl
 
 
 async def get_action(services: Services, exchange: Exchange) -> Reply:
-    """GET: the whole action; `?code=false` leaves its code out."""
+    """GET: the whole action, with the parameters it inherits; `?code=false` leaves its code out."""
     with_code = boolean(exchange.query, "code", default=True)
-    action = _find(services, exchange)
-    return Reply(render_action(action, await _read_code(services, action) if with_code else None))
+    found = _find(services, exchange)
+    code = await _read_code(services, found.action) if with_code else None
+    return Reply(render_action(found.action, code, binding=found.binding_path))
 
 
 async def put_action(services: Services, exchange: Exchange) -> Reply:
@@ -91,8 +95,7 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
     body = parse_action(await exchange.read_json(REQUEST_BYTES, required=True))
     site = services.limits()
     check_sizes(body, site)
-    if package := exchange.path.rpartition("/")[0]:
-        _require_package(services, exchange.namespace, package)
+    _refuse_binding(services, exchange)
     old = services.entities.get(exchange.namespace, exchange.path)
     if old is not None and not isinstance(old, Action):
         raise WrongCollection
@@ -125,7 +128,11 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
 
 async def delete_action(services: Services, exchange: Exchange) -> Reply:
     """DELETE: answers with the action as it was."""
-    action = _find(services, exchange)
+    _check_names(exchange)
+    _refuse_binding(services, exchange)
+    action = services.entities.get(exchange.namespace, exchange.path)
+    if not isinstance(action, Action):
+        raise EntityNotFound if action is None else WrongCollection
     body = render_action(action, await _read_code(services, action))
     await services.entities.delete(action)
     return Reply(body)
@@ -134,28 +141,30 @@ async def delete_action(services: Services, exchange: Exchange) -> Reply:
 async def list_actions(services: Services, exchange: Exchange) -> Reply:
     """GET of the collection, or with `NAME/` of one package."""
     page = parse_page(exchange.query, "actions")
-    package = exchange.path or None
-    if package is not None:
-        _require_package(services, exchange.namespace, package)
+    namespace, package = exchange.namespace, None
+    if exchange.path:
+        name = check_name(exchange.path.removesuffix("/"))
+        provider = resolve_package(services.entities, namespace, name).package
+        namespace, package = provider.namespace, provider.path
     if page.count:
-        total = services.entities.count(exchange.namespace, Collection.ACTIONS, package)
+        total = services.entities.count(namespace, Collection.ACTIONS, package)
         return Reply(render_count("actions", max(total - page.skip, 0)))
-    found = services.entities.list(exchange.namespace, Collection.ACTIONS, limit=page.limit, skip=page.skip, package=package)
+    found = services.entities.list(namespace, Collection.ACTIONS, limit=page.limit, skip=page.skip, package=package)
     return Reply(render_action_list(action for action in found if isinstance(action, Action)))
 
 
-def _find(services: Services, exchange: Exchange) -> Action:
+def _find(services: Services, exchange: Exchange) -> ResolvedAction:
     """Find the action that the path names.
 
     Raises:
         InvalidName: it could not exist.
         EntityNotFound, WrongCollection: it does not.
     """
-    entity = services.entities.get(exchange.namespace, exchange.path)
-    if isinstance(entity, Action):
-        return entity
-    _check_names(exchange)
-    raise EntityNotFound if entity is None else WrongCollection
+    try:
+        return resolve_action(services.entities, exchange.namespace, exchange.path)
+    except (EntityNotFound, WrongCollection):
+        _check_names(exchange)
+        raise
 
 
 def _check_names(exchange: Exchange) -> None:
@@ -163,13 +172,16 @@ def _check_names(exchange: Exchange) -> None:
         check_name(segment)
 
 
-def _require_package(services: Services, namespace: str, package: str) -> None:
-    check_name(package)
-    entity = services.entities.get(namespace, package)
-    if entity is None:
-        raise EntityNotFound
-    if isinstance(entity, Action):
-        raise WrongCollection
+def _refuse_binding(services: Services, exchange: Exchange) -> None:
+    """Let only a real package, or the default one, be written into.
+
+    Raises:
+        EntityNotFound, WrongCollection: there is no such package.
+        InvalidRequest: it is a binding.
+    """
+    package = exchange.path.rpartition("/")[0]
+    if package and resolve_package(services.entities, exchange.namespace, package).binding is not None:
+        raise InvalidRequest("Operation not permitted on package binding.")
 
 
 async def _read_code(services: Services, action: Action) -> str | None:

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable
 from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
-from invoker.http.entitlement import Right, authorise
 from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request, microseconds_since
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.parsing import accepts_json, check_namespace, split_target
@@ -163,8 +163,8 @@ class Api:
         authenticated = time.monotonic()
         if handler is invoke_action:
             services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
-        if namespace != own:
-            authorise(identity, Right(method), check_namespace(namespace), collection, path)
+        if namespace != own or "/" in path:
+            authorise(services.entities, identity, Right(method), Resource(check_namespace(namespace), collection, path))
         if not accepts_json(request.headers.get("accept")):
             raise NotAcceptable
         exchange.authorise_us = microseconds_since(authenticated)
@@ -196,7 +196,7 @@ class _Route(NamedTuple):
 
     Attributes:
         namespace: as in the path.
-        path: within the collection.
+        path: within the collection; `package/` for the actions of a package.
     """
 
     handler: Handler
@@ -221,7 +221,8 @@ def _match(segments: tuple[str, ...], method: str) -> _Route:
         raise NoRoute
     if any("/" in segment for segment in rest):
         raise InvalidName  # a slash that came encoded divides nothing
-    return _Route(handler, segments[3], collection, "/".join(segment for segment in rest if segment))
+    path = "/".join(segment for segment in rest if segment)
+    return _Route(handler, segments[3], collection, f"{path}/" if handler is list_actions and path else path)
 
 
 def _shape_of(rest: Sequence[str]) -> str:

@@ -179,7 +179,8 @@ class Exchange:
         identity: the caller.
         namespace: named in the path, `_` resolved.
         collection: what the path leads into: `actions`, `activations`, ...
-        path: of the entity in it: the segments after the collection, joined; empty for the collection itself.
+        path: of the entity in it: the segments after the collection, joined; empty for the collection itself, `package/` for
+            the list of a package's actions.
         query: last value of each parameter.
         started: `time.monotonic()` when the request's head was there.
         authenticate_us: spent since on finding out who calls.

@@ -72,12 +72,13 @@ def render_health(health: Health) -> bytes:
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
-def render_action(action: Action, code: str | None) -> bytes:
+def render_action(action: Action, code: str | None, *, binding: str | None = None) -> bytes:
     """Render a whole action.
 
     Args:
         action: the action.
         code: what was sent as its code; None leaves the field out.
+        binding: full path of the binding that it was found through; None leaves the field out.
     """
     execution: dict[str, Any] = {"kind": action.exec.kind}
     if action.exec.image is not None:
@@ -87,19 +88,20 @@ def render_action(action: Action, code: str | None) -> bytes:
     if action.exec.main is not None:
         execution["main"] = action.exec.main
     execution["binary"] = action.exec.binary
-    return _encode(
-        {
-            "namespace": _namespace(action),
-            "name": action.name,
-            "exec": execution,
-            "parameters": action.parameters,
-            "limits": _limits(action.limits),
-            "version": action.version,
-            "publish": action.publish,
-            "annotations": action.annotations,
-            "updated": action.updated,
-        }
-    )
+    document = {
+        "namespace": _namespace(action),
+        "name": action.name,
+        "exec": execution,
+        "parameters": action.parameters,
+        "limits": _limits(action.limits),
+        "version": action.version,
+        "publish": action.publish,
+        "annotations": action.annotations,
+        "updated": action.updated,
+    }
+    if binding is not None:
+        document["binding"] = binding
+    return _encode(document)
 
 
 def render_action_list(actions: Iterable[Action]) -> bytes:
@@ -232,6 +234,8 @@ def _annotations(activation: Activation, price: Price) -> list[_Entry]:
         entries.append(_Entry("initTime", activation.init_ms))
     if activation.cause is not None:
         entries.append(_Entry("causedBy", "sequence"))
+    if activation.binding is not None:
+        entries.append(_Entry("binding", activation.binding))
     if meter.start_kind is not None:
         entries += (
             _Entry("startKind", meter.start_kind),

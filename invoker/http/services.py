@@ -13,7 +13,7 @@ from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Activation, Collection, Entity, Namespace
+from invoker.model import Activation, Collection, Entity, Namespace, Rule, Trigger
 from pool.model import ActivationId
 
 
@@ -47,6 +47,9 @@ class Entities(Protocol):
 
     def count(self, namespace: str, collection: Collection, package: str | None = None) -> int:
         """Count what `list` would list without limit."""
+
+    def rules_of(self, trigger: Trigger) -> Sequence[Rule]:
+        """List the rules that are linked to a trigger, inactive ones too, in the order in which they run."""
 
     async def put(self, entity: Entity, *, expected_revision: str | None) -> None:
         """Write an entity over the one of this revision, or as a new one (None).

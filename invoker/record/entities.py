@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from invoker.errors import ConcurrentModification, EntityNotFound
-from invoker.model import Action, Collection, Entity, Namespace
+from invoker.model import Action, Collection, Entity, Namespace, Package, Rule, Trigger
 from invoker.record.code_files import CodeFiles
 from invoker.record.store import StoreBroken, Writer, load_queries
 
@@ -24,9 +24,14 @@ from invoker.record.store import StoreBroken, Writer, load_queries
 Listener = Callable[[Entity | None, Entity | None], None]
 
 #: The types of entity by their collection. Each has a tag, so that a row says what it is.
-COLLECTIONS: dict[type[Entity], Collection] = {Action: Collection.ACTIONS}
+COLLECTIONS: dict[type[Entity], Collection] = {
+    Action: Collection.ACTIONS,
+    Package: Collection.PACKAGES,
+    Trigger: Collection.TRIGGERS,
+    Rule: Collection.RULES,
+}
 
-_decode_entity = msgspec.json.Decoder(Action).decode
+_decode_entity = msgspec.json.Decoder(Action | Package | Trigger | Rule).decode
 _decode_namespace = msgspec.json.Decoder(Namespace).decode
 _encode = msgspec.json.Encoder().encode
 #: Namespace, collection, package: None is all of the collection, "" the default package.
@@ -47,6 +52,8 @@ class EntityStore:
         self._trees: dict[str, dict[str, Entity]] = {}
         #: What a list shows, by path, last written last: a write takes the entity out and puts it at the end.
         self._orders: dict[_Order, dict[str, Entity]] = {}
+        #: Rules by the trigger they name, then by their own path; full paths. Whether they are linked is told by `rules_of`.
+        self._rules: dict[str, dict[str, Rule]] = {}
         #: How many entities use each code.
         self._code_uses: Counter[str] = Counter()
         self._listeners: list[Listener] = []
@@ -164,6 +171,11 @@ class EntityStore:
         """Count what `list` would list without limit."""
         return len(self._orders.get((namespace, collection, package), ()))
 
+    def rules_of(self, trigger: Trigger) -> builtins.list[Rule]:
+        """List the rules that are linked to a trigger, inactive ones too, in the order in which they run."""
+        rules = self._rules.get(trigger.full_path, {}).values()
+        return sorted((rule for rule in rules if rule.is_linked(trigger)), key=lambda rule: (rule.linked_ms, rule.path))
+
     async def put(self, entity: Entity, *, expected_revision: str | None) -> None:
         """Write an entity over the one of this revision, or as a new one (None). It has a new revision itself.
 
@@ -218,18 +230,28 @@ class EntityStore:
         """Change one entity in memory, and tell the listeners."""
         if before is not None:
             del self._trees[before.namespace][before.path]
+            if isinstance(before, Rule):
+                self._unlist_rule(before)
             for order in self._orders_of(before):
                 del order[before.path]
             if (digest := _code_of(before)) is not None:
                 self._code_uses[digest] -= 1
         if after is not None:
             self._trees.setdefault(after.namespace, {})[after.path] = after
+            if isinstance(after, Rule):
+                self._rules.setdefault(after.trigger, {})[after.full_path] = after
             for order in self._orders_of(after):
                 order[after.path] = after
             if (digest := _code_of(after)) is not None:
                 self._code_uses[digest] += 1
         for listener in self._listeners:
             listener(before, after)
+
+    def _unlist_rule(self, rule: Rule) -> None:
+        rules = self._rules[rule.trigger]
+        del rules[rule.full_path]
+        if not rules:
+            del self._rules[rule.trigger]
 
     def _orders_of(self, entity: Entity) -> tuple[dict[str, Entity], dict[str, Entity]]:
         collection = COLLECTIONS[type(entity)]

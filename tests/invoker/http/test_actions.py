@@ -4,11 +4,7 @@ import msgspec
 import pytest
 
 from invoker.errors import IdempotencyConflict
-from invoker.model import Entity, Status
-
-
-class Package(Entity, frozen=True, kw_only=True, tag="package"):
-    """Another collection's entity."""
+from invoker.model import Binding, Package, Status
 
 
 def annotations(document):
@@ -83,8 +79,7 @@ async def test_a_lost_race_is_409_in_the_words_that_clients_retry_on(site):
     await site.put_hello()
 
     def overtake(entity):
-        there = site.entities.entities[entity.namespace, entity.path]
-        site.entities.entities[entity.namespace, entity.path] = msgspec.structs.replace(there, revision="other")
+        site.entities.add(msgspec.structs.replace(site.entities.get(entity.namespace, entity.path), revision="other"))
 
     site.entities.before_put = overtake
     answered = await site.ask("PUT", "actions/hello?overwrite=true", {"publish": True})
@@ -93,7 +88,7 @@ async def test_a_lost_race_is_409_in_the_words_that_clients_retry_on(site):
 
 
 async def test_a_name_of_another_collection_is_409_for_every_method(site):
-    site.entities.entities["guest", "p"] = Package(namespace="guest", path="p", revision="r", updated=1)
+    site.entities.add(Package(namespace="guest", path="p", revision="r", updated=1))
     for method in ("GET", "DELETE", "POST", "PUT"):
         body = {"exec": {"kind": "python:3", "code": "x"}} if method == "PUT" else None
         answered = await site.ask(method, "actions/p?overwrite=true", body)
@@ -105,10 +100,22 @@ async def test_an_action_in_a_package_needs_the_package(site):
     body = {"exec": {"kind": "python:3", "code": "x"}}
     assert (await site.ask("PUT", "actions/p/a", body)).status == 404
     assert (await site.ask("GET", "actions/p/")).status == 404
-    site.entities.entities["guest", "p"] = Package(namespace="guest", path="p", revision="r", updated=1)
+    site.entities.add(Package(namespace="guest", path="p", revision="r", updated=1))
     created = await site.ask("PUT", "actions/p/a", body)
     assert (created.json["namespace"], created.json["name"]) == ("guest/p", "a")
     assert [each["name"] for each in (await site.ask("GET", "actions/p/?limit=30&skip=0")).json] == ["a"]
+
+
+async def test_an_action_is_called_through_a_binding_with_what_it_inherits(site):
+    bound = Binding(namespace="guest", name="p")
+    site.entities.add(Package(namespace="guest", path="p", revision="r", updated=1))
+    site.entities.add(Package(namespace="guest", path="b", revision="r", updated=1, binding=bound))
+    await site.ask("PUT", "actions/p/a", {"exec": {"kind": "python:3", "code": "x"}})
+    assert (await site.ask("POST", "actions/b/a")).status == 202
+    (call,) = site.invoker.calls
+    assert (call.action.full_path, call.binding) == ("guest/p/a", "guest/b")
+    read = (await site.ask("GET", "actions/b/a")).json
+    assert (read["namespace"], read["binding"]) == ("guest/p", "guest/b")
 
 
 @pytest.mark.parametrize("name", ["hello%20world", "a@b.c&d-e", "x" * 256, "Hello"])
@@ -154,7 +161,7 @@ async def test_a_body_that_cannot_be_written_leaves_nothing_behind(site, body, s
     answered = await site.ask("PUT", "actions/a", body)
     assert answered.status == status
     assert words in answered.error
-    assert site.entities.entities == {}
+    assert site.entities.everything() == {}
 
 
 async def test_a_body_needs_a_type_and_it_is_json(site):
@@ -187,10 +194,8 @@ async def test_megabytes_of_code_survive(site):
 
 async def test_a_deprecated_action_can_be_read_and_deleted_only(site):
     await site.put_hello()
-    action = site.entities.entities["guest", "hello"]
-    site.entities.entities["guest", "hello"] = msgspec.structs.replace(
-        action, exec=msgspec.structs.replace(action.exec, kind="python:2")
-    )
+    action = site.entities.get("guest", "hello")
+    site.entities.add(msgspec.structs.replace(action, exec=msgspec.structs.replace(action.exec, kind="python:2")))
     for method, body in (("PUT", {"publish": True}), ("POST", None)):
         refused = await site.ask(method, "actions/hello?overwrite=true", body)
         assert refused.status == 400

@@ -6,8 +6,19 @@ import msgspec
 import pytest
 
 from invoker.errors import ConcurrentModification, EntityNotFound
-from invoker.model import Action, Annotation, Collection, Exec, Namespace
-from invoker.record.entities import EntityStore
+from invoker.model import (
+    Action,
+    Annotation,
+    Binding,
+    Collection,
+    Exec,
+    Namespace,
+    Package,
+    Rule,
+    RuleStatus,
+    Trigger,
+)
+from invoker.record.entities import COLLECTIONS, EntityStore
 from invoker.record.store import StoreBroken
 
 ACTIONS = Collection.ACTIONS
@@ -191,3 +202,61 @@ async def test_a_hundred_thousand_entities_load_in_seconds_and_list_at_once(open
         assert store.list("guest", ACTIONS, limit=30)[0].path == "a99999"
     assert loaded - began < 10
     assert time.perf_counter() - loaded < 0.5
+
+
+def a_trigger(birth="born", revision="t1") -> Trigger:
+    return Trigger(namespace="guest", path="t", revision=revision, updated=1, birth=birth)
+
+
+def a_rule(path, *, linked_ms, revision="r1", link="born", trigger="guest/t", status=RuleStatus.ACTIVE) -> Rule:
+    return Rule(
+        namespace="guest", path=path, revision=revision, updated=linked_ms, trigger=trigger, action="guest/a", link=link,
+        linked_ms=linked_ms, status=status,
+    )  # fmt: skip
+
+
+async def test_entities_of_all_collections_share_one_tree_and_survive(open_store):
+    store = await open_store()
+    binding = Package(namespace="guest", path="b", revision="r", updated=5, binding=Binding(namespace="lib", name="p"))
+    written = [an_action(), binding, a_trigger(), a_rule("r", linked_ms=7, status=RuleStatus.INACTIVE)]
+    for each in written:
+        await store.put(each, expected_revision=None)
+    for _ in range(2):
+        for each in written:
+            assert store.get("guest", each.path) == each
+            assert store.list("guest", COLLECTIONS[type(each)], limit=10) == [each]
+        await store.close()
+        store = await open_store()
+
+
+async def test_the_rules_of_a_trigger_come_in_the_order_in_which_they_were_linked(open_store):
+    store = await open_store()
+    trigger = a_trigger()
+    await store.put(trigger, expected_revision=None)
+    inactive = a_rule("i", linked_ms=2, status=RuleStatus.INACTIVE)
+    for rule in (a_rule("b", linked_ms=3), a_rule("a", linked_ms=1), inactive, a_rule("z", linked_ms=4, trigger="guest/u")):
+        await store.put(rule, expected_revision=None)
+    await store.put(a_rule("a", linked_ms=9, revision="r2"), expected_revision="r1")
+    for _ in range(2):
+        assert [rule.path for rule in store.rules_of(trigger)] == ["i", "b", "a"]
+        await store.close()
+        store = await open_store()
+    await store.delete(a_rule("b", linked_ms=3))
+    await store.put(a_rule("i", linked_ms=2, revision="r2", trigger="guest/u"), expected_revision="r1")
+    assert [rule.path for rule in store.rules_of(trigger)] == ["a"]
+
+
+async def test_a_trigger_made_again_has_no_rules_and_an_updated_one_keeps_them(open_store):
+    store = await open_store()
+    await store.put(a_trigger(), expected_revision=None)
+    rule = a_rule("r", linked_ms=1)
+    await store.put(rule, expected_revision=None)
+    await store.put(a_trigger(revision="t2"), expected_revision="t1")
+    trigger = store.get("guest", "t")
+    assert store.rules_of(trigger) == [rule]
+    assert rule.status_under(trigger) is RuleStatus.ACTIVE
+    await store.delete(trigger)
+    assert rule.status_under(store.get("guest", "t")) is RuleStatus.INACTIVE
+    await store.put(a_trigger(birth="again"), expected_revision=None)
+    assert store.rules_of(store.get("guest", "t")) == []
+    assert rule.status_under(store.get("guest", "t")) is RuleStatus.INACTIVE

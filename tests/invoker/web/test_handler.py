@@ -81,8 +81,7 @@ async def test_what_is_not_there_is_404_whatever_is_missing(site, web_action, pa
 
 async def test_a_blocked_owner_serves_nothing(site, web_action):
     await web_action()
-    (uuid,) = site.entities.namespaces
-    site.entities.namespaces[uuid] = msgspec.structs.replace(site.entities.namespaces[uuid], blocked=True)
+    site.entities.add_namespace(msgspec.structs.replace(site.entities.get_namespace("guest"), blocked=True))
     assert (await site.ask("GET", URL, auth=False)).status == 404
 
 
