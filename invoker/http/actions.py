@@ -8,7 +8,7 @@ import msgspec
 
 from invoker.errors import EntityExists, EntityNotFound, InvalidRequest, WrongCollection
 from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
-from invoker.http.exchange import Exchange, Reply, microseconds_since
+from invoker.http.exchange import REASON, Exchange, Reply, microseconds_since
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_action, parse_invoke_options, parse_page, parse_payload
 from invoker.http.rendering import (
@@ -75,6 +75,8 @@ def _answer(services: Services, outcome: Activation | Accepted202, *, result_onl
     headers = {"x-openwhisk-activation-id": outcome.activation_id}
     if isinstance(outcome, Accepted202):
         return Reply(render_accepted(outcome.activation_id), 202, headers=headers)
+    if outcome.status is not Status.SUCCESS:
+        headers[REASON] = outcome.meter.outcome
     bare = result_only or is_array(outcome.result)
     body = render_result(outcome) if bare else render_activation(outcome, (), services.price)
     return Reply(body, _ANSWERS[outcome.status], headers=headers)

@@ -33,6 +33,8 @@ from pool.errors import InvokerError
 
 JSON = "application/json"
 TEXT = "text/plain"
+#: Stable name of what went wrong, on every answer that tells of a failure: clients tell cases apart by it, not by the sentence.
+REASON = "X-Invokerd-Reason"
 
 #: Upstream's CORS headers of the REST API.
 CORS = {
@@ -134,7 +136,7 @@ class Reply:
     def of_error(cls, error: InvokerError, transaction: str) -> Reply:
         """Answer a failure, by the map of `errors.py`; with the id of the activation where the error bears one."""
         answer = answer_of(error)
-        headers = {}
+        headers = {REASON: error.code}
         if (activation_id := getattr(error, "activation_id", None)) is not None:
             headers["x-openwhisk-activation-id"] = str(activation_id)
         if (wait_s := retry_after_s(error)) is not None:

@@ -16,6 +16,7 @@ from invoker.code import CodeStore
 from invoker.config.model import Config, LimitsConfig, StemCellConfig
 from invoker.config.model import PoolConfig as PoolBranch
 from invoker.errors import IdempotencyConflict, ParametersNotAllowed
+from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202, Call
 from invoker.invoke import Invoker
 from invoker.manifest import Manifest
@@ -23,7 +24,7 @@ from invoker.model import Accepted, Action, Activation, Annotation, Exec, Identi
 from invoker.plan import Facts, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder
-from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed
+from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.machine import PoolSettings
@@ -346,6 +347,40 @@ async def test_container_that_would_not_thaw_is_replaced_and_the_call_runs_once(
             done = await s.run()
         assert done.meter.start_kind is StartKind.COLD
         assert runs.count("/run") == 2
+
+
+async def test_a_call_for_which_no_container_thaws_ends_as_docs_errors_says(tmp_path: Path):
+    """The row `thaw-failed` of docs/errors.md, which no healthy kernel gives."""
+    table = Path(__file__).parents[2] / "docs/errors.md"
+    (row,) = [line.split("|") for line in table.read_text().splitlines() if line.startswith("| thaw-failed |")]
+    status, sentence, reason = int(row[3]), row[4].strip().strip("`"), row[5].strip()
+    async with site(tmp_path, freeze_grace_s=0.0) as s:
+        runs: list[str] = []
+        s.backend.action = lambda path, body: (runs.append(path), Answer(after_s=0.05 if path == "/run" else 0.0))[1]
+        await asyncio.gather(*(s.run() for _ in range(3)))
+        containers = list(s.backend.containers.values())
+        assert len(containers) == 3
+        async with asyncio.timeout(5):
+            while not all(container.frozen for container in containers):
+                await asyncio.sleep(0)
+        done = len(runs)
+
+        def refuse(_self: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(containers[0]), "thaw", refuse)
+            with pytest.raises(ThawFailed) as caught:
+                await s.run()
+        reply = Reply.of_error(caught.value, "tid")
+        assert (reply.status, reply.headers["X-Invokerd-Reason"], reply.headers["Retry-After"]) == (status, reason, "1")
+        assert sentence in str(caught.value)
+        assert len(runs) == done, "something has run"
+        assert (s.finished[-1].activation_id, s.finished[-1].meter.outcome) == (caught.value.activation_id, reason)
+        async with asyncio.timeout(5):
+            while s.backend.containers:
+                await asyncio.sleep(0)
+        assert (await s.run()).status is Status.SUCCESS
 
 
 async def test_drain_refuses_new_calls_and_lets_running_ones_end(tmp_path: Path):

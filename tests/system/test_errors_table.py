@@ -1,29 +1,44 @@
-"""Walks the table of docs/errors.md against a real daemon: what is answered, what is recorded, and that nobody else notices."""
+"""Walks the table of docs/errors.md against a real daemon: what is answered, what is recorded, and that nobody else notices.
+
+Sites provoke the cases: `Site` a daemon behind a proxy and on a disk of its own, `TightSite` one whose pool is small.
+`thaw-failed` needs a kernel that disobeys, and is walked on the fake engine in `tests/invoker/test_invoke.py`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.container import Engine
 from bench.daemon import Daemon
 from bench.proxy import CountingProxy
 
-pytestmark = pytest.mark.docker
-
+#: Rows that another test walks.
+ON_THE_FAKE = {"thaw-failed"}
+#: Rows that concern every caller of the node.
+EVERYBODYS = {"disk-full"}
+DEADLINE_S = 60.0
 TABLE = Path(__file__).parents[2] / "docs/errors.md"
 BLACKBOX = "openwhisk/dockerskeleton"
+ECHO = "def main(args):\n    return args\n"
 PYTHON_ERRORS = {
     "syntax-error": "def main(args) return args",
+    "init-exited": "import os\nos._exit(3)\n",
     "returns-a-number": "def main(args):\n    return 7\n",
     "raises": "def main(args):\n    raise ValueError('out of cheese')\n",
     "prints-much": "def main(args):\n    for _ in range(1600):\n        print('x' * 65535)\n    return {}\n",
@@ -58,7 +73,8 @@ class Row:
     case: str
     status: int
     sentence: str
-    outcome: str
+    reason: str
+    recorded: bool
     container: str
 
 
@@ -67,8 +83,8 @@ def rows() -> list[Row]:
     found = []
     for line in TABLE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 6 and cells[2].isdigit():
-            found.append(Row(cells[0], int(cells[2]), cells[3].strip("`"), cells[4], cells[5]))
+        if len(cells) == 7 and cells[2].isdigit():
+            found.append(Row(cells[0], int(cells[2]), cells[3].strip("`"), cells[4], cells[5] == "one", cells[6]))
     return found
 
 
@@ -79,13 +95,65 @@ def zipped(name: str, content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass
-class Site:
-    """The daemon, a user whose calls go wrong, and a bystander whose do not."""
+class AnySite:
+    """A daemon, a user whose calls go wrong, and a bystander whose do not."""
 
-    daemon: Daemon
-    user: Any
-    bystander: Any
+    def __init__(self, daemon: Daemon, engine_url: str, make_user: Any) -> None:
+        self.daemon = daemon
+        self.engine = Engine(engine_url)
+        self.user = make_user(daemon, "anna")
+        self.bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
+
+    def call(self, code: Any, **options: Any) -> Any:
+        self.user.deploy("subject", code, **options)
+        return self.user.invoke("subject")
+
+    def finished_rows(self) -> dict[str, int]:
+        """Count the ledger's rows of the user's ended activations, by activation."""
+        self.user.ask("GET", "activations?limit=1")  # answered when all that was finished before is committed
+        found: dict[str, int] = {}
+        for month in (self.daemon.state_dir / "ledger").glob("*.db"):
+            with contextlib.closing(sqlite3.connect(f"file:{month}?mode=ro", uri=True)) as ledger:
+                query = "SELECT subject, count(*) FROM ledger WHERE type = 'finished' AND namespace = 'anna' GROUP BY subject"
+                found |= dict(ledger.execute(query))
+        return found
+
+    def pooled(self) -> dict[str, str]:
+        """Every container of the pool, and its state."""
+        return {each["container"]: each["state"] for each in json.loads(self.daemon.control("pool", "--json"))["containers"]}
+
+    def orphans(self) -> set[str]:
+        """Containers that the engine has and the pool does not own."""
+        listed = {each["Names"][0].removeprefix("/") for each in self.engine.containers(f"invokerd.node={self.daemon.node}")}
+        return listed - set(self.pooled())
+
+    @contextlib.contextmanager
+    def undisturbed(self, case: str) -> Iterator[None]:
+        """Let the bystander call its warm action while the block runs: each call must be answered, by the same container."""
+        over = threading.Event()
+
+        def calls() -> set[tuple[int, str]]:
+            seen = set()
+            while not over.is_set():
+                answer = self.bystander.invoke("echo", {"still": "here"})
+                seen.add((answer.status, answer.annotations["container"] if answer.status == 200 else answer.text))
+                time.sleep(0.02)
+            return seen
+
+        with ThreadPoolExecutor(1) as pool:
+            held = self.bystander.invoke("echo").annotations["container"]
+            seen = pool.submit(calls) if case not in EVERYBODYS else None
+            try:
+                yield
+            finally:
+                over.set()
+            assert seen is None or seen.result() <= {(200, held)}
+            assert self.bystander.invoke("echo").annotations["container"] == held
+
+
+class Site(AnySite):
+    """A daemon with a proxy before its engine, and on a disk of its own."""
+
     proxy: CountingProxy
     disk: Path
 
@@ -119,10 +187,6 @@ class Site:
             )
         return provoke[case]()
 
-    def call(self, code: Any, **options: Any) -> Any:
-        self.user.deploy("subject", code, **options)
-        return self.user.invoke("subject")
-
     def without_engine(self, how: str) -> Any:
         self.user.deploy("subject", f"def main(args):\n    return {{'how': '{how}'}}\n", memory=300)
         with self.proxy.failing(how):
@@ -148,6 +212,36 @@ class Site:
             self.daemon.wait(lambda: self.user.invoke("echo").status == 200, "to take work again")
 
 
+class TightDaemon(Daemon):
+    """A daemon whose pool is made smaller than an action that was written before."""
+
+    def tighten(self, **pool: Any) -> None:
+        self.stop()
+        text = self._file.read_text()
+        for name, value in pool.items():
+            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+        self._file.write_text(text)
+        self.start()
+
+
+class TightSite(AnySite):
+    """A daemon with room for one container of the user's and one of the bystander's."""
+
+    def run(self, case: str) -> Any:
+        """Provoke one row."""
+        if case == "memory-never-available":
+            return self.user.invoke("large")
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(self.user.invoke, "sleep", {"s": 6})
+            self.daemon.wait(lambda: "anna/sleep" in str(self.daemon.control("pool")), "to run it")
+            answer = self.user.invoke("other")
+            assert held.result().status == 200
+        return answer
+
+
+TIGHT = {"memory-never-available", "waited-too-long"}
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any, small_images: None) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("errors")
@@ -156,52 +250,92 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(disk)], check=True)
     try:
         with CountingProxy(root / "engine.sock", engine_url.removeprefix("unix://")) as proxy:
-            daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "state_dir": str(disk / "state")})
+            small = {"store.journal_segment_bytes": 1 << 20}  # so that a full disk is felt after some hundred calls
+            daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "state_dir": str(disk / "state")} | small)
+            daemon.state_dir = disk / "state"
             daemon.start()
             try:
-                user = make_user(daemon, "anna")
-                bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
-                for each in (user, bystander):
-                    each.deploy("echo", "def main(args):\n    return args\n")
+                site = Site(daemon, engine_url, make_user)
+                site.proxy, site.disk = proxy, disk
+                for each in (site.user, site.bystander):
+                    each.deploy("echo", ECHO)
                     assert each.invoke("echo", {"x": 1}).status == 200
-                yield Site(daemon, user, bystander, proxy, disk)
+                yield site
+                site.engine.close()
             finally:
                 daemon.stop()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_the_table_names_each_case_once():
+@pytest.fixture(scope="module")
+def tight_site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[TightSite]:
+    config = {"pool.memory_mib": 1024, "pool.max_wait_s": 60.0, "pool.stem_cells.enabled": False}
+    daemon = TightDaemon(tmp_path_factory.mktemp("tight"), engine_url, config)
+    daemon.start()
+    try:
+        site = TightSite(daemon, engine_url, make_user)
+        site.user.deploy("large", ECHO, memory=1024)
+        site.user.deploy("sleep", "import time\ndef main(args):\n    time.sleep(args['s'])\n    return {}\n", memory=256)
+        site.user.deploy("other", ECHO, memory=256)
+        site.bystander.deploy("echo", ECHO, memory=64)
+        # The self-test's container has 64 MiB of it.
+        daemon.tighten(memory_mib=448, max_wait_s=1.0)
+        assert site.bystander.invoke("echo").status == 200
+        yield site
+        site.engine.close()
+    finally:
+        daemon.stop()
+
+
+def test_the_table_names_each_case_once_and_says_what_is_answered():
     cases = [row.case for row in rows()]
-    assert len(cases) > 20
+    assert len(cases) > 30
     assert len(set(cases)) == len(cases)
+    assert set(cases) >= ON_THE_FAKE | TIGHT | EVERYBODYS
+    for row in rows():
+        assert row.status == 200 or len(row.sentence) > 1, f"{row.case} has no sentence"
+        assert row.recorded or row.container == "-", f"{row.case}: a container without an activation"
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.case)
-def test_row(site: Site, row: Row):
-    answer = site.run(row.case)
+@pytest.mark.docker
+@pytest.mark.parametrize("row", [row for row in rows() if row.case not in ON_THE_FAKE], ids=lambda row: row.case)
+def test_row(request: pytest.FixtureRequest, row: Row):
+    site: AnySite = request.getfixturevalue("tight_site" if row.case in TIGHT else "site")
+    before = site.finished_rows()
+    with site.undisturbed(row.case):
+        answer = site.run(row.case)
     assert answer.status == row.status, answer.text[:2000]
-    if row.sentence:
+    assert answer.headers.get("x-invokerd-reason") == (row.reason if row.status != 200 else None)
+    if row.status != 200:
         assert row.sentence in answer.error
-    activation_id = answer.headers.get("x-openwhisk-activation-id")
-    if row.outcome == "-":
-        assert activation_id is None
-    else:
-        record = site.user.record(activation_id)
-        assert record.annotations["outcome"] == row.outcome
-        held = record.annotations.get("container")
-        assert row.container == "gone" or (held is not None) == (row.container != "-")
-        if held is not None:
-            pooled = [
-                each["container"]
-                for each in json.loads(site.daemon.control("pool", "--json"))["containers"]
-                if each["state"] != "removing"
-            ]
-            assert (held in pooled) == (row.container == "kept")
+        if "activationId" not in answer.json:
+            assert answer.json["code"] == answer.headers["x-request-id"]
     if row.status == 503:
         assert int(answer.headers["retry-after"]) >= 1
-    seen = site.bystander.invoke("echo", {"still": "here"}, "blocking=true&result=true")
-    assert (seen.status, seen.json) == (200, {"still": "here"})
+    activation_id = answer.headers.get("x-openwhisk-activation-id")
+    assert (activation_id is not None) == row.recorded
+    new = {name: count for name, count in site.finished_rows().items() if name not in before}
+    if activation_id is None:
+        assert row.case in EVERYBODYS or new == {}, "a row was written for what had not begun"
+    else:
+        check_record(site, row, activation_id, new)
+    site.daemon.wait(lambda: not site.orphans(), "to have no container that the pool does not own")
+
+
+def check_record(site: AnySite, row: Row, activation_id: str, new: dict[str, int]) -> None:
+    """One record, one ledger row, and the container as the table says."""
+    record = site.user.record(activation_id)
+    assert record.annotations["outcome"] == row.reason
+    assert new[activation_id] == 1
+    assert set(new.values()) == {1}
+    held = record.annotations.get("container")
+    if row.container == "kept":
+        assert site.pooled()[held] != "removing"
+    elif held is not None:
+        assert site.pooled().get(held, "removing") == "removing"
+        site.daemon.wait(lambda: held not in site.pooled(), "to have removed it")
+    assert held is None or row.container != "-"
 
 
 def test_every_outcome_of_the_source_is_in_the_table_or_named_below():

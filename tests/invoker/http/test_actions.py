@@ -283,6 +283,8 @@ async def test_a_blocking_call_is_answered_with_the_record_or_the_result(site, m
     assert whole.status == http
     assert whole.json["activationId"] == activation.activation_id == whole.headers["x-openwhisk-activation-id"]
     assert whole.json["logs"] == []
+    # Clients tell failures apart by this header: it is the record's outcome.
+    assert whole.headers.get("X-Invokerd-Reason") == (None if http == 200 else activation.meter.outcome)
     bare = await site.ask("POST", "actions/hello?blocking=true&result=true", {})
     assert (bare.status, bare.text) == (http, '{"big": 1.10e5, "text": "\\u00e9"}')
     assert bare.headers["x-openwhisk-activation-id"] == activation.activation_id

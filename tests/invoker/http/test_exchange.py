@@ -145,7 +145,7 @@ async def test_waiting_for_the_clients_body_is_no_work_of_ours(site):
 )
 def test_an_error_becomes_a_reply_by_the_table(error, status, headers, cors):
     reply = Reply.of_error(error, "tid")
-    assert (reply.status, reply.headers, reply.cors) == (status, headers, cors)
+    assert (reply.status, reply.headers, reply.cors) == (status, {"X-Invokerd-Reason": error.code, **headers}, cors)
     assert msgspec.json.decode(reply.body) == {"error": str(error), "code": "tid"}
 
 
