@@ -122,7 +122,8 @@ class ContainerBackend(Protocol):
     async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
         """Create and start a container, labelled with node, boot id and spec; return as soon as its process runs.
 
-        A failure on the way leaves nothing behind (removal is retried by `reconcile`).
+        A failure on the way leaves nothing behind, where the engine obeys. Where it does not, or is not asked because it has just
+        not answered, the caller removes what there may be: `remove` with no handle, until it succeeds.
 
         Raises:
             ImageNotFound, ContainerStartFailed: the image's fault.

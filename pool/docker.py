@@ -1,8 +1,7 @@
-"""The container engine: Docker's API through aiodocker, whose only importer this is.
+"""The container engine as a backend: verbs of the pool as requests of Docker's API.
 
-Every call goes through `DockerBackend._command`, `_open_stream` or `_pull`, and so through the guard: a deadline, a turn, the
-breaker, a count. Errors of aiodocker and aiohttp become ours in `_translated`, and nowhere else. The engine makes and
-removes containers and tells their main process; all that happens between is done through the kernel, by descriptors.
+Every request goes through `engine.EngineClient`, and so through the guard: a deadline, a turn, the breaker, a count. The engine
+makes and removes containers and tells their main process; all that happens between is done through the kernel, by descriptors.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import aiodocker
-import aiohttp
 import msgspec
 
 from pool import cgroup, descriptors, fifo, netns, recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.disk import refuse_on_full_disk
+from pool.engine import EngineClient, EngineRefused, Stream, read_json_lines, translated
 from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
 from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
@@ -44,9 +42,6 @@ _REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 #: Kill it if it still runs; remove its anonymous volumes too.
 _WITH_FORCE = {"force": "1", "v": "1"}
 _RECONNECT_S = (0.2, 5.0)
-
-
-T = TypeVar("T")
 
 
 class _Created(msgspec.Struct):
@@ -84,21 +79,10 @@ class _Version(msgspec.Struct):
     version: str = msgspec.field(name="Version", default="")
 
 
-class EngineRefused(EngineError):
-    """The container engine answered with an error."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        #: HTTP status.
-        self.status = status
-
-
 class DockerHandle(cgroup.KernelHandle):
     """A container of this engine; of a foreign image, with its attached stream."""
 
-    def __init__(
-        self, container_id: ContainerId, engine_id: str, opened: Descriptors, stream: aiohttp.ClientResponse | None
-    ) -> None:
+    def __init__(self, container_id: ContainerId, engine_id: str, opened: Descriptors, stream: Stream | None) -> None:
         super().__init__(container_id, engine_id, opened)
         self.stream = stream
 
@@ -115,23 +99,20 @@ class DockerBackend:
 
     Attributes:
         facts: what the engine said of itself.
-        guard: the bounds around its calls; `guard.is_open` says that it is sick.
+        guard: the bounds around its calls; `guard.sick_classes()` tells what the engine does not answer to.
     """
 
     def __init__(
         self,
-        control: aiodocker.Docker,
-        streams: aiodocker.Docker,
+        engine: EngineClient,
         *,
         node: str,
         boot_id: str,
         run_dir: Path,
-        guard: Guard,
         facts: recipe.EngineFacts,
         cgroup_parent: str | None,
     ) -> None:
-        self._control = control
-        self._streams = streams
+        self._engine = engine
         self._node = node
         self._boot_id = boot_id
         self._run_dir = run_dir
@@ -139,7 +120,7 @@ class DockerBackend:
         self._dialer = netns.Dialer()
         #: Pulls under way, by reference and credentials; the result is whether it came to an end by itself.
         self._pulls: dict[tuple[str, frozenset[tuple[str, str]]], asyncio.Future[bool]] = {}
-        self.guard = guard
+        self.guard = engine.guard
         self.facts = facts
 
     @classmethod
@@ -170,13 +151,12 @@ class DockerBackend:
             EngineError: it is too old.
         """
         placeholder = recipe.EngineFacts.of({}, version="", api_version="")
+        guard = Guard(deadlines=deadlines or Deadlines(), widths=widths or Widths(create=2 * (os.cpu_count() or 1)))
         self = cls(
-            _connect(url),
-            _connect(url),
+            EngineClient(url, guard),
             node=node,
             boot_id=boot_id,
             run_dir=run_dir,
-            guard=Guard(deadlines=deadlines or Deadlines(), widths=widths or Widths(create=2 * (os.cpu_count() or 1))),
             facts=placeholder,
             cgroup_parent=cgroup_parent,
         )
@@ -197,8 +177,8 @@ class DockerBackend:
     async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
         """See `ContainerBackend`."""
         refuse_on_full_disk(self.facts.root_dir)
-        stream: aiohttp.ClientResponse | None = None
-        kept = False
+        stream: Stream | None = None
+        kept, hung = False, False
         try:
             directory = self._create_fifo(container_id, spec) if spec.logs is LogTransport.PIPE else None
             request = recipe.create_request(
@@ -216,12 +196,16 @@ class DockerBackend:
             await self._post_start(engine_id)
             handle = await self._open_handle(container_id, engine_id, spec.logs, stream)
             kept = True
-            return handle
+        except EngineUnavailable:
+            hung = True  # nor would it answer now: the caller need not wait for that too
+            raise
         finally:
             if not kept:
                 if stream is not None:
                     stream.close()
-                await self._discard(container_id)
+                if not hung:
+                    await self._discard(container_id)
+        return handle
 
     async def adopt(self, found: FoundContainer) -> ContainerHandle:
         """See `ContainerBackend`."""
@@ -248,7 +232,7 @@ class DockerBackend:
         """See `ContainerBackend`."""
         filters = json.dumps({"label": [f"{recipe.LABEL_NODE}={self._node}"]})
         params = {"all": "1", "filters": filters}
-        listed = await self._request("list", CallClass.READ, "GET", "containers/json", list[_Listed], params=params)
+        listed = await self._engine.request("list", CallClass.READ, "GET", "containers/json", list[_Listed], params=params)
         return [
             FoundContainer(
                 container_id=ContainerId(entry.names[0].removeprefix("/")),
@@ -287,7 +271,7 @@ class DockerBackend:
         if handle.stream is None:
             handle.stream = await self._attach(handle.engine_id)
         stream, parser = handle.stream, AttachedParser()
-        with _translated("attach"):
+        with translated("attach"):
             while data := await stream.content.readany():
                 for piece in parser.feed(data):
                     yield piece
@@ -306,9 +290,9 @@ class DockerBackend:
         was_open = False
         while True:
             try:
-                response = await self._open_stream("events", "GET", "events", params)
+                response = await self._engine.open_stream("events", "GET", "events", params)
                 pause = _RECONNECT_S[0]
-                async with contextlib.aclosing(_read_json_lines(response, "events")) as lines:
+                async with contextlib.aclosing(read_json_lines(response, "events")) as lines:
                     if was_open:
                         on_change()
                     was_open = True
@@ -323,27 +307,25 @@ class DockerBackend:
     async def ping(self) -> None:
         """See `ContainerBackend`."""
         try:
-            await self._command("ping", CallClass.READ, "GET", "_ping", versioned=False)
+            await self._engine.command("ping", CallClass.READ, "GET", "_ping", versioned=False)
         except EngineRefused as error:
             raise EngineUnavailable(str(error)) from error
 
     async def close(self) -> None:
         """See `ContainerBackend`."""
         self._dialer.close()
-        for client in (self._control, self._streams):
-            await client.close()
-            await client.connector.close()
+        await self._engine.close()
 
     # ---- steps of the verbs
 
     async def _negotiate(self) -> recipe.EngineFacts:
-        version = await self._request("version", CallClass.READ, "GET", "version", _Version, versioned=False)
+        version = await self._engine.request("version", CallClass.READ, "GET", "version", _Version, versioned=False)
         newest, oldest = _api(version.newest), _api(version.oldest)
         if newest < OLDEST_API:
             raise EngineError(f"the engine speaks API {version.newest}, invokerd needs 1.40 (Docker 19.03) or later")
         chosen = "v{}.{}".format(*max(min(newest, NEWEST_API), oldest))
-        self._control.api_version = self._streams.api_version = chosen
-        info = await self._request("info", CallClass.READ, "GET", "info", dict[str, Any])
+        self._engine.speak(chosen)
+        info = await self._engine.request("info", CallClass.READ, "GET", "info", dict[str, Any])
         return recipe.EngineFacts.of(info, version=version.version, api_version=chosen)
 
     def _create_fifo(self, container_id: ContainerId, spec: ContainerSpec) -> Path:
@@ -354,25 +336,28 @@ class DockerBackend:
 
     async def _post_create(self, container_id: ContainerId, request: dict[str, Any]) -> str:
         try:
-            made = await self._request(
+            made = await self._engine.request(
                 "create", CallClass.CREATE, "POST", "containers/create", _Created, params={"name": container_id}, body=request
             )
         except EngineRefused as error:
             if error.status == 404:
                 raise ImageNotFound(f"image {request['Image']} is gone from this node") from error
-            raise
+            if error.status != 409:
+                raise
+            # Names are never used twice: an earlier attempt has made it, and its answer was lost.
+            made = await self._engine.request("inspect", CallClass.READ, "GET", f"containers/{container_id}/json", _Created)
         return made.engine_id
 
     async def _post_start(self, engine_id: str) -> None:
         try:
-            await self._command("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start")
+            await self._engine.command("start", CallClass.CREATE, "POST", f"containers/{engine_id}/start")
         except EngineRefused as error:
             if 400 <= error.status < 500:  # the image's entry point cannot be executed
                 raise ContainerStartFailed(str(error)) from error
             raise
 
     async def _open_handle(
-        self, container_id: ContainerId, engine_id: str, logs: LogTransport, stream: aiohttp.ClientResponse | None
+        self, container_id: ContainerId, engine_id: str, logs: LogTransport, stream: Stream | None
     ) -> DockerHandle:
         """Find the main process and open all descriptors, under its pidfd."""
         state = await self._inspect(engine_id)
@@ -392,7 +377,7 @@ class DockerBackend:
 
     async def _inspect(self, name: str) -> _State:
         try:
-            found = await self._request("inspect", CallClass.READ, "GET", f"containers/{name}/json", _Inspected)
+            found = await self._engine.request("inspect", CallClass.READ, "GET", f"containers/{name}/json", _Inspected)
         except EngineRefused as error:
             if error.status == 404:
                 raise ContainerStartFailed(f"{name} is gone") from error
@@ -409,22 +394,22 @@ class DockerBackend:
 
     async def _delete(self, container_id: ContainerId) -> None:
         try:
-            await self._command("remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params=_WITH_FORCE)
+            await self._engine.command("remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params=_WITH_FORCE)
         except EngineRefused as error:
             if error.status != 404:
                 raise
 
     async def _discard(self, container_id: ContainerId) -> None:
-        """Remove what a failed create has made. What the engine refuses to remove now, the next reconcile finds."""
+        """Remove what a failed create has made. What the engine refuses to remove now, the caller removes."""
         try:
             await self._delete(container_id)
         except EngineError as error:
-            log.warning("%s stays behind until the next reconcile: %s", container_id, error)
+            log.warning("%s stays behind for now: %s", container_id, error)
         fifo.remove_fifo(self._run_dir, container_id)
 
     async def _inspect_image(self, reference: str) -> Image:
         try:
-            found = await self._request("image", CallClass.READ, "GET", f"images/{reference}/json", _InspectedImage)
+            found = await self._engine.request("image", CallClass.READ, "GET", f"images/{reference}/json", _InspectedImage)
         except EngineRefused as error:
             if error.status == 404:
                 raise ImageNotFound(f"{reference} is not on this node") from error
@@ -463,67 +448,11 @@ class DockerBackend:
     async def _pull(self, reference: str, credentials: Mapping[str, str] | None) -> None:
         name, tag = split_reference(reference)
         auth = base64.urlsafe_b64encode(json.dumps(dict(credentials or {})).encode()).decode()
-        try:
-            async with self.guard.call("pull", CallClass.PULL):
-                with _translated("pull"):
-                    response = await self._streams._do_query(  # noqa: SLF001 -- the typed helper cannot be bounded
-                        "images/create", "POST", params={"fromImage": name, "tag": tag}, headers={"X-Registry-Auth": auth}
-                    )
-                async with contextlib.aclosing(_read_json_lines(response, "pull")) as lines:
-                    async for progress in lines:
-                        if "error" in progress:
-                            raise ImageNotFound(f"{reference} cannot be pulled: {progress['error']}")
-        except EngineRefused as error:
-            raise ImageNotFound(f"{reference} cannot be pulled: {error}") from error
+        await self._engine.pull(reference, {"fromImage": name, "tag": tag}, auth)
 
-    async def _attach(self, engine_id: str) -> aiohttp.ClientResponse:
+    async def _attach(self, engine_id: str) -> Stream:
         params = {"stream": "1", "stdout": "1", "stderr": "1"}
-        return await self._open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
-
-    # ---- the doors to the engine; a pull is a stream with a deadline
-
-    async def _request(
-        self,
-        verb: str,
-        kind: CallClass,
-        method: str,
-        path: str,
-        answer_type: type[T],
-        *,
-        params: Mapping[str, str] | None = None,
-        body: Any = None,
-        versioned: bool = True,
-    ) -> T:
-        """Send one request; decode and check its answer."""
-        answer = await self._command(verb, kind, method, path, params=params, body=body, versioned=versioned)
-        with _translated(verb):
-            return msgspec.json.decode(answer, type=answer_type)
-
-    async def _command(
-        self,
-        verb: str,
-        kind: CallClass,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: Any = None,
-        versioned: bool = True,
-    ) -> bytes:
-        """Send one request; return its answer as it is."""
-        async with self.guard.call(verb, kind):
-            with _translated(verb):
-                data = None if body is None else msgspec.json.encode(body)
-                async with await self._control._do_query(  # noqa: SLF001 -- the typed helpers lack options
-                    path, method, params=params, data=data, versioned_api=versioned
-                ) as response:
-                    return await response.read()
-
-    async def _open_stream(self, verb: str, method: str, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Send one request whose answer goes on for ever; only its beginning has a deadline."""
-        async with self.guard.call(verb, CallClass.READ):
-            with _translated(verb):
-                return await self._streams._do_query(path, method, params=params)  # noqa: SLF001 -- as above
+        return await self._engine.open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -535,50 +464,15 @@ def split_reference(reference: str) -> tuple[str, str]:
     return (head, tag) if colon and "/" not in tag else (name, "latest")
 
 
-def _connect(url: str) -> aiodocker.Docker:
-    """Make a client whose connections only the guard bounds; the default connector stops at 100."""
-    scheme, _, rest = url.partition("://")
-    if scheme == "unix":
-        return aiodocker.Docker("unix://localhost", connector=aiohttp.UnixConnector(rest, limit=0), api_version="v1.40")
-    if scheme in ("tcp", "http"):
-        return aiodocker.Docker(f"http://{rest}", connector=aiohttp.TCPConnector(limit=0), api_version="v1.40")
-    raise EngineError(f"engine url {url!r}: only unix:// and tcp:// are spoken")
-
-
 def _api(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)
-
-
-async def _read_json_lines(response: aiohttp.ClientResponse, verb: str) -> AsyncGenerator[dict[str, Any], None]:
-    """Decode a stream of JSON objects, one a line; close it at the end, whoever ends it."""
-    try:
-        with _translated(verb):
-            async for line in response.content:
-                yield json.loads(line)
-    finally:
-        response.close()
 
 
 def _stamp(event: Mapping[str, Any]) -> str:
     """An event's time as the `since` parameter wants it."""
     seconds, nanos = divmod(int(event.get("timeNano", 0)), 1_000_000_000)
     return f"{seconds}.{nanos:09d}"
-
-
-@contextlib.contextmanager
-def _translated(verb: str) -> Iterator[None]:
-    """Turn foreign exceptions into ours."""
-    try:
-        yield
-    except aiodocker.DockerError as error:
-        if error.status == 900:  # aiodocker's number for: no connection
-            raise EngineUnavailable(f"the container engine does not answer ({verb}): {error.message}") from error
-        raise EngineRefused(f"{verb}: {error.message}", error.status) from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise EngineUnavailable(f"the connection to the container engine broke ({verb}): {error!r}") from error
-    except (ValueError, LookupError) as error:
-        raise EngineError(f"{verb}: the engine's answer makes no sense: {error}") from error
 
 
 def _shared_sources(mounts: tuple[Mount, ...]) -> frozenset[str]:

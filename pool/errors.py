@@ -73,9 +73,14 @@ class EngineError(PlatformError):
 
 
 class EngineUnavailable(EngineError):
-    """The container engine does not answer."""
+    """The container engine does not answer.
+
+    Attributes:
+        retry_after_s: when it will be asked again, seconds from now; None where that is not known.
+    """
 
     code = "engine-unavailable"
+    retry_after_s: float | None = None
 
 
 class EngineDiskFull(EngineError):

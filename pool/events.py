@@ -53,7 +53,7 @@ class Created(Event, frozen=True):
 
 
 class CreateFailed(Event, frozen=True):
-    """The container could not be created; nothing is left of it."""
+    """The container could not be created; what may be left of it is to be removed."""
 
     container: ContainerId
     error: InvokerError

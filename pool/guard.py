@@ -1,4 +1,4 @@
-"""Bounds around the engine: a deadline for each call, a width for each class of call, a breaker for a sick engine.
+"""Bounds around the engine: for each class of call a deadline, a width, and a breaker that knows when it is sick.
 
 A container engine may hang for minutes over one bad container, a full disk or a dead network mount. Nothing of the
 daemon may then hang with it, or pile up behind it.
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from pool.breaker import Breaker, BreakerState
 from pool.errors import EngineUnavailable, ImageNotFound, InvokerError
 
 
@@ -71,12 +72,13 @@ class CallStatistics:
 class Guard:
     """Lets engine calls through, each within its deadline.
 
-    The breaker opens when `misses_to_open` deadlines in a row were met, and refuses every call for `cooling_s`.
-    After that calls pass again; the first further miss opens it anew, the first answer (an error is one) closes it.
-    A pull that takes too long blames the registry, not the engine.
+    Each class of call has a breaker of its own: an engine that cannot create may still list and remove. `misses_to_open`
+    deadlines in a row open it, and all calls of the class are refused for `cooling_s`; then one at a time may try, and the
+    first that is answered (an error is an answer) closes it. A pull that takes too long blames the registry, not the engine.
 
     Attributes:
         on_call: told of each call that ended: verb, `ok` or the code of its error, seconds. May not raise.
+        on_sick: told whenever a call other than `list` got no answer: the engine should be looked at. May not raise.
     """
 
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -85,17 +87,21 @@ class Guard:
     cooling_s: float = 5.0
     calls: dict[str, CallStatistics] = field(default_factory=dict)
     on_call: Callable[[str, str, float], None] | None = None
+    on_sick: Callable[[], None] | None = None
     _turns: dict[CallClass, asyncio.Semaphore] = field(init=False)
-    _misses: int = 0
-    _open_until: float = 0.0
+    _breakers: dict[CallClass, Breaker] = field(init=False)
 
     def __post_init__(self) -> None:
         self._turns = {kind: asyncio.Semaphore(getattr(self.widths, kind.value)) for kind in CallClass}
+        self._breakers = {kind: Breaker(self.misses_to_open, self.cooling_s) for kind in CallClass}
 
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are refused now."""
-        return asyncio.get_running_loop().time() < self._open_until
+    def state(self, kind: CallClass) -> BreakerState:
+        """Tell whether calls of a class are let through now."""
+        return self._breakers[kind].state(asyncio.get_running_loop().time())
+
+    def sick_classes(self) -> list[CallClass]:
+        """Tell the classes of calls to which the engine has not answered lately."""
+        return [kind for kind in CallClass if self.state(kind) is not BreakerState.CLOSED]
 
     @asynccontextmanager
     async def call(self, verb: str, kind: CallClass) -> AsyncIterator[None]:
@@ -106,11 +112,13 @@ class Guard:
             ImageNotFound: the deadline of a pull was met.
         """
         statistics = self.calls.setdefault(verb, CallStatistics())
-        self._refuse_while_open(verb, statistics)
+        if self.state(kind) is BreakerState.OPEN:  # not even into the queue
+            raise self._refusal(verb, kind, statistics)
         async with self._turns[kind]:
-            self._refuse_while_open(verb, statistics)  # it may have opened while this call waited for its turn
-            loop = asyncio.get_running_loop()
+            loop, breaker = asyncio.get_running_loop(), self._breakers[kind]
             began = loop.time()
+            if not breaker.admit(began):  # it may have opened while this call waited for its turn
+                raise self._refusal(verb, kind, statistics)
             result = "cancelled"
             try:
                 async with asyncio.timeout(self.deadlines.of(kind)) as deadline:
@@ -119,13 +127,11 @@ class Guard:
             except TimeoutError as error:
                 result = "timeout"
                 statistics.timeouts += deadline.expired()
-                self._miss(kind)
                 failure = ImageNotFound if kind is CallClass.PULL else EngineUnavailable
                 raise failure(f"the container engine did not answer within {self.deadlines.of(kind):g} s ({verb})") from error
             except asyncio.CancelledError:
                 raise  # our own wish: says nothing about the engine
             except Exception as error:
-                self._misses = 0
                 result = error.code if isinstance(error, InvokerError) else "error"
                 raise
             finally:
@@ -133,20 +139,30 @@ class Guard:
                 statistics.count += 1
                 statistics.errors += result != "ok"
                 statistics.seconds += seconds
+                self._judge(verb, kind, result)
                 if self.on_call is not None:
                     self.on_call(verb, result, seconds)
-            self._misses = 0
 
-    def _refuse_while_open(self, verb: str, statistics: CallStatistics) -> None:
-        if self.is_open:
-            statistics.refused += 1
-            raise EngineUnavailable(
-                f"the container engine has missed {self._misses} deadlines in a row and is not asked for a while ({verb})"
-            )
+    def _judge(self, verb: str, kind: CallClass, result: str) -> None:
+        """Tell the breaker how a call ended."""
+        breaker, now = self._breakers[kind], asyncio.get_running_loop().time()
+        unanswered = result in {"timeout", EngineUnavailable.code}
+        if result == "cancelled":
+            breaker.abandoned()
+        elif kind is CallClass.PULL or not unanswered:
+            breaker.succeeded()
+        elif result == "timeout" or breaker.state(now) is BreakerState.HALF_OPEN:
+            breaker.missed(now)
+        else:
+            breaker.abandoned()  # refused at once: that costs nobody anything, and nobody need be kept from trying
+        if unanswered and verb != "list" and self.on_sick is not None:
+            self.on_sick()
 
-    def _miss(self, kind: CallClass) -> None:
-        if kind is CallClass.PULL:
-            return
-        self._misses += 1
-        if self._misses >= self.misses_to_open:
-            self._open_until = asyncio.get_running_loop().time() + self.cooling_s
+    def _refusal(self, verb: str, kind: CallClass, statistics: CallStatistics) -> EngineUnavailable:
+        statistics.refused += 1
+        breaker = self._breakers[kind]
+        error = EngineUnavailable(
+            f"the container engine has missed {breaker.misses} deadlines in a row and is not asked for a while ({verb})"
+        )
+        error.retry_after_s = max(1.0, breaker.wait_s(asyncio.get_running_loop().time()))
+        return error

@@ -370,8 +370,7 @@ class Machine:
         if container is None:
             return
         key = container.key
-        self.books.move(container, S.REMOVING)
-        self.books.forget(container)
+        self._remove(container)  # whatever was made of it; its memory counts until that is known to be gone
         self._short_of_stems.add(container.spec.digest)
         if key is not None and key.digest in self._queues:
             victims = list(self._queues[key.digest].values())

@@ -362,7 +362,6 @@ class Pool:
             await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
         except (InvokerError, OSError, TimeoutError) as error:
             log.warning("stem cell %s does not answer: %s", container_id, error)
-            await self._destroy(container_id)
             failure = error if isinstance(error, InvokerError) else ContainerStartFailed(str(error))
             self._feed(ev.CreateFailed(container_id, failure))
             return

@@ -72,7 +72,7 @@ def _answer(services: Services, outcome: Activation | Accepted202, *, result_onl
 
     Logs are collected after the answer, so the record has none here. An array is always answered bare, as upstream does.
     """
-    headers = {"x-openwhisk-activation-id": outcome.activation_id}
+    headers: dict[str, str] = {"x-openwhisk-activation-id": outcome.activation_id}
     if isinstance(outcome, Accepted202):
         return Reply(render_accepted(outcome.activation_id), 202, headers=headers)
     if outcome.status is not Status.SUCCESS:

@@ -18,7 +18,7 @@ from pool import recipe
 from pool.backend import Descriptors, FoundContainer
 from pool.docker import DockerBackend, DockerHandle, split_reference
 from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
-from pool.guard import Deadlines
+from pool.guard import CallClass, Deadlines
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
 from pool.netns import has_ended
 
@@ -49,6 +49,9 @@ class Engine:
         self._server: asyncio.Server | None = None
         self._stopped = asyncio.Event()
         self._serving = 0
+        self.connections = 0
+        #: By verb and path: how many requests more it takes and closes the connection over.
+        self.breaks: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
@@ -66,6 +69,7 @@ class Engine:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._serving += 1
+        self.connections += 1
         try:
             while (line := await reader.readline()) and not self._stopped.is_set():
                 method, target, _ = line.decode().split(" ")
@@ -86,6 +90,10 @@ class Engine:
         path = "/" + url.path.split("/", 2)[2] if url.path.startswith("/v1.") else url.path
         self.requests.append((method, unquote(path), parse_qs(url.query), json.loads(body) if body else None))
         self.headers.append({**headers, "version": url.path.split("/")[1]})
+        if self.breaks.get(f"{method} {path}", 0) > 0:
+            self.breaks[f"{method} {path}"] -= 1
+            writer.close()
+            return
         known = [prefix for prefix in self.answers if f"{method} {path}".startswith(prefix)]
         answer = self.answers[max(known, key=len)] if known else (404, {"message": "page not found"})
         if isinstance(answer, Callable):
@@ -208,10 +216,12 @@ async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, back
     for _ in range(3):
         with pytest.raises(EngineUnavailable):
             await backend.list_containers()
-    assert backend.guard.is_open
+    assert backend.guard.sick_classes() == [CallClass.READ]
     asked = len(engine.requests)
-    with pytest.raises(EngineUnavailable, match="not asked for a while"):
-        await backend.create(A, FOREIGN)
+    with pytest.raises(EngineUnavailable, match="not asked for a while") as caught:
+        await backend.ping()
+    assert caught.value.retry_after_s is not None
+    assert 1.0 <= caught.value.retry_after_s <= 5.0
     assert len(engine.requests) == asked
 
 
@@ -258,11 +268,9 @@ def files_open() -> int:
     [
         ("POST /containers/create", (404, {"message": "No such image"}), ImageNotFound),
         ("POST /containers/create", (500, {"message": "no space left"}), EngineError),
-        ("POST /containers/create", None, EngineUnavailable),
         ("POST /containers/create", (201, "rubbish"), EngineError),
         ("POST /containers/eeee", (400, {"message": "exec: not found"}), ContainerStartFailed),
         ("POST /containers/eeee", (500, {"message": "cgroup"}), EngineError),
-        ("POST /containers/eeee", None, EngineUnavailable),
         ("GET /containers/eeee", (200, {"State": {"Pid": 0, "ExitCode": 3}}), ContainerStartFailed),
         ("GET /containers/eeee", (200, {"State": {"Pid": 2**22 + 1}}), ContainerStartFailed),
         ("GET /containers/eeee", (200, {"State": {"Pid": os.getpid()}}), ContainerStartFailed),
@@ -278,6 +286,50 @@ async def test_a_create_that_fails_at_any_step_removes_what_was_made(engine, bac
     assert engine.requests[-1][2] == {"force": ["1"], "v": ["1"]}
     assert list((tmp_path / "containers").iterdir()) == []
     assert files_open() == before
+
+
+@pytest.mark.parametrize("step", ["POST /containers/create", "POST /containers/eeee", "GET /containers/eeee"])
+async def test_a_create_that_is_not_answered_does_not_wait_for_a_removal_that_would_not_be_either(
+    engine, backend, tmp_path, step
+):
+    engine.answers[step] = None
+    before = files_open()
+    with pytest.raises(EngineUnavailable):
+        await backend.create(A, SPEC)
+    assert not [verb for verb in engine.verbs() if verb.startswith("DELETE")]
+    del engine.answers[step]
+    await backend.remove(A, None)  # as the pool does
+    assert engine.verbs()[-1] == f"DELETE /containers/{A}"
+    assert list((tmp_path / "containers").iterdir()) == []
+    assert files_open() == before
+
+
+async def test_a_request_whose_connection_broke_without_an_answer_is_sent_once_more(engine, backend):
+    engine.breaks = {"POST /containers/create": 1}
+    with pytest.raises(ContainerStartFailed):  # of the fake: the next steps were taken
+        await backend.create(A, SPEC)
+    assert engine.verbs().count("POST /containers/create") == 2
+    engine.breaks = {"POST /containers/create": 2}
+    with pytest.raises(EngineUnavailable):
+        await backend.create(A, SPEC)
+    assert engine.verbs().count("POST /containers/create") == 4
+
+
+async def test_a_create_whose_answer_was_lost_goes_on_with_what_it_has_made(engine, backend):
+    engine.breaks = {"POST /containers/create": 1}
+    engine.answers["POST /containers/create"] = (409, {"message": "the name is already in use"})
+    engine.answers[f"GET /containers/{A}/json"] = (200, {"Id": "e" * 64, "State": {"Pid": 0}})
+    with pytest.raises(ContainerStartFailed):  # of the fake: the next steps were taken
+        await backend.create(A, SPEC)
+    assert f"POST /containers/{'e' * 64}/start" in engine.verbs()
+
+
+async def test_each_request_has_a_connection_of_its_own(engine, backend):
+    """An engine may close a kept one at any moment; a request that was just sent on it would be lost."""
+    before = engine.connections
+    for _ in range(3):
+        await backend.ping()
+    assert engine.connections == before + 3
 
 
 async def test_a_cancelled_create_removes_what_was_made(engine, backend, tmp_path):
@@ -440,7 +492,7 @@ async def test_a_pull_that_fails_says_that_the_image_is_not_to_be_had(engine, ba
     engine.answers["POST /images/create"] = answer
     with pytest.raises(ImageNotFound, match="pull"):
         await backend.resolve_image("r/i", pull=True)
-    assert not backend.guard.is_open
+    assert backend.guard.sick_classes() == []
 
 
 # ---- events

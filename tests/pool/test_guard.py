@@ -2,10 +2,12 @@ import asyncio
 
 import pytest
 
+from pool.breaker import BreakerState
 from pool.errors import EngineError, EngineUnavailable, ImageNotFound
 from pool.guard import CallClass, Deadlines, Guard, Widths
 
 READ, CREATE, PULL = CallClass.READ, CallClass.CREATE, CallClass.PULL
+CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
 
 def quick(**changes) -> Guard:
@@ -47,38 +49,90 @@ async def test_an_error_is_an_answer():
         async with guard.call("verb", READ):
             raise EngineError
     await miss(guard)
-    assert not guard.is_open
+    assert guard.state(READ) is CLOSED
     counted = guard.calls["verb"]
     assert (counted.count, counted.errors, counted.timeouts) == (3, 3, 2)
 
 
-async def test_after_some_misses_in_a_row_calls_are_refused_at_once_until_it_has_cooled():
+async def until(guard: Guard, state: BreakerState) -> None:
+    async with asyncio.timeout(5):
+        while guard.state(READ) is not state:
+            await asyncio.sleep(0)
+
+
+async def test_after_some_misses_in_a_row_calls_of_the_class_are_refused_at_once_until_one_is_answered():
     guard = quick(misses_to_open=2, cooling_s=0.05)
     await miss(guard)
     await miss(guard)
-    assert guard.is_open
+    assert guard.sick_classes() == [READ]
     with pytest.raises(EngineUnavailable, match="not asked for a while"):
-        async with guard.call("other", CREATE):
+        async with guard.call("other", READ):
             pytest.fail("it was let through")
     assert (guard.calls["other"].count, guard.calls["other"].refused) == (0, 1)
-    async with asyncio.timeout(1):
-        while guard.is_open:
-            await asyncio.sleep(0)
+    await until(guard, HALF_OPEN)
     async with guard.call("verb", READ):
         pass
+    assert guard.sick_classes() == []
     await miss(guard)
-    assert not guard.is_open  # an answer began the count anew
+    assert guard.state(READ) is CLOSED  # an answer began the count anew
 
 
-async def test_one_more_miss_after_the_cooling_opens_it_again():
-    guard = quick(misses_to_open=2, cooling_s=0.02)
+async def test_other_classes_go_on():
+    guard = quick(misses_to_open=1)
     await miss(guard)
+    assert guard.state(READ) is OPEN
+    async with guard.call("create", CREATE):
+        pass
+    assert guard.calls["create"].count == 1
+
+
+async def test_while_one_tries_whether_it_is_well_again_the_others_are_refused():
+    guard = quick(misses_to_open=1, cooling_s=0.02)
     await miss(guard)
-    async with asyncio.timeout(1):
-        while guard.is_open:
-            await asyncio.sleep(0)
+    await until(guard, HALF_OPEN)
+    async with guard.call("trial", READ):
+        with pytest.raises(EngineUnavailable):
+            async with guard.call("other", READ):
+                pytest.fail("it was let through beside the trial")
+    async with guard.call("other", READ):
+        pass
+
+
+@pytest.mark.parametrize("how", ["missed", "refused"])
+async def test_a_trial_without_an_answer_opens_it_again(how):
+    guard = quick(misses_to_open=1, cooling_s=0.02)
     await miss(guard)
-    assert guard.is_open
+    await until(guard, HALF_OPEN)
+    if how == "missed":
+        await miss(guard)
+    else:
+        with pytest.raises(EngineUnavailable):
+            async with guard.call("verb", READ):
+                raise EngineUnavailable
+    assert guard.state(READ) is OPEN
+
+
+async def test_an_engine_that_refuses_connections_is_asked_again_each_time():
+    """That costs nobody any time, so nobody need be kept from trying."""
+    guard = quick(misses_to_open=2)
+    for _ in range(5):
+        with pytest.raises(EngineUnavailable, match="down"):
+            async with guard.call("verb", READ):
+                raise EngineUnavailable("down")
+    assert guard.state(READ) is CLOSED
+
+
+async def test_who_must_look_after_the_engine_is_told_when_it_did_not_answer_but_not_of_his_own_look():
+    told = []
+    guard = quick(on_sick=lambda: told.append(1))
+    async with guard.call("create", CREATE):
+        pass
+    with pytest.raises(EngineUnavailable):
+        async with guard.call("list", READ):
+            raise EngineUnavailable
+    assert told == []
+    await miss(guard)
+    assert told == [1]
 
 
 async def test_calls_that_waited_for_their_turn_are_refused_when_it_opened_meanwhile():
@@ -122,7 +176,7 @@ async def test_a_pull_that_takes_too_long_blames_the_image_and_not_the_engine():
     with pytest.raises(ImageNotFound, match="did not answer"):
         async with guard.call("pull", PULL):
             await never()
-    assert not guard.is_open
+    assert guard.sick_classes() == []
 
 
 async def test_a_cancelled_call_gives_back_its_turn_and_says_nothing_about_the_engine():
@@ -134,7 +188,7 @@ async def test_a_cancelled_call_gives_back_its_turn_and_says_nothing_about_the_e
 
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(call(), 0.01)
-    assert not guard.is_open
+    assert guard.sick_classes() == []
     assert guard.calls["read"].timeouts == 0
     async with asyncio.timeout(1), guard.call("read", READ):
         pass

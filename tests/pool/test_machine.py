@@ -323,9 +323,18 @@ def test_platform_fault_at_creation_is_told_to_one_waiter_the_images_fault_to_al
     for i in range(3):
         driver.arrive(f"a{i}")
     first = driver.feed(ev.CreateFailed(ContainerId("c1"), EngineUnavailable()))
-    assert kinds(first) == ["Reject", "Create"]
+    assert kinds(first) == ["Remove", "Reject", "Create"]
     second = driver.feed(ev.CreateFailed(ContainerId("c2"), ContainerStartFailed()))
-    assert kinds(second) == ["Reject", "Reject"]
+    assert kinds(second) == ["Remove", "Reject", "Reject"]
+
+
+def test_memory_of_a_failed_creation_counts_until_nothing_is_left_of_it():
+    driver = Driver(memory_mib=512)
+    driver.arrive("a1", key("one", memory_mib=512))
+    driver.feed(ev.CreateFailed(ContainerId("c1"), EngineUnavailable()))
+    assert kinds(driver.arrive("a2", key("two", memory_mib=512))) == []
+    assert driver.machine.statistics().memory_used_mib == 512
+    assert kinds(driver.feed(ev.Removed(ContainerId("c1")))) == ["Create"]
 
 
 def test_retired_revision_is_removed_when_idle_and_drained_when_busy():
