@@ -3,12 +3,13 @@
 // The action's log. With __OW_LOG_PIPE set: frames on a FIFO that the daemon reads, in the format of
 // common/invokerd_runtime.py; the limits below are the same. Without it: plain streams and sentinels.
 //
-// Captured is what goes through process.stdout, process.stderr and console. Node cannot put a pipe in the place of
-// its own descriptors 1 and 2, so what native add-ons write there, and children started with `stdio: 'inherit'`,
-// is not. Children started as usual (`exec`, or `spawn` with pipes) hand their output to the action, which may print it.
+// Captured is what goes through process.stdout, process.stderr and console, and what children write that inherit them
+// (children.js). Node cannot put a pipe in the place of its own descriptors 1 and 2, so what native add-ons write there is
+// not. Children started with pipes (`exec`, or `spawn` as it is by default) hand their output to the action, which may print it.
 
 const fs = require('fs');
 const { Writable } = require('stream');
+const { divertChildren, settle } = require('./children');
 
 const SENTINEL = 'XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n';
 const NO_ACTIVATION = '0'.repeat(32);
@@ -19,6 +20,8 @@ const NEWLINE = 0x0a;
 
 class PlainLog {
   begin() {}
+
+  async settle() {}
 
   end(sentinel) {
     if (sentinel) {
@@ -40,6 +43,7 @@ class FramedLog {
     this.restart();
     this.replace('stdout', 'o', 1);
     this.replace('stderr', 'e', 2);
+    divertChildren();
   }
 
   begin(activationId) {
@@ -48,6 +52,11 @@ class FramedLog {
     this.closeLines();
     this.activationId = id;
     this.restart();
+  }
+
+  // Takes what is on its way when a run has ended.
+  settle() {
+    return settle();
   }
 
   // Returns the response's header line.

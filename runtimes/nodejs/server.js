@@ -66,6 +66,7 @@ async function run({ value, ...context }) {
     console.error(error);
     answer = [502, { error: `An error has occurred: ${error}` }];
   }
+  await log.settle();
   failRun = null;
   return [...answer, log.end(true)];
 }

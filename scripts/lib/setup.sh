@@ -157,15 +157,26 @@ ensure_node() {
   export PATH="$PWD/.state/node:$PATH"
 }
 
-# ensure_npm_client   Install the unmodified npm client `openwhisk` into .state/npm, with npm's own npm where there is none.
-ensure_npm_client() {
-  local npm=(npm)
-  [ -d .state/npm/node_modules/openwhisk ] && return
-  say "installing the npm client openwhisk"
+# The clients of OpenWhisk that the tests run unmodified, pinned. aio-cli brings most of it: 1,900 packages, 520 MB.
+NPM_CLIENTS=(openwhisk@3.21.9 @adobe/aio-cli@11.1.2 openwhisk-composer@0.12.0)
+
+# ensure_npm_clients   Install NPM_CLIENTS into .state/npm unless just these are there, with npm's own npm where there is none.
+ensure_npm_clients() {
+  local npm=(npm) attempt
+  # No script of theirs is run, and nothing is left of other versions. Retries are npm's own, and then one of ours.
+  local options=(--no-fund --no-audit --ignore-scripts --omit=dev --omit=optional --fetch-retries=3 --prefix .state/npm)
+  [ "$(cat .state/npm/installed 2>/dev/null)" = "${NPM_CLIENTS[*]}" ] && return
+  say "installing npm clients of OpenWhisk: ${NPM_CLIENTS[*]} (some minutes, 520 MB)"
   command -v npm >/dev/null || npm=(node "$("$(find_python)" scripts/lib/ingredients.py npm)/bin/npm-cli.js")
   # Node has a list of authorities of its own; behind a site's proxy the machine's is the right one.
   export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}
   mkdir -p .state/npm
-  run "${npm[@]}" install --silent --no-fund --no-audit --fetch-retries=1 --prefix .state/npm openwhisk@3.21 >/dev/null ||
-    fail "npm could not install openwhisk@3.21; without --silent it says why: npm install --prefix .state/npm openwhisk@3.21"
+  for attempt in 1 2; do
+    if run "${npm[@]}" install --silent "${options[@]}" "${NPM_CLIENTS[@]}" >/dev/null; then
+      echo "${NPM_CLIENTS[*]}" >.state/npm/installed
+      return
+    fi
+    say "npm failed (attempt $attempt of 2)"
+  done
+  fail "npm could not install the clients; without --silent it says why: npm install ${options[*]} ${NPM_CLIENTS[*]}"
 }

@@ -1,6 +1,6 @@
 """The npm client `openwhisk` 3.21, unmodified, against a real daemon: each case of `npm_openwhisk.js` is a test here.
 
-`scripts/test` puts the client into `.state/npm`; by hand: `npm install --prefix .state/npm openwhisk@3.21`.
+`scripts/test` puts the client into `.state/npm` (`NPM_CLIENTS` in scripts/lib/setup.sh).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def missing() -> str | None:
     if shutil.which("node") is None:
         return "node is not on PATH"
     if not CLIENT.is_dir():
-        return "the client is not installed: npm install --prefix .state/npm openwhisk@3.21"
+        return "the client is not in .state/npm, where scripts/test puts it"
     return None
 
 

@@ -179,3 +179,45 @@ def test_every_way_to_print_is_captured_in_order(nodejs):
     assert lines[:2] == ["a-1", "bc"]
     assert any("x" in line for line in lines[2:])
     assert nodejs.logs(answer, "e") == ["e"]
+
+
+CHILDREN = {
+    "spawn": "ended(spawn('sh', ['-c', SCRIPT], { stdio: 'inherit' }), 'exit')",
+    "spawn with streams named": "ended(spawn('sh', ['-c', SCRIPT], { stdio: ['ignore', process.stdout, 2] }), 'close')",
+    "fork": "ended(fork('-c', [SCRIPT], { execPath: '/bin/sh' }), 'exit')",
+    "spawnSync": "spawnSync('sh', ['-c', SCRIPT], { stdio: 'inherit' }).stdout",
+    "execSync": "execSync(SCRIPT, { stdio: 'inherit' })",
+    "execFileSync": "execFileSync('sh', ['-c', SCRIPT], { stdio: 'inherit' })",
+}
+
+
+@pytest.mark.parametrize("how", CHILDREN)
+def test_children_that_inherit_the_streams_are_heard_before_the_answer(nodejs, how):
+    script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo aside >&2"
+    code = (
+        "const { execFileSync, execSync, fork, spawn, spawnSync } = require('child_process');\n"
+        "const ended = (child, how) => new Promise((resolve) => child.on(how, () => resolve(child.stdout)));\n"
+        f"const SCRIPT = {json.dumps(script)};\nasync function main() {{ return {{ out: await {CHILDREN[how]} }}; }}"
+    )
+    load(nodejs, code)
+    answer = nodejs.run()
+    assert (answer.status, answer.json) == (200, {"out": None})
+    assert answer.frames == (3001, 0)
+    frames = nodejs.pipe.wait(f"{nodejs.runs:032x}", 3001)
+    assert [frame.text.decode() for frame in frames if frame.stream == "o"] == [f"line {i}" for i in range(3000)]
+    assert [frame.text for frame in frames if frame.stream == "e"] == [b"aside"]
+
+
+def test_a_child_that_fails_or_cannot_be_started_fails_as_ever(nodejs):
+    load(
+        nodejs,
+        "const { execSync, spawn } = require('child_process');\n"
+        "async function main(args) {\n"
+        "  const missing = () => spawn('no-such-program', { stdio: 'inherit' });\n"
+        "  if (args.missing) return new Promise((_, reject) => missing().on('error', reject));\n"
+        "  execSync('echo so far; exit 3', { stdio: 'inherit' });\n}",
+    )
+    error = nodejs.run().json["error"]
+    assert (error["status"], error["stdout"]) == (3, None)
+    assert nodejs.pipe.wait(f"{nodejs.runs:032x}", 1)[0].text == b"so far"
+    assert nodejs.run({"missing": True}).json["error"]["code"] == "ENOENT"
