@@ -25,6 +25,7 @@ from invoker.http.activations import cancel_activation, get_activation, get_acti
 from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request, microseconds_since
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.parsing import accepts_json, check_namespace, split_target
+from invoker.http.sdk import get_docker_kit
 from invoker.http.services import Services
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
@@ -41,6 +42,7 @@ PUBLIC: dict[tuple[str, ...], _Public] = {
     ("ping",): api_node.get_ping,
     ("health",): api_node.get_health,
     ("ready",): api_node.get_ready,
+    ("blackbox.tar.gz",): get_docker_kit,
     ("api", "v1"): api_node.get_api_info,
     ("api", "v1", ""): api_node.get_api_info,
 }
