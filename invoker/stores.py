@@ -54,6 +54,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         recorder = await Recorder.open(
             directory,
             node=config.node,
+            apart=True,
             segment_bytes=store.journal_segment_bytes,
             retention=Retention(
                 records_s=store.keep_activations_s,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from invoker.errors import JournalFull
 from invoker.record.entries import Entry, encode_entry, join_entries
 from invoker.record.journal import INLINE_RECORD_BYTES, Journal
-from invoker.record.writer import Writer, Written
+from invoker.record.writer import Follower, Written
 
 #: Longest encoded entry that goes into a record of one page, alone.
 INLINE_ENTRY_BYTES = INLINE_RECORD_BYTES - 2
@@ -35,7 +35,7 @@ class Lag(NamedTuple):
 class Intake:
     """Belongs to one event loop."""
 
-    def __init__(self, journal: Journal, writer: Writer, clock: Callable[[], float]) -> None:
+    def __init__(self, journal: Journal, writer: Follower, clock: Callable[[], float]) -> None:
         """Join a journal and the writer that follows it.
 
         Args:
@@ -72,16 +72,16 @@ class Intake:
         """
         if not self._deferred:
             position = self._journal.append(b"[" + encoded + b"]")
-            self._hand_over((entry,), len(encoded))
+            self._hand_over((entry,), len(encoded), position)
             return position
         if self._deferred_bytes + len(encoded) > INLINE_ENTRY_BYTES:
             self.flush()
             position = self._journal.append(b"[" + encoded + b"]")
-            self._hand_over((entry,), len(encoded))
+            self._hand_over((entry,), len(encoded), position)
             return position
         together = [*self._deferred, (entry, encoded)]
         position = self._journal.append(join_entries([each for _, each in together]))
-        self._hand_over([each for each, _ in together], self._deferred_bytes + len(encoded))
+        self._hand_over([each for each, _ in together], self._deferred_bytes + len(encoded), position)
         self._clear_deferred()
         return position
 
@@ -103,7 +103,7 @@ class Intake:
         def written(error: OSError | None) -> None:
             self._writing.discard(sequence)
             if error is None:
-                self._hand_over((entry,), len(encoded))
+                self._hand_over((entry,), len(encoded), sequence)
             done(error)
 
         sequence = self._journal.start_large(join_entries([encoded]), written)
@@ -123,7 +123,7 @@ class Intake:
 
     def pass_by(self, entry: Entry, size: int) -> None:
         """Hand an entry to the writer that does not go through the journal."""
-        self._hand_over((entry,), size)
+        self._hand_over((entry,), size, 0)
 
     def defer(self, entry: Entry) -> None:
         """Write a small entry with the next record, or within a second."""
@@ -142,12 +142,12 @@ class Intake:
         waiting = self._deferred
         try:
             if self._deferred_bytes <= INLINE_ENTRY_BYTES:
-                self._journal.append(join_entries([each for _, each in waiting]))
-                self._hand_over([each for each, _ in waiting], self._deferred_bytes)
+                position = self._journal.append(join_entries([each for _, each in waiting]))
+                self._hand_over([each for each, _ in waiting], self._deferred_bytes, position)
             else:
                 for entry, encoded in waiting:
-                    self._journal.append(join_entries([encoded]))
-                    self._hand_over((entry,), len(encoded))
+                    position = self._journal.append(join_entries([encoded]))
+                    self._hand_over((entry,), len(encoded), position)
         except JournalFull:
             # Entries that went in already are repeated then, which changes nothing.
             self._cancel_timer()
@@ -199,13 +199,13 @@ class Intake:
 
     # ----
 
-    def _hand_over(self, entries: Sequence[Entry], size: int) -> None:
+    def _hand_over(self, entries: Sequence[Entry], size: int, sequence: int) -> None:
         # A record whose body is still being written is not with the writer yet: the position stays before it.
         position = min(self._writing) - 1 if self._writing else self._journal.position
         self._queued.append(self._clock())
         self._queued_bytes += size
         self._handed += 1
-        self._writer.put(Written(entries, position, size))
+        self._writer.put(Written(entries, position, size, sequence))
 
     def _clear_deferred(self) -> None:
         self._deferred = []

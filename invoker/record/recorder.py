@@ -43,7 +43,8 @@ from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
 from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
 from invoker.record.ledger import Rounding, UsageRow, read_usage
 from invoker.record.segment import Allocate
-from invoker.record.writer import Restored, Writer, Written, idempotency_row
+from invoker.record.writer import Follower, Restored, Writer, Written, idempotency_row
+from invoker.record.writer_client import WriterProcess
 from pool.model import ActivationId, ContainerId
 
 __all__ = ["Lag", "RecordTooLarge", "Recorder", "Recovery"]
@@ -75,7 +76,7 @@ class Recorder:
         state_dir: Path,
         *,
         journal: Journal,
-        writer: Writer,
+        writer: Follower,
         intake: Intake,
         reader: ActivationReader,
         restored: Restored,
@@ -122,6 +123,7 @@ class Recorder:
         max_queued: int = 50_000,
         max_queued_bytes: int = 256 * 1024 * 1024,
         linger_s: float = 0.01,
+        apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         allocate: Allocate = os.posix_fallocate,
@@ -137,6 +139,7 @@ class Recorder:
             max_queued: records that may wait for the writer before new work is refused.
             max_queued_bytes: the same in bytes.
             linger_s: how long the writer gathers records before it commits them.
+            apart: whether the writer runs in a process of its own, as in the daemon, or in a thread.
             clock: monotonic, seconds.
             wall_ms: wall clock, milliseconds.
             allocate: takes bytes of the disk, for tests.
@@ -153,15 +156,26 @@ class Recorder:
         def release(position: int) -> None:
             journal.release(position)
 
-        writer = Writer(
-            state_dir,
-            node=node,
-            retention=retention or Retention(),
-            on_committed=on_committed,
-            release=release,
-            wall_ms=wall_ms,
-            linger_s=linger_s,
-        )
+        writer: Follower
+        if apart:
+            writer = WriterProcess(
+                state_dir,
+                node=node,
+                retention=retention or Retention(),
+                on_committed=on_committed,
+                release=release,
+                linger_s=linger_s,
+            )
+        else:
+            writer = Writer(
+                state_dir,
+                node=node,
+                retention=retention or Retention(),
+                on_committed=on_committed,
+                release=release,
+                wall_ms=wall_ms,
+                linger_s=linger_s,
+            )
         async with contextlib.AsyncExitStack() as parts:
             parts.push_async_callback(writer.close)
             restored = await writer.start()

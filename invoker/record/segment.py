@@ -65,6 +65,21 @@ class Frame(NamedTuple):
     end: int
 
 
+def read_frame(data: mmap.mmap, offset: int, sequence: int) -> Frame | None:
+    """Read the frame of the record `sequence`; None where it does not begin at this offset."""
+    begin = offset + _HEAD.size + _CRC.size
+    if begin + _CRC.size > len(data):
+        return None
+    head = data[offset : offset + _HEAD.size]
+    length, found = _HEAD.unpack(head)
+    if found != sequence or _CRC.unpack_from(data, offset + _HEAD.size)[0] != zlib.crc32(head) or begin + length > len(data):
+        return None
+    end = begin + length + _CRC.size
+    body = data[begin : begin + length]
+    whole = end <= len(data) and _CRC.unpack_from(data, begin + length)[0] == zlib.crc32(body)
+    return Frame(sequence, body if whole else None, end)
+
+
 class Segment:
     """One open segment.
 
@@ -122,7 +137,7 @@ class Segment:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         segment = cls(path, fd, os.fstat(fd).st_size)
         try:
-            segment.first = _read_start(fd)
+            segment.first = read_start(fd)
             segment.last = segment.first - 1
             for frame in segment.frames():
                 segment.last, segment.end = frame.sequence, frame.end
@@ -144,18 +159,9 @@ class Segment:
             return
         with mmap.mmap(self.fd, size, access=mmap.ACCESS_READ) as data:
             offset, expected = START_BYTES, self.first
-            while offset + FRAME_BYTES <= size:
-                head = data[offset : offset + _HEAD.size]
-                length, sequence = _HEAD.unpack(head)
-                (head_crc,) = _CRC.unpack_from(data, offset + _HEAD.size)
-                begin = offset + _HEAD.size + _CRC.size
-                end = begin + length + _CRC.size
-                if sequence != expected or head_crc != zlib.crc32(head) or begin + length > self.size:
-                    return
-                body = data[begin : begin + length]
-                whole = end <= size and _CRC.unpack_from(data, begin + length)[0] == zlib.crc32(body)
-                yield Frame(sequence, body if whole else None, end)
-                offset, expected = end, expected + 1
+            while (frame := read_frame(data, offset, expected)) is not None:
+                yield frame
+                offset, expected = frame.end, expected + 1
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -167,7 +173,7 @@ class Segment:
         self.path.unlink(missing_ok=True)
 
 
-def _read_start(fd: int) -> int:
+def read_start(fd: int) -> int:
     """Read the sequence of the first record; 0 in a file that never began."""
     start = os.pread(fd, START_BYTES, 0)
     if len(start) < START_BYTES or _CRC.unpack_from(start, _START.size)[0] != zlib.crc32(start[: _START.size]):

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from invoker.model import Accepted
 from invoker.record.activations import ActivationBatch, ActivationDatabase, IdempotencyRow, PendingRow, Retention, TextRow
@@ -62,11 +62,13 @@ class Written(NamedTuple):
         entries: what it says.
         position: up to which sequence everything has been handed to the writer, this included.
         size: bytes of the record.
+        sequence: of the record; 0 for log lines that do not stand in the journal.
     """
 
     entries: Sequence[Entry]
     position: int
     size: int
+    sequence: int = 0
 
 
 class Restored(NamedTuple):
@@ -85,6 +87,26 @@ class Restored(NamedTuple):
     keys: list[IdempotencyRow]
 
 
+class Follower(Protocol):
+    """What follows the journal and writes the databases: a `Writer` in this process, or one in its own."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by a bug: nothing more will be committed."""
+
+    async def start(self) -> Restored:
+        """Open the databases, replay the journal, and go on from there."""
+
+    def put(self, written: Written) -> None:
+        """Hand over what was appended."""
+
+    def hurry(self) -> None:
+        """Commit what there is at once."""
+
+    async def close(self) -> None:
+        """Commit everything and end."""
+
+
 class Writer:
     """The thread and its queue."""
 
@@ -98,6 +120,7 @@ class Writer:
         release: Callable[[int], None],
         wall_ms: Callable[[], int],
         linger_s: float,
+        on_failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -109,6 +132,7 @@ class Writer:
             release: called with the sequence up to which both databases durably hold the journal.
             wall_ms: wall clock.
             linger_s: how long a group gathers before it is committed.
+            on_failed: called on the loop with the bug that ended it after its start.
         """
         self._state_dir = state_dir
         self._node = node
@@ -117,6 +141,7 @@ class Writer:
         self._release = release
         self._wall_ms = wall_ms
         self._linger_s = linger_s
+        self._on_failed = on_failed
         self._queue: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
         #: Set to commit what there is at once.
         self._hurry = threading.Event()
@@ -187,6 +212,8 @@ class Writer:
             self.failed = True
             log.critical("the writer of the ledger has failed; the journal keeps everything", exc_info=failure)
             self._ended.set_exception(failure)
+            if self._on_failed is not None:
+                self._on_failed(failure)
 
     def _replay(self) -> Restored:
         """Apply what the journal holds beyond the databases."""

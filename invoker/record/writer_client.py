@@ -1,0 +1,219 @@
+"""The writer's process as the daemon sees it: started, told what may be read, asked to end. Looks like a `Writer`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from invoker.model import Accepted
+from invoker.record.activations import Retention
+from invoker.record.entries import AcceptedEntry, LogsEntry
+from invoker.record.segment import JournalTooNew
+from invoker.record.store import StoreBroken, StoreTooNew
+from invoker.record.talk import (
+    Aside,
+    Committed,
+    End,
+    Ended,
+    Failed,
+    FromWriter,
+    Options,
+    Released,
+    Started,
+    Unpacker,
+    Upto,
+    decode_from_writer,
+    pack,
+)
+from invoker.record.writer import Restored, Written
+from pool.errors import PlatformError
+
+log = logging.getLogger(__name__)
+
+#: Failures that the process tells by their code.
+_KNOWN: dict[str, type[PlatformError]] = {error.code: error for error in (StoreTooNew, StoreBroken, JournalTooNew)}
+#: For the process to be gone after it has said that it ends.
+_EXIT_S = 10.0
+
+
+class WriterEnded(PlatformError):
+    """The writer of the ledger has ended; the journal keeps everything. Restart the daemon."""
+
+    code = "writer-ended"
+
+
+class WriterProcess(asyncio.Protocol):
+    """See `Follower`. One event loop uses it."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        node: str,
+        retention: Retention,
+        on_committed: Callable[[Sequence[Written]], None],
+        release: Callable[[int], None],
+        linger_s: float,
+    ) -> None:
+        """Prepare; `start` begins. The arguments are those of `Writer`."""
+        self._options = Options(
+            state_dir=str(state_dir),
+            node=node,
+            retention=retention,
+            log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower(),
+        )
+        self._on_committed = on_committed
+        self._release = release
+        self._linger_s = linger_s
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._transport: asyncio.Transport
+        self._unpacker = Unpacker()
+        self._restored: asyncio.Future[Restored] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        #: Handed over and not committed, in the order of their arrival.
+        self._waiting: deque[Written] = deque()
+        #: Up to which record it may read, and up to which it was told so.
+        self._position = self._told = 0
+        self._timer: asyncio.TimerHandle | None = None
+        #: How many records told aside were committed by its word, and of these taken off `_waiting`.
+        self._asides_taken = 0
+        #: Whether it is gone though nobody asked it to: nothing more will be committed.
+        self.failed = False
+
+    # ---- as `Follower`
+
+    async def start(self) -> Restored:
+        """Start the process, and return what the databases hold once it has replayed the journal.
+
+        Raises:
+            StoreTooNew, StoreBroken, JournalTooNew: nothing was changed beyond what could be replayed.
+            WriterEnded: it could not be started, or failed otherwise.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = (sys.executable, "-m", "invoker.record.writer_process", str(theirs.fileno()))
+            options = msgspec.json.encode(self._options).decode()
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - at the start, before anything is served
+                (*command, options), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        await self._loop.create_connection(lambda: self, sock=ours)
+        return await self._restored
+
+    def put(self, written: Written) -> None:
+        """As `Follower`. What stands in the journal is only told of, together with what comes soon after it."""
+        self._waiting.append(written)
+        self._position = max(self._position, written.position)
+        if not written.sequence:
+            for entry in written.entries:
+                assert isinstance(entry, LogsEntry), "only log lines pass the journal by"
+                self._send(Aside(entry))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._linger_s, self._tell)
+
+    def hurry(self) -> None:
+        """As `Follower`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._tell()
+
+    async def close(self) -> None:
+        """As `Follower`."""
+        if self._process is None:
+            return
+        self.hurry()
+        self._send(End())
+        try:
+            if self._restored.done() and self._restored.exception() is None:
+                await self._ended
+        finally:
+            self._transport.close()
+            await self._reap()
+
+    # ---- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to it."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hear what it says."""
+        for body in self._unpacker.feed(data):
+            self._hear(decode_from_writer(body))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """It is gone. When nobody asked it to go, that is a failure."""
+        if not self._ended.done():
+            self._fail(WriterEnded())
+
+    # ----
+
+    def _hear(self, message: FromWriter) -> None:
+        match message:
+            case Started():
+                self._position = self._told = message.position
+                unbegun, begun = ([_promise(each) for each in them] for them in (message.unbegun, message.begun))
+                self._restored.set_result(Restored(message.position, unbegun, begun, list(message.keys)))
+            case Committed():
+                self._take_committed(message)
+            case Released():
+                self._release(message.position)
+            case Failed():
+                known = _KNOWN.get(message.code)
+                self._fail(known(message.message) if known else WriterEnded(f"{message.code}: {message.message}"))
+            case Ended():
+                self._ended.set_result(None)
+
+    def _take_committed(self, told: Committed) -> None:
+        group: list[Written] = []
+        waiting, asides = self._waiting, told.asides - self._asides_taken
+        while waiting:
+            sequence = waiting[0].sequence
+            if sequence > told.position or (not sequence and not asides):
+                break
+            asides -= not sequence
+            group.append(waiting.popleft())
+        self._asides_taken = told.asides - asides
+        self._on_committed(group)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._restored.done():
+            self._restored.set_exception(error)
+            self._ended.set_result(None)
+        elif not self._ended.done():
+            self.failed = True
+            log.critical("the writer of the ledger has failed; the journal keeps everything: %s", error)
+            self._ended.set_exception(error)
+            self._ended.exception()  # nobody need ask for it: it is told here
+
+    def _tell(self) -> None:
+        self._timer = None
+        if self._position > self._told:
+            self._told = self._position
+            self._send(Upto(self._position))
+
+    def _send(self, message: Upto | Aside | End) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(pack(message))
+
+    async def _reap(self) -> None:
+        """Wait until the process is gone: the next daemon's would wait for it."""
+        assert self._process is not None
+        try:
+            await asyncio.to_thread(self._process.wait, _EXIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _promise(entry: AcceptedEntry) -> Accepted:
+    return msgspec.structs.replace(entry.accepted, payload=msgspec.Raw(entry.payload.encode()))

@@ -1,0 +1,148 @@
+"""The writer in a process of its own: the same as in a thread, over the journal's files alone."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import time
+
+import msgspec
+import pytest
+
+from invoker.errors import JournalFull
+from invoker.model import Activation, Limits, Status
+from invoker.record.activations import ActivationReader
+from invoker.record.recorder import Recorder
+from invoker.record.store import StoreTooNew
+
+#: By the real clock: the process has no other, and drops what is old.
+NOW_MS = time.time_ns() // 1_000_000
+#: Far more than a busy machine needs; only what hangs reaches it.
+DEADLINE_S = 60
+
+
+def an_activation(number: int, **changes) -> Activation:
+    values = {
+        "activation_id": f"{number:032x}", "node": "n", "namespace": "g", "subject": "g", "path": "g/a", "version": "0.0.1",
+        "kind": "k", "limits": Limits(), "start_ms": NOW_MS, "end_ms": NOW_MS, "status": Status.SUCCESS,
+        "result": msgspec.Raw(b'{"a":1}'),
+    }  # fmt: skip
+    return Activation(**(values | changes))
+
+
+@pytest.fixture
+async def open_recorder(tmp_path):
+    opened = []
+
+    async def open_(**options):
+        options = {"segment_bytes": 64 * 1024, "linger_s": 0.001} | options
+        recorder = await Recorder.open(tmp_path, node="n", apart=True, **options)
+        opened.append(recorder)
+        return recorder
+
+    yield open_
+    for recorder in opened:
+        if recorder._journal._thread.is_alive():
+            await recorder.close()
+
+
+async def committed(recorder: Recorder) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await recorder._intake.wait_committed()
+
+
+def writer_pid(recorder: Recorder) -> int:
+    return recorder._writer._process.pid
+
+
+async def test_many_records_over_many_segments_are_all_committed_and_read(open_recorder, tmp_path):
+    recorder = await open_recorder()
+    for number in range(2000):
+        recorder.finish(an_activation(number), logs=["a line"])
+    assert await recorder.get("g", f"{1999:032x}") == an_activation(1999)
+    async with asyncio.timeout(DEADLINE_S):
+        while (found := await recorder.count("g")) != 2000:
+            assert found < 2000
+    assert recorder.lag().rows == 0
+    assert await recorder.get_logs("g", f"{7:032x}") == ["a line"]
+    reader = await ActivationReader.open(tmp_path / "activations.db")
+    assert await reader.get("g", f"{1234:032x}") == an_activation(1234)
+    await reader.close()
+
+
+async def test_a_large_record_and_what_overtakes_it_are_committed(open_recorder):
+    recorder = await open_recorder()
+    large = an_activation(1, result=msgspec.Raw(b'"' + b"x" * 300_000 + b'"'))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(recorder.finish_large(large, logs=[]))
+        for number in range(2, 50):
+            recorder.finish(an_activation(number), logs=[])
+            await asyncio.sleep(0)
+    await committed(recorder)
+    assert await recorder.count("g") == 49
+    assert await recorder.get("g", large.activation_id) == large
+
+
+async def test_lines_that_pass_the_journal_by_are_committed(open_recorder):
+    recorder = await open_recorder()
+    lines = ["y" * 1000] * 40
+    recorder.finish(an_activation(1), logs=lines)
+    await committed(recorder)
+    assert recorder._recent_logs == {}
+    assert await recorder.get_logs("g", f"{1:032x}") == lines
+
+
+async def test_a_process_that_is_killed_stops_admission_and_the_next_start_has_everything(open_recorder, caplog):
+    recorder = await open_recorder()
+    recorder.finish(an_activation(1), logs=[])
+    os.kill(writer_pid(recorder), signal.SIGKILL)
+    async with asyncio.timeout(DEADLINE_S):
+        while recorder.room():
+            await asyncio.sleep(0.01)
+    assert "the journal keeps everything" in caplog.text
+    recorder.finish(an_activation(2), logs=[])  # what was admitted before still ends
+    with pytest.raises(JournalFull):
+        await recorder.accepted(None)
+    with pytest.raises(Exception, match="journal keeps everything"):
+        await recorder.close()
+    assert await (await open_recorder()).count("g") == 2
+
+
+async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder):
+    recorder = await open_recorder()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(writer_pid(recorder), number)
+    recorder.finish(an_activation(1), logs=[])
+    await committed(recorder)
+    assert await recorder.count("g") == 1
+
+
+async def test_the_process_is_gone_when_the_recorder_is_closed(open_recorder):
+    recorder = await open_recorder()
+    recorder.finish(an_activation(1), logs=[])
+    await recorder.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(writer_pid(recorder), 0)
+
+
+async def test_the_process_ends_when_the_daemon_is_gone(open_recorder):
+    recorder = await open_recorder()
+    ended = os.pidfd_open(writer_pid(recorder))
+    seen = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ended, seen.set)
+    recorder._writer._transport.abort()  # as the kernel does for a daemon that was killed
+    async with asyncio.timeout(DEADLINE_S):
+        await seen.wait()
+    loop.remove_reader(ended)
+    os.close(ended)
+    with pytest.raises(Exception, match="journal keeps everything"):
+        await recorder.close()
+
+
+async def test_a_newer_database_stops_the_start_with_the_same_error_as_in_a_thread(open_recorder, tmp_path):
+    await (await open_recorder()).close()
+    with sqlite3.connect(tmp_path / "activations.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreTooNew, match="99"):
+        await open_recorder()
