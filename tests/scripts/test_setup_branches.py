@@ -1,0 +1,266 @@
+"""What the scripts do on machines unlike this one: each branch with the real code and small stand-ins for what is outside."""
+
+import importlib.util
+import json
+import socketserver
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+
+import debian  # noqa: E402
+import engine_api  # noqa: E402
+import ingredients  # noqa: E402
+
+
+def load(name):
+    """Load a script as a module of its own."""
+    loader = SourceFileLoader(f"script_{name}", str(ROOT / "scripts" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+class FakeEngine:
+    """An engine's socket: answers each request by the first path that matches, and remembers what was asked."""
+
+    def __init__(self, path, answers):
+        self.url = f"unix://{path}"
+        self.asked = asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                asked.append(f"{self.command} {self.path}")
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, body = next((body for start, body in answers.items() if start in self.path), (404, {"message": "no"}))
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response_only(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that the library calls
+
+            def log_message(self, *words):
+                pass
+
+        self.server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def fake_engine(tmp_path):
+    engines = []
+
+    def start(name="e.sock", answers=None):
+        engines.append(FakeEngine(tmp_path / name, {"/version": (200, {"Arch": "amd64"})} | (answers or {})))
+        return engines[-1]
+
+    yield start
+    for each in engines:
+        each.close()
+
+
+@pytest.fixture
+def engine_script(monkeypatch, tmp_path):
+    script = load("engine")
+    monkeypatch.setattr(script, "DEFAULT_URL", f"unix://{tmp_path}/default.sock")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    return script
+
+
+# ---- which engine
+
+
+def test_the_engine_of_docker_host_goes_before_the_default_socket_and_that_before_a_private_one(
+    engine_script, fake_engine, monkeypatch
+):
+    private, default, named = fake_engine("private.sock"), fake_engine("default.sock"), fake_engine("named.sock")
+    assert engine_script.find(private.url) == default.url
+    monkeypatch.setenv("DOCKER_HOST", named.url)
+    assert engine_script.find(private.url) == named.url
+
+
+def test_docker_host_that_does_not_answer_is_named_and_the_default_socket_is_used(
+    engine_script, fake_engine, monkeypatch, tmp_path, capfd
+):
+    default = fake_engine("default.sock")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    assert engine_script.find("unix:///nonexistent") == default.url
+    assert f"nothing answers at DOCKER_HOST=unix://{tmp_path}/nobody.sock" in capfd.readouterr().err
+
+
+def test_start_uses_the_engine_that_answers_and_changes_nothing(engine_script, fake_engine, monkeypatch, tmp_path, capsys):
+    default = fake_engine("default.sock")
+    state = tmp_path / "state"
+    monkeypatch.setattr(sys, "argv", ["engine", "start", "--state", str(state)])
+    assert engine_script.main() == 0
+    assert capsys.readouterr().out == f"{default.url}\n"
+    assert not state.exists()
+
+
+@pytest.fixture
+def no_dockerd(engine_script, monkeypatch):
+    monkeypatch.setattr(engine_script.shutil, "which", lambda *_words, **_options: None)
+    monkeypatch.setattr(engine_script.os, "geteuid", lambda: 0)
+    return engine_script
+
+
+def test_without_docker_on_debian_it_says_so_and_installs_the_engine_without_starting_its_services(
+    no_dockerd, monkeypatch, tmp_path, capfd
+):
+    installed = []
+    monkeypatch.setattr(no_dockerd.debian, "is_debian", lambda: True)
+    monkeypatch.setattr(no_dockerd.debian, "install", lambda *names, **options: installed.append((names, options)))
+    monkeypatch.setattr(no_dockerd.PrivateEngine, "_launch", lambda _self, _driver: None)
+    engine = no_dockerd.PrivateEngine(tmp_path / "s")
+    assert engine.start() == engine.url
+    ((names, options),) = installed
+    assert names == ("docker.io", "iptables", "runc")
+    assert options == {"keep_stopped": ("docker.service", "docker.socket", "containerd.service")}
+    assert "no container engine here: installing docker.io, iptables and runc" in capfd.readouterr().err
+
+
+def test_without_docker_on_another_system_it_says_what_to_do_and_installs_nothing(no_dockerd, monkeypatch, tmp_path):
+    monkeypatch.setattr(no_dockerd.debian, "is_debian", lambda: False)
+    monkeypatch.setattr(no_dockerd.debian, "install", lambda *_names, **_options: pytest.fail("installed"))
+    with pytest.raises(no_dockerd.Refused, match="no Debian: install Docker Engine and start it"):
+        no_dockerd.PrivateEngine(tmp_path / "s").start()
+
+
+def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_vfs(engine_script, monkeypatch, tmp_path):
+    launched = []
+
+    class Process:
+        def __init__(self, command, **_options):
+            launched.append(command)
+
+        def poll(self):
+            return 1  # it ends at once
+
+    monkeypatch.setattr(engine_script.subprocess, "Popen", Process)
+    state = tmp_path / "s"
+    state.mkdir()
+    engine = engine_script.PrivateEngine(state)
+    engine._launch("overlay2")
+    (command,) = launched
+    assert {"--bridge=none", "--iptables=false", "--ip-forward=false", "--storage-driver=overlay2"} <= set(command)
+    assert f"--host=unix://{state}/docker.sock" in command
+    for own in ("--data-root", "--exec-root", "--pidfile"):
+        assert next(word for word in command if word.startswith(own)).startswith(f"{own}={state}")
+
+    drivers = []
+    monkeypatch.setattr(engine_script.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(engine_script.shutil, "which", lambda *_words, **_options: "/usr/sbin/dockerd")
+    monkeypatch.setattr(
+        engine_script.PrivateEngine,
+        "_launch",
+        lambda _self, driver: drivers.append(driver) or ("error initializing graphdriver" if driver == "overlay2" else None),
+    )
+    assert engine_script.PrivateEngine(tmp_path / "t").start()
+    assert drivers == ["overlay2", "vfs"]
+
+
+# ---- packages
+
+
+@pytest.mark.parametrize(
+    ("text", "is_debian"),
+    [("ID=debian\n", True), ('ID="linuxmint"\nID_LIKE="ubuntu debian"\n', True), ('ID="fedora"\nID_LIKE="rhel"\n', False)],
+)
+def test_debian_and_what_is_made_from_it_are_known_by_os_release(monkeypatch, text, is_debian):
+    monkeypatch.setattr(debian, "Path", lambda _path: SimpleNamespace(read_text=lambda: text))
+    assert debian.is_debian() is is_debian
+
+
+def test_missing_packages_are_told_with_the_command_to_a_user_and_by_name_to_another_system(monkeypatch):
+    monkeypatch.setattr(debian, "_run", lambda _command: pytest.fail("changed something"))
+    monkeypatch.setattr(debian, "is_debian", lambda: False)
+    with pytest.raises(debian.InstallFailed, match="this is no Debian: install runc, or what is like them, by hand"):
+        debian.install("runc")
+    monkeypatch.setattr(debian, "is_debian", lambda: True)
+    monkeypatch.setattr(debian.os, "geteuid", lambda: 1000)
+    with pytest.raises(debian.InstallFailed, match="Run: sudo apt-get install --yes --no-install-recommends runc"):
+        debian.install("runc")
+
+
+def test_packages_are_installed_after_an_update_and_the_policy_against_service_starts_is_taken_back(monkeypatch, tmp_path):
+    ran, policy = [], tmp_path / "policy-rc.d"
+    monkeypatch.setattr(debian, "is_debian", lambda: True)
+    monkeypatch.setattr(debian.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(debian, "POLICY", policy)
+    monkeypatch.setattr(
+        debian, "_run", lambda command: ran.append((command[:2], policy.exists() and policy.stat().st_mode & 0o111))
+    )
+    monkeypatch.setattr(debian.subprocess, "run", lambda *_words, **_options: subprocess.CompletedProcess([], 0))
+    debian.install("docker.io", keep_stopped=("docker.service",))
+    commands = [command for command, _ in ran]
+    assert commands[0] == ["apt-get", "update"]
+    assert ["apt-get", "install"] in commands
+    assert all(allowed for command, allowed in ran if command[1] == "install")
+    assert not policy.exists()
+
+
+# ---- base images
+
+
+def test_where_a_registry_answers_the_base_is_pulled_and_built_upon(fake_engine, monkeypatch, capfd):
+    pulled = b'{"status": "Pulling from library/debian"}\n{"status": "Status: Downloaded newer image"}\n'
+    engine = fake_engine(
+        answers={
+            "/images/create": (200, pulled),
+            "/images/json": (200, []),
+            "/build": (200, b'{"stream": "built"}\n'),
+            "/images/invokerd": (200, {"Size": 1}),
+        }
+    )
+    images = load("images")
+    monkeypatch.setattr(images.ingredients, "root_file_system", lambda _architecture: pytest.fail("built without a registry"))
+    images.Builder(engine_api.Engine(engine.url), rebuild=False).ensure("base")
+    assert any(f"fromImage={ingredients.PULLED_BASE.partition(':')[0]}" in asked for asked in engine.asked)
+    assert any(asked.startswith("POST /build") for asked in engine.asked)
+
+
+def test_without_a_registry_the_base_is_imported_from_a_system_built_offline(fake_engine, monkeypatch, tmp_path, capfd):
+    engine = fake_engine(
+        answers={
+            "fromImage": (500, {"message": "lookup registry: no such host"}),
+            "fromSrc": (200, b'{"status": "sha256:1"}\n'),
+            "/images/json": (200, []),
+            "/images/invokerd": (200, {"Size": 1}),
+        }
+    )
+    archive = tmp_path / "base.tar"
+    archive.write_bytes(b"system")
+    images = load("images")
+    monkeypatch.setattr(images.ingredients, "root_file_system", lambda _architecture: archive.open("rb"))
+    images.Builder(engine_api.Engine(engine.url), rebuild=False).ensure("base")
+    assert any("fromSrc=-" in asked for asked in engine.asked)
+    assert not any(asked.startswith("POST /build") for asked in engine.asked)
+    assert "no registry: " in capfd.readouterr().err
+
+
+# ---- the environment
+
+
+def test_the_python_that_is_found_is_new_enough():
+    found = subprocess.run(
+        ["bash", "-c", ". scripts/lib/setup.sh; find_python"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    asked = [found.stdout.strip(), "-c", "import sys; print(sys.version_info >= (3, 11))"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "True\n"
