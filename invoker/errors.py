@@ -256,6 +256,21 @@ class WebAuthRequired(RequestError):
     code = "web-auth-required"
 
 
+# --- the API gateway ---------------------------------------------------------------------------------------------------
+
+
+class DocumentError(InvalidRequest):
+    """The API's document cannot be served by this gateway."""
+
+    code = "api-document"
+
+
+class NoApi(RequestError):
+    """No API is served under this path."""
+
+    code = "no-api"
+
+
 # --- what we cannot do now --------------------------------------------------------------------------------------------
 
 
@@ -304,6 +319,7 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     MalformedQuery: Answer(status=400, rejection=True),
     WebAuthRequired: Answer(status=401),
     WebPropertyMissing: Answer(status=404),
+    NoApi: Answer(status=404),
     # refused by what is there
     NotAuthorised: Answer(status=403),
     EntityNotFound: Answer(status=404),

@@ -15,6 +15,7 @@ from pathlib import Path
 from invoker.code import CodeStore
 from invoker.config.model import Config
 from invoker.record.activations import Retention
+from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder
 from pool.errors import PlatformError
@@ -34,6 +35,7 @@ class Stores:
     """What is on the disk."""
 
     entities: EntityStore
+    apis: ApiStore
     recorder: Recorder
     table: ContainerTable
     code: CodeStore
@@ -51,6 +53,8 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         store = config.store
         entities = await EntityStore.open(directory / "entities.db", directory / "code")
         stack.push_async_callback(entities.close)
+        apis = await ApiStore.open(directory / "apis.db", namespaces=[each.uuid for each in entities.list_namespaces()])
+        stack.push_async_callback(apis.close)
         recorder = await Recorder.open(
             directory,
             node=config.node,
@@ -72,7 +76,9 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
             log.info("container table: %s", table.emptied_because)
         code = CodeStore(directory / "unpacked", entities.code.read_blocking)
         stack.callback(code.close)
-        yield Stores(entities=entities, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper"))
+        yield Stores(
+            entities=entities, apis=apis, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper")
+        )
 
 
 def _lock(path: Path) -> int:

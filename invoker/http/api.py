@@ -19,6 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import BadHttp, InvalidName, MethodNotAllowed, NoRoute, NotAcceptable
+from invoker.gateway.management import is_management, manage_apis
+from invoker.gateway.serve import find_apis, serve_api
 from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
@@ -136,10 +138,8 @@ class Api:
     async def _route(self, request: Request, transaction: str, started: float) -> Reply:
         services, method = self._services, request.method
         segments, query = split_target(request.target)
-        if segments[:3] == ("api", "v1", "web") and (web_target := parse_web_target(request.target)) is not None:
-            return await serve_web_action(
-                services, WebCall(http=request, target=web_target, transaction=transaction, started=started)
-            )
+        if segments[2:3] != ("namespaces",) and (answering := self._elsewhere(request, segments, transaction, started)):
+            return await answering
         if (reply := await self._outside_of_namespaces(request, segments)) is not None:
             return reply
         identity = services.authenticator.identify(request.headers.get("authorization"))
@@ -171,6 +171,16 @@ class Api:
             raise NotAcceptable
         exchange.authorise_us = microseconds_since(authenticated)
         return await handler(services, exchange)
+
+    def _elsewhere(self, request: Request, segments: Sequence[str], transaction: str, started: float) -> Awaitable[Reply] | None:
+        """Let a web action, or an API of the gateway, answer; None where the path is of neither."""
+        services = self._services
+        if segments[:3] == ("api", "v1", "web") and (target := parse_web_target(request.target)) is not None:
+            call = WebCall(http=request, target=target, transaction=transaction, started=started)
+            return manage_apis(services, call) if is_management(target) else serve_web_action(services, call)
+        if apis := find_apis(services, segments):
+            return serve_api(services, request, apis, transaction=transaction, started=started)
+        return None
 
     async def _outside_of_namespaces(self, request: Request, segments: Sequence[str]) -> Reply | None:
         """Answer what is no resource of a namespace; None for what is one.

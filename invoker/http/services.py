@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from invoker.config.model import LimitsConfig
+from invoker.gateway.model import Api
 from invoker.health import Health
 from invoker.http.admission import Admission
 from invoker.http.auth import Authenticator
@@ -66,6 +67,22 @@ class Entities(Protocol):
         """
 
 
+class Apis(Protocol):
+    """The APIs of the gateway."""
+
+    def get(self, namespace_uuid: str, base_path: str) -> Api | None:
+        """Find an API."""
+
+    def list(self, namespace_uuid: str) -> Sequence[Api]:
+        """List the APIs of a namespace, by base path."""
+
+    async def put(self, api: Api) -> None:
+        """Write an API over the one of its base path. It is visible before this first waits."""
+
+    async def delete(self, api: Api) -> None:
+        """Delete an API; one that is not there is no failure."""
+
+
 class Activations(Protocol):
     """The activation records."""
 
@@ -109,6 +126,7 @@ class Services:
         price: what an activation costs.
         health, ready: what `/health` and `/ready` tell.
         wall_clock: seconds since the epoch.
+        public_url: under which clients reach this server, without a slash at its end.
         build, build_number: for people, in `GET /api/v1`.
         support: where to ask, in `GET /`: `github` and `slack`.
         on_refused: told the code of each error of the node's own state that is answered 503. May not raise.
@@ -119,12 +137,14 @@ class Services:
     manifest: Manifest
     entities: Entities
     activations: Activations
+    apis: Apis
     invoker: Invoking
     limits: Callable[[], LimitsConfig]
     price: Price
     health: Callable[[], Health]
     ready: Callable[[], Health]
     wall_clock: Callable[[], float]
+    public_url: str
     build: str
     build_number: str
     support: Mapping[str, str] = field(default_factory=lambda: {"github": "", "slack": ""})

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import msgspec
 from multidict import CIMultiDict
 
+from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import (
     EntityNotFound,
-    InvalidName,
     MethodNotAllowed,
     Unauthenticated,
     WebActionFailed,
@@ -25,6 +25,7 @@ from invoker.http.limits import BLOCKING_WAIT_MS
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.model import Action, Activation, Identity, Status
+from invoker.resolve import ResolvedAction, resolve_action
 from invoker.web.arguments import WebRequest, build_arguments, clean_text
 from invoker.web.response import WebResponse, application_error, transcode
 from invoker.web.target import WebTarget
@@ -46,6 +47,7 @@ class WebCall:
         transaction: id of the request.
         started: `time.monotonic()` when the request's head was there.
         secret: value for `X-Require-Whisk-Auth` in place of the client's; the API gateway knows it. None: the client's own.
+        cors: headers that the API gateway sends where the action does not; None: those that web actions have by themselves.
     """
 
     http: Request
@@ -53,6 +55,7 @@ class WebCall:
     transaction: str
     started: float
     secret: str | None = None
+    cors: Mapping[str, str] | None = None
 
 
 async def serve_web_action(services: Services, call: WebCall) -> Reply:
@@ -61,13 +64,15 @@ async def serve_web_action(services: Services, call: WebCall) -> Reply:
     The order is OpenWhisk's: the owner, the action and whether it is exported, the owner's limits, CORS, `require-whisk-auth`,
     the body's size, its form, reserved names; then the action runs.
     """
-    cors: Mapping[str, str] = {}
+    cors: Mapping[str, str] = call.cors or {}
+    is_preflight = False
     try:
-        owner, action = _find(services, call)
-        if action.annotation("web-custom-options") is not True:
+        owner, found = _find(services, call)
+        if call.cors is None and found.action.annotation("web-custom-options") is not True:
             cors = cors_headers(call.http.headers)
+            is_preflight = call.http.method == "OPTIONS"
         services.admission.admit(owner.namespace, services.wall_clock(), services.invoker.in_flight(owner.namespace.name))
-        reply = await _answer(services, call, owner, action, is_preflight=bool(cors) and call.http.method == "OPTIONS")
+        reply = await _answer(services, call, owner, found, is_preflight=is_preflight)
     except InvokerError as error:
         reply = Reply.of_error(error, call.transaction)
         reply.cors = False
@@ -76,13 +81,13 @@ async def serve_web_action(services: Services, call: WebCall) -> Reply:
             services.on_refused(error.code)
     if cors:
         headers = CIMultiDict(reply.headers)
-        headers.extend(cors)
+        headers.extend({name: value for name, value in cors.items() if call.cors is None or name not in headers})
         reply.headers = headers
     return reply
 
 
-async def _answer(services: Services, call: WebCall, owner: Identity, action: Action, *, is_preflight: bool) -> Reply:
-    http, limits = call.http, services.limits()
+async def _answer(services: Services, call: WebCall, owner: Identity, found: ResolvedAction, *, is_preflight: bool) -> Reply:
+    http, limits, action = call.http, services.limits(), found.action
     if is_preflight:
         return Reply(b"", content_type="", cors=False)
     user = caller_of(services.authenticator, http.headers.get("authorization"))
@@ -117,6 +122,7 @@ async def _answer(services: Services, call: WebCall, owner: Identity, action: Ac
             authenticate_us=microseconds_since(received),
             authorise_us=authorised_us,
             resolve_us=0,
+            binding=found.binding_path,
         )
     )
     return _render(call, outcome)
@@ -151,26 +157,29 @@ def _reply_of(response: WebResponse, activation: tuple[str, str]) -> Reply:
     )
 
 
-def _find(services: Services, call: WebCall) -> tuple[Identity, Action]:
+def _find(services: Services, call: WebCall) -> tuple[Identity, ResolvedAction]:
     """Find the owner, as whom the action runs, and the action.
 
     Raises:
         EntityNotFound: no such namespace, package or action, or it is not exported; which, is not told.
+        NotAuthorised: it is behind a binding, and the package is not published any more.
         MethodNotAllowed: no web action has this method.
     """
-    target = call.target
+    target, entities = call.target, services.entities
     if call.http.method not in METHODS:
         raise MethodNotAllowed(METHODS)
-    namespace = services.entities.get_namespace(target.namespace)
-    if namespace is None or namespace.blocked:
+    namespace = entities.get_namespace(target.namespace)
+    if namespace is None or namespace.blocked or "/" in target.action or "/" in target.package:
         raise EntityNotFound
     try:
-        action = services.entities.get(target.namespace, target.entity_path)
-    except (WrongCollection, InvalidName):
+        found = resolve_action(entities, namespace.name, target.entity_path)
+    except WrongCollection:
         raise EntityNotFound from None
-    if not isinstance(action, Action) or action.annotation("web-export") is not True:
+    if found.action.annotation("web-export") is not True:
         raise EntityNotFound
-    return Identity(namespace=namespace, api_key=services.authenticator.derived_key(namespace)), action
+    owner = Identity(namespace=namespace, api_key=services.authenticator.derived_key(namespace))
+    authorise(entities, owner, Right.ACTIVATE, Resource(namespace.name, "actions", target.entity_path))
+    return owner, found
 
 
 def caller_of(authenticator: Authenticator, authorization: str | None) -> Identity | None:

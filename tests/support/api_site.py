@@ -25,6 +25,7 @@ from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
 from invoker.model import Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
+from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
 from pool.model import ActivationId, PeakQuality, StartKind
 
@@ -181,6 +182,7 @@ class Site:
 
     entities: SiteEntities = field(default_factory=SiteEntities)
     activations: FakeActivations = field(default_factory=FakeActivations)
+    apis: ApiStore = field(default_factory=lambda: ApiStore(MemoryWriter()))
     invoker: FakeInvoker = field(default_factory=FakeInvoker)
     limits: LimitsConfig = field(default_factory=lambda: LimitsConfig.of_profile("openwhisk"))
     health: Health = field(default_factory=lambda: Health(checks=(Check(name="engine", ok=True),)))
@@ -201,12 +203,14 @@ class Site:
             manifest=Manifest.parse(MANIFEST),
             entities=self.entities,
             activations=self.activations,
+            apis=self.apis,
             invoker=self.invoker,
             limits=lambda: self.limits,
             price=lambda _: self.cost,
             health=lambda: self.health,
             ready=lambda: self.health,
             wall_clock=lambda: self.now,
+            public_url="https://node.example",
             build="2026-01-01",
             build_number="0.1.0",
         )
