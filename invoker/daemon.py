@@ -33,7 +33,7 @@ from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
-from invoker.manifest import Manifest
+from invoker.manifest import SEQUENCE, Manifest
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
 from invoker.record.rating import BadPrices, Prices, rate_activation
@@ -336,7 +336,7 @@ class Daemon:
             self.pool.retire(before.full_path, revision=after.revision if isinstance(after, Action) else None)
             if after is None:
                 self.observer.forget_action(before.full_path)
-        if isinstance(after, Action):
+        if isinstance(after, Action) and after.exec.kind != SEQUENCE:
             self.group.create_task(self._prepare(after), name=f"prepare {after.full_path}")
 
     async def _prepare(self, action: Action) -> None:

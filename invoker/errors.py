@@ -98,6 +98,18 @@ class EntityExists(RequestError):
     code = "already-exists"
 
 
+class EntityConflict(RequestError):
+    """The resource is in a state that does not allow this."""
+
+    code = "entity-conflict"
+
+
+class KindNotAllowed(NotAuthorised):
+    """The namespace may not have actions of this kind."""
+
+    code = "kind-not-allowed"
+
+
 class ConcurrentModification(RequestError):
     """Concurrent modification to resource detected."""
 
@@ -325,6 +337,7 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     EntityNotFound: Answer(status=404),
     WrongCollection: Answer(status=409),
     EntityExists: Answer(status=409),
+    EntityConflict: Answer(status=409),
     ConcurrentModification: Answer(status=409),
     IdempotencyConflict: Answer(status=409),
     TooLarge: Answer(status=413),

@@ -185,7 +185,7 @@ class Manifest:
             RuntimeNotSupported, RuntimeDeprecated.
         """
         runtime = self.runtimes.get(kind)
-        if (runtime is None or runtime.deprecated) and kind != BLACKBOX:
+        if (runtime is None or runtime.deprecated) and kind not in {BLACKBOX, SEQUENCE}:
             self._usable(kind)
 
     def _usable(self, kind: str) -> Runtime:

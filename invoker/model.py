@@ -21,12 +21,21 @@ class Collection(enum.Enum):
     RULES = "rules"
 
 
+#: A view of the collection of packages (see `EntityStore.list`): those that other namespaces see. No package has this name.
+PUBLISHED = "*published*"
+
+
 class LimitOverrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the site grants one namespace beside its defaults; None is the site's default."""
+    """What the site grants one namespace beside its defaults; None is the site's default.
+
+    Attributes:
+        allowed_kinds: of the actions that it may write; None is all.
+    """
 
     invocations_per_minute: int | None = None
     concurrent_invocations: int | None = None
     fires_per_minute: int | None = None
+    allowed_kinds: tuple[str, ...] | None = None
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):

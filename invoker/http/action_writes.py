@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from invoker.config.model import LimitsConfig
-from invoker.errors import InvalidRequest, KindNotSupportedYet, MalformedContent, TooLarge
-from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES, check_action_limits, default_limits
-from invoker.http.parsing import ActionBody, ExecBody, LimitsBody, entries_bytes, is_base64, is_truthy, next_patch
+from invoker.errors import InvalidRequest, KindNotSupportedYet, MalformedContent
+from invoker.http import entities
+from invoker.http.bodies import ActionBody, ExecBody, LimitsBody, is_base64, is_truthy
+from invoker.http.limits import check_action_limits, default_limits
 from invoker.manifest import BLACKBOX, SEQUENCE, Manifest, check_image
-from invoker.model import Action, Annotation, Exec, Limits
+from invoker.model import Action, Annotation, Exec, Limits, Parameter
 
 _FALSE = msgspec.Raw(b"false")
 
@@ -39,26 +39,21 @@ def check_sizes(body: ActionBody, site: LimitsConfig) -> None:
     if body.exec is not None:
         sent = body.exec
         size = sum(_utf8_bytes(text) for text in (_code(sent), sent.main, sent.image) if text)
-        _check_size("exec", size, site.code_bytes)
-    if body.parameters is not None:
-        _check_size("parameters", entries_bytes(body.parameters), PARAMETERS_BYTES)
-    if body.annotations is not None:
-        _check_size("annotations", entries_bytes(body.annotations), ANNOTATIONS_BYTES)
+        entities.check_size("exec", size, site.code_bytes)
+    entities.check_sizes(body)
 
 
 def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
-    """Find out what an `exec` object means on this node.
+    """Find out what an `exec` object of any kind but `sequence` means on this node.
 
     Raises:
-        RuntimeNotSupported, RuntimeDeprecated, KindNotSupportedYet: the kind.
+        RuntimeNotSupported, RuntimeDeprecated: the kind.
         MalformedContent: something that the kind needs is not there.
         InvalidRequest: the image's name.
     """
-    kind = sent.kind.strip().lower()
+    kind = normalise_kind(sent.kind)
     code = _code(sent)
     main = sent.main or None
-    if kind == SEQUENCE:
-        raise KindNotSupportedYet("Actions of kind 'sequence' are not supported by this server yet.")
     if kind == BLACKBOX:
         if not sent.image:
             raise MalformedContent.because("'image' must be a string defined in 'exec' for 'blackbox' actions")
@@ -79,6 +74,11 @@ def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
         image=image,
     )
     return WrittenExec(execution, code)
+
+
+def normalise_kind(kind: str) -> str:
+    """Cut blanks around a kind, in lower case: clients write it as they like."""
+    return kind.strip().lower()
 
 
 def create_action(
@@ -102,20 +102,13 @@ def create_action(
         raise InvalidRequest("exec undefined")
     limits = _limits(default_limits(site), body.limits)
     check_action_limits(limits, site, concurrent)
-    annotations = {entry.key: entry for entry in body.annotations or ()}
+    fields = entities.written_fields(None, body, now_ms)
+    annotations = {entry.key: entry for entry in fields["annotations"]}
     annotations.setdefault("provide-api-key", Annotation(key="provide-api-key", value=_FALSE))
-    return Action(
-        namespace=namespace,
-        path=path,
-        revision=_revision(),
-        version=body.version or "0.0.1",
-        publish=bool(body.publish),
-        updated=now_ms,
-        annotations=_annotations(annotations.values(), execution.kind),
-        parameters=body.parameters or (),
-        exec=execution,
-        limits=limits,
-    )
+    fields["annotations"] = _annotations(annotations.values(), execution.kind)
+    if execution.kind == SEQUENCE:
+        fields["parameters"] = _component_parameters(execution)
+    return Action(namespace=namespace, path=path, exec=execution, limits=limits, **fields)
 
 
 def update_action(
@@ -131,23 +124,31 @@ def update_action(
     limits = _limits(old.limits, body.limits)
     if limits != old.limits:
         check_action_limits(limits, site, concurrent)
-    annotations = {entry.key: entry for entry in old.annotations if entry.key not in body.delete_annotations}
-    annotations |= {entry.key: entry for entry in body.annotations or ()}
     kept = execution is None
     execution = execution or old.exec
+    fields = entities.written_fields(old, body, now_ms)
+    deleted = body.delete_annotations if kept or execution.kind != SEQUENCE else ()  # as upstream
+    annotations = {entry.key: entry for entry in old.annotations if entry.key not in deleted}
+    annotations |= {entry.key: entry for entry in body.annotations or ()}
+    fields["annotations"] = _annotations(annotations.values(), execution.kind)
+    if execution.kind == SEQUENCE:
+        fields["parameters"] = _component_parameters(execution)
+    elif old.exec.kind == SEQUENCE and body.parameters is None:
+        fields["parameters"] = ()
     return Action(
         namespace=old.namespace,
         path=old.path,
-        revision=_revision(),
-        version=body.version or next_patch(old.version),
-        publish=old.publish if body.publish is None else body.publish,
-        updated=max(now_ms, old.updated + 1),
-        annotations=_annotations(annotations.values(), execution.kind),
-        parameters=old.parameters if body.parameters is None else body.parameters,
         exec=execution,
         limits=limits,
         image_id=old.image_id if kept else None,
+        **fields,
     )
+
+
+def _component_parameters(execution: Exec) -> tuple[Parameter, ...]:
+    """Make the only parameter that a sequence has, whatever the client sends: its components."""
+    components = [f"/{path}" for path in execution.components]
+    return (Parameter(key="_actions", value=msgspec.Raw(msgspec.json.encode(components))),)
 
 
 def _annotations(entries: Iterable[Annotation], kind: str) -> tuple[Annotation, ...]:
@@ -167,15 +168,6 @@ def _code(sent: ExecBody) -> str | None:
     return sent.jar if sent.code is None else sent.code
 
 
-def _check_size(field: str, size: int, allowed: int) -> None:
-    if size > allowed:
-        raise TooLarge.measured(field, size, allowed)
-
-
 def _utf8_bytes(text: str) -> int:
     """Length in UTF-8; without a copy of 48 MB for the common case."""
     return len(text) if text.isascii() else len(text.encode())
-
-
-def _revision() -> str:
-    return os.urandom(16).hex()

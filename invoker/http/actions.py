@@ -6,23 +6,27 @@ import time
 
 import msgspec
 
-from invoker.errors import EntityExists, EntityNotFound, InvalidRequest, WrongCollection
-from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
+from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, KindNotSupportedYet, WrongCollection
+from invoker.http.action_writes import (
+    WrittenExec,
+    check_sizes,
+    create_action,
+    normalise_kind,
+    resolve_exec,
+    update_action,
+)
+from invoker.http.bodies import ActionBody, ExecBody, parse_action
+from invoker.http.components import sequence_exec
+from invoker.http.documents import action_document, action_entry
+from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms
 from invoker.http.exchange import REASON, Exchange, Reply, microseconds_since
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
-from invoker.http.parsing import boolean, check_name, parse_action, parse_invoke_options, parse_page, parse_payload
-from invoker.http.rendering import (
-    is_array,
-    render_accepted,
-    render_action,
-    render_action_list,
-    render_activation,
-    render_count,
-    render_result,
-)
+from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
+from invoker.http.rendering import is_array, render, render_accepted, render_activation, render_result
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
-from invoker.model import Action, Activation, Collection, Status
+from invoker.manifest import SEQUENCE
+from invoker.model import Action, Activation, Collection, Exec, Status
 from invoker.resolve import ResolvedAction, resolve_action, resolve_package
 
 #: Status of the answer to a blocking invocation, by how the activation ended.
@@ -44,6 +48,8 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     found = _find(services, exchange)
     action = found.action
     services.manifest.check(action.exec.kind)
+    if action.exec.kind == SEQUENCE:
+        raise KindNotSupportedYet("Sequences can be written and read, but not run by this server yet.")
     services.admission.check_concurrency(
         exchange.identity.namespace, services.invoker.in_flight(exchange.identity.namespace.name)
     )
@@ -87,72 +93,60 @@ async def get_action(services: Services, exchange: Exchange) -> Reply:
     with_code = boolean(exchange.query, "code", default=True)
     found = _find(services, exchange)
     code = await _read_code(services, found.action) if with_code else None
-    return Reply(render_action(found.action, code, binding=found.binding_path))
+    return Reply(render(action_document(found.action, code, binding=found.binding_path)))
 
 
 async def put_action(services: Services, exchange: Exchange) -> Reply:
     """PUT: create an action, or with `?overwrite=true` write it anew."""
-    overwrite = boolean(exchange.query, "overwrite")
-    _check_names(exchange)
+    check_put(exchange)
     body = parse_action(await exchange.read_json(REQUEST_BYTES, required=True))
-    site = services.limits()
-    check_sizes(body, site)
+    check_sizes(body, services.limits())
     _refuse_binding(services, exchange)
-    old = services.entities.get(exchange.namespace, exchange.path)
-    if old is not None and not isinstance(old, Action):
-        raise WrongCollection
-    if old is not None and not overwrite:
-        raise EntityExists
-    written = resolve_exec(body.exec, services.manifest) if body.exec is not None else None
-    execution, code = written if written is not None else (None, None)
-    concurrent = services.admission.concurrent_invocations(exchange.identity.namespace)
-    now_ms = int(services.wall_clock() * 1000)
-    if old is None:
-        action = create_action(
-            exchange.namespace,
-            exchange.path,
-            body,
-            execution=execution,
-            site=site,
-            concurrent=concurrent,
-            now_ms=now_ms,
-        )
-    else:
-        if execution is None:
-            services.manifest.check(old.exec.kind)
-        action = update_action(old, body, execution=execution, site=site, concurrent=concurrent, now_ms=now_ms)
+    old = find_replaced(services, exchange, Action)
+    written = None if body.exec is None else _resolve_exec(services, exchange, body.exec)
+    execution, code = written or (None, None)
+    action = _write(services, exchange, old, body, execution)
     if code is not None:
         digest = await services.entities.code.put(code)
+        _refuse_binding(services, exchange)  # the package may have gone meanwhile
         action = msgspec.structs.replace(action, exec=msgspec.structs.replace(action.exec, code=digest))
     await services.entities.put(action, expected_revision=old.revision if old is not None else None)
-    return Reply(render_action(action, code if code is not None else await _read_code(services, action)))
+    return Reply(render(action_document(action, code if code is not None else await _read_code(services, action))))
 
 
 async def delete_action(services: Services, exchange: Exchange) -> Reply:
     """DELETE: answers with the action as it was."""
-    _check_names(exchange)
     _refuse_binding(services, exchange)
-    action = services.entities.get(exchange.namespace, exchange.path)
-    if not isinstance(action, Action):
-        raise EntityNotFound if action is None else WrongCollection
-    body = render_action(action, await _read_code(services, action))
+    action = find(services, exchange, Action)
+    code = await _read_code(services, action)
     await services.entities.delete(action)
-    return Reply(body)
+    return Reply(render(action_document(action, code)))
 
 
 async def list_actions(services: Services, exchange: Exchange) -> Reply:
-    """GET of the collection, or with `NAME/` of one package."""
-    page = parse_page(exchange.query, "actions")
-    namespace, package = exchange.namespace, None
-    if exchange.path:
-        name = check_name(exchange.path.removesuffix("/"))
-        provider = resolve_package(services.entities, namespace, name).package
-        namespace, package = provider.namespace, provider.path
-    if page.count:
-        total = services.entities.count(namespace, Collection.ACTIONS, package)
-        return Reply(render_count("actions", max(total - page.skip, 0)))
-    found = services.entities.list(namespace, Collection.ACTIONS, limit=page.limit, skip=page.skip, package=package)
-    return Reply(render_action_list(action for action in found if isinstance(action, Action)))
+    """GET of the collection, or with `NAME/` of one package; through a binding, of the package behind it."""
+    if not exchange.path:
+        return list_page(services, exchange, Collection.ACTIONS, action_entry)
+    name = check_name(exchange.path.removesuffix("/"))
+    package = resolve_package(services.entities, exchange.namespace, name).package
+    return list_page(services, exchange, Collection.ACTIONS, action_entry, namespace=package.namespace, package=package.path)
+
+
+def _write(services: Services, exchange: Exchange, old: Action | None, body: ActionBody, execution: Exec | None) -> Action:
+    """Make what a PUT leaves there.
+
+    Raises:
+        InvalidRequest, RuntimeNotSupported, RuntimeDeprecated: as `create_action`, `update_action`, `Manifest.check`.
+    """
+    site, now = services.limits(), now_ms(services)
+    concurrent = services.admission.concurrent_invocations(exchange.identity.namespace)
+    if old is None:
+        return create_action(
+            exchange.namespace, exchange.path, body, execution=execution, site=site, concurrent=concurrent, now_ms=now
+        )
+    if execution is None:
+        services.manifest.check(old.exec.kind)
+    return update_action(old, body, execution=execution, site=site, concurrent=concurrent, now_ms=now)
 
 
 def _find(services: Services, exchange: Exchange) -> ResolvedAction:
@@ -165,25 +159,38 @@ def _find(services: Services, exchange: Exchange) -> ResolvedAction:
     try:
         return resolve_action(services.entities, exchange.namespace, exchange.path)
     except (EntityNotFound, WrongCollection):
-        _check_names(exchange)
+        for segment in exchange.path.split("/"):
+            check_name(segment)
         raise
-
-
-def _check_names(exchange: Exchange) -> None:
-    for segment in exchange.path.split("/"):
-        check_name(segment)
 
 
 def _refuse_binding(services: Services, exchange: Exchange) -> None:
     """Let only a real package, or the default one, be written into.
 
     Raises:
-        EntityNotFound, WrongCollection: there is no such package.
+        InvalidName, EntityNotFound, WrongCollection: there is no such package.
         InvalidRequest: it is a binding.
     """
     package = exchange.path.rpartition("/")[0]
-    if package and resolve_package(services.entities, exchange.namespace, package).binding is not None:
+    if package and resolve_package(services.entities, exchange.namespace, check_name(package)).binding is not None:
         raise InvalidRequest("Operation not permitted on package binding.")
+
+
+def _resolve_exec(services: Services, exchange: Exchange, sent: ExecBody) -> WrittenExec:
+    """Find out what the `exec` object means, and whether the caller may have it.
+
+    Raises:
+        KindNotAllowed: the site does not grant the namespace this kind.
+    """
+    if normalise_kind(sent.kind) == SEQUENCE:
+        own_path = f"{exchange.namespace}/{exchange.path}"
+        written = WrittenExec(sequence_exec(services.entities, exchange.identity, sent.components, own_path=own_path), None)
+    else:
+        written = resolve_exec(sent, services.manifest)
+    allowed = exchange.identity.namespace.limits.allowed_kinds
+    if allowed is not None and written.exec.kind not in allowed:
+        raise KindNotAllowed(f"The supplied authentication is not authorized to create actions of kind '{written.exec.kind}'.")
+    return written
 
 
 async def _read_code(services: Services, action: Action) -> str | None:

@@ -26,9 +26,12 @@ from invoker.http.actions import delete_action, get_action, invoke_action, list_
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
 from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request, microseconds_since
 from invoker.http.limits import KEY_LENGTH
+from invoker.http.packages import delete_package, get_package, list_packages, put_package
 from invoker.http.parsing import accepts_json, check_namespace, split_target
+from invoker.http.rules import delete_rule, get_rule, list_rules, put_rule, set_rule_status
 from invoker.http.sdk import get_docker_kit
 from invoker.http.services import Services
+from invoker.http.triggers import delete_trigger, get_trigger, list_triggers, put_trigger
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
 from pool.errors import InvokerError
@@ -69,16 +72,20 @@ ROUTES: dict[tuple[str, str, str], Handler] = {
     ("activations", "name/name", "GET"): get_activation_part,
     ("limits", "", "GET"): api_node.get_limits,
     ("limits", "name", "GET"): api_node.refuse_limit,
-    **{(collection, "", "GET"): api_node.list_nothing for collection in ("packages", "triggers", "rules")},
-    **{
-        (collection, "name", method): api_node.refuse_entity
-        for collection, methods in {
-            "packages": ("GET", "PUT", "DELETE"),
-            "triggers": ("GET", "PUT", "DELETE", "POST"),
-            "rules": ("GET", "PUT", "DELETE", "POST"),
-        }.items()
-        for method in methods
-    },
+    ("packages", "", "GET"): list_packages,
+    ("packages", "name", "GET"): get_package,
+    ("packages", "name", "PUT"): put_package,
+    ("packages", "name", "DELETE"): delete_package,
+    ("triggers", "", "GET"): list_triggers,
+    ("triggers", "name", "GET"): get_trigger,
+    ("triggers", "name", "PUT"): put_trigger,
+    ("triggers", "name", "DELETE"): delete_trigger,
+    ("triggers", "name", "POST"): api_node.refuse_fire,
+    ("rules", "", "GET"): list_rules,
+    ("rules", "name", "GET"): get_rule,
+    ("rules", "name", "PUT"): put_rule,
+    ("rules", "name", "DELETE"): delete_rule,
+    ("rules", "name", "POST"): set_rule_status,
 }
 
 #: What OpenWhisk's API has no place for: `POST /invokerd/v1/activations/ID/cancel`.
@@ -165,7 +172,7 @@ class Api:
         authenticated = time.monotonic()
         if handler is invoke_action:
             services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
-        if namespace != own or "/" in path:
+        if namespace != own or "/" in path or collection == "packages":  # else it is the caller's own, and needs no look-up
             authorise(services.entities, identity, Right(method), Resource(check_namespace(namespace), collection, path))
         if not accepts_json(request.headers.get("accept")):
             raise NotAcceptable

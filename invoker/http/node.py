@@ -5,8 +5,7 @@ from __future__ import annotations
 from invoker.errors import InvalidRequest, NotImplementedYet
 from invoker.health import Health
 from invoker.http.exchange import TEXT, Exchange, Reply
-from invoker.http.parsing import parse_page
-from invoker.http.rendering import render, render_api_info, render_count, render_health, render_limits, render_root
+from invoker.http.rendering import render, render_api_info, render_health, render_limits, render_root
 from invoker.http.services import Services
 
 # --- without credentials ----------------------------------------------------------------------------------------------
@@ -70,12 +69,6 @@ async def refuse_limit(_: Services, exchange: Exchange) -> Reply:
 # --- not there yet ----------------------------------------------------------------------------------------------------
 
 
-async def list_nothing(_: Services, exchange: Exchange) -> Reply:
-    """`GET NS/packages|triggers|rules`: empty, which is the truth as long as none can be made."""
-    page = parse_page(exchange.query, exchange.collection)
-    return Reply(render_count(exchange.collection, 0) if page.count else b"[]")
-
-
-async def refuse_entity(_: Services, exchange: Exchange) -> Reply:
-    """Any method on a package, a trigger or a rule."""
-    raise NotImplementedYet(f"{exchange.collection.capitalize()} are not implemented by this server yet.")
+async def refuse_fire(_: Services, exchange: Exchange) -> Reply:
+    """`POST` to a trigger."""
+    raise NotImplementedYet(f"Triggers cannot be fired on this server yet: '{exchange.path}' was not.")

@@ -1,25 +1,24 @@
-"""From what a client sends to values: paths, names, queries, bodies. Pure; each refusal is an error with its sentence."""
+"""From what a client sends to values: paths, names, queries, payloads. Pure; each refusal is an error with its sentence.
+
+The bodies of entities are read by `invoker.http.bodies`.
+"""
 
 from __future__ import annotations
 
-import binascii
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from invoker.errors import InvalidName, InvalidRequest, MalformedContent, MalformedQuery, UnsupportedMediaType
 from invoker.http.limits import BLOCKING_WAIT_MS, LIST_DEFAULT, LIST_MAXIMUM, NAME_LENGTH
-from invoker.model import Annotation, Parameter
 from pool.model import ActivationId
 
 _NAME = re.compile(r"\w(?:[\w@ .&-]*[\w@.&-])?", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
 _ACTIVATION_ID = re.compile(r"[0-9a-f]{32}")
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -39,6 +38,11 @@ def split_target(target: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
     if "%" in path:
         segments = [unquote(segment) for segment in segments]
     return tuple(segments), dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+
+
+def is_name(text: str) -> bool:
+    """Tell whether an entity or a namespace could have this name."""
+    return len(text) <= NAME_LENGTH and _NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:
@@ -249,154 +253,3 @@ def parse_payload(body: bytes) -> msgspec.Raw:
     if body.lstrip()[:1] != b"{":
         raise MalformedContent.because("Object expected")
     return raw
-
-
-class ParameterBody(msgspec.Struct, frozen=True):
-    """One entry of a parameter or annotation list, as sent."""
-
-    key: str
-    value: msgspec.Raw
-    init: bool | None = None
-    encryption: str | None = None
-
-
-class ExecBody(msgspec.Struct, frozen=True):
-    """The `exec` object, as sent; `jar` is an old name of `code`."""
-
-    kind: str
-    code: str | None = None
-    jar: str | None = None
-    main: str | None = None
-    image: str | None = None
-    components: tuple[str, ...] | None = None
-
-
-class LimitsBody(msgspec.Struct, frozen=True):
-    """The `limits` object, as sent. Sizes below zero are no sizes."""
-
-    timeout: int | None = None
-    memory: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    logs: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    concurrency: int | None = None
-    instances: Annotated[int, msgspec.Meta(ge=0)] | None = None
-
-
-class _ActionBody(msgspec.Struct, frozen=True, rename={"del_annotations": "delAnnotations"}):
-    exec: ExecBody | None = None
-    parameters: tuple[ParameterBody, ...] | None = None
-    annotations: tuple[ParameterBody, ...] | None = None
-    limits: LimitsBody | None = None
-    version: str | None = None
-    publish: bool | None = None
-    del_annotations: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionBody:
-    """The body of a PUT of an action; None is *not given*, as is JSON's null. Fields we do not know are ignored.
-
-    Attributes:
-        version: normalised, `a.b.c`.
-        delete_annotations: keys.
-    """
-
-    exec: ExecBody | None
-    parameters: tuple[Parameter, ...] | None
-    annotations: tuple[Annotation, ...] | None
-    limits: LimitsBody
-    version: str | None
-    publish: bool | None
-    delete_annotations: tuple[str, ...]
-
-
-_ACTION = msgspec.json.Decoder(_ActionBody)
-
-
-def parse_action(body: bytes) -> ActionBody:
-    """Read the body of a PUT of an action.
-
-    Raises:
-        MalformedContent: with what is wrong, and where.
-    """
-    try:
-        sent = _ACTION.decode(body)
-        return ActionBody(
-            exec=sent.exec,
-            parameters=None if sent.parameters is None else _parameters(sent.parameters),
-            annotations=None if sent.annotations is None else _annotations(sent.annotations),
-            limits=sent.limits or LimitsBody(),
-            version=None if sent.version is None else parse_version(sent.version),
-            publish=sent.publish,
-            delete_annotations=sent.del_annotations or (),
-        )
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        text = str(error)
-        if "$.limits." in text:
-            text = f"{text.rpartition('$.limits.')[2].strip('`')} must be whole number: {text}"
-        elif "$.parameters" in text or "$.annotations" in text:
-            text = f"parameters malformed! {text}"
-        raise MalformedContent.because(text) from None
-
-
-def parse_version(text: str) -> str:
-    """Normalise a version: up to three numbers, missing ones are 0, further ones are dropped.
-
-    Raises:
-        MalformedContent: no version, or 0.0.0.
-    """
-    if _VERSION.fullmatch(text):
-        numbers = [*(int(part) for part in text.split(".")[:3]), 0, 0][:3]
-        if any(numbers):
-            return ".".join(map(str, numbers))
-    raise MalformedContent.because(f"'{text}' is not a version: major.minor.patch, not all zero")
-
-
-def next_patch(version: str) -> str:
-    """Return the version after `a.b.c`: `a.b.c+1`."""
-    major_minor, _, patch = version.rpartition(".")
-    return f"{major_minor}.{int(patch) + 1}"
-
-
-def is_base64(code: str) -> bool:
-    """Tell whether code, blanks around it cut, is canonical base64 and not empty: then it is binary.
-
-    A short source text can look like base64, and is then taken for it, as upstream does.
-    """
-    text = code.strip()
-    if not text or len(text) % 4:
-        return False
-    try:
-        binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:
-        return False
-    return True
-
-
-def is_truthy(value: msgspec.Raw) -> bool:
-    """Tell what an annotation's JSON text means where a yes or no is wanted: all but false, 0, "" and null is yes."""
-    decoded = msgspec.json.decode(value)
-    return bool(decoded) or isinstance(decoded, (dict, list))
-
-
-def entries_bytes(entries: Sequence[Parameter] | Sequence[Annotation]) -> int:
-    """Size of a list of parameters or annotations: keys and compact values, bytes."""
-    return sum(len(entry.key.encode()) + len(bytes(entry.value)) for entry in entries)
-
-
-def _parameters(sent: tuple[ParameterBody, ...]) -> tuple[Parameter, ...]:
-    entries = {
-        each.key: Parameter(key=each.key, value=_compact(each.value), init=bool(each.init), encryption=each.encryption)
-        for each in sent
-    }
-    return tuple(entries.values())
-
-
-def _annotations(sent: tuple[ParameterBody, ...]) -> tuple[Annotation, ...]:
-    return tuple({each.key: Annotation(key=each.key, value=_compact(each.value)) for each in sent}.values())
-
-
-def _compact(value: msgspec.Raw) -> msgspec.Raw:
-    """Cut blanks, check the encoding, and let go of the request's body, into which the decoder's value points."""
-    text = msgspec.json.format(bytes(value), indent=-1)
-    text.decode()
-    return msgspec.Raw(text)

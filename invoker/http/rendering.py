@@ -1,4 +1,4 @@
-"""From values to JSON bodies. A result, a parameter's value, an annotation's value is put in as the text it came as.
+"""From values to JSON bodies. A result is put in as the text it came as. Entities: see `invoker.http.documents`.
 
 An activation record has OpenWhisk's annotations, and these of ours beside them:
 
@@ -25,16 +25,17 @@ The annotations of memory and CPU are absent when no container ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from invoker.config.model import LimitsConfig
 from invoker.health import Health
+from invoker.http.documents import limits_document
 from invoker.http.limits import PARAMETERS_BYTES, SEQUENCE_LENGTH
-from invoker.manifest import Manifest, without_digest
-from invoker.model import MIB, Action, Activation, Limits, Status
+from invoker.manifest import Manifest
+from invoker.model import MIB, Activation, Status
 from pool.model import ActivationId
 
 #: What an activation costs: `amount`, `currency`, `plan`; None when nothing prices it.
@@ -67,71 +68,6 @@ def render_count(collection: str, count: int) -> bytes:
 def render_health(health: Health) -> bytes:
     """Render the checks, and whether all of them passed."""
     return _encode({"ok": health.ok, "checks": health.checks})
-
-
-# --- actions ----------------------------------------------------------------------------------------------------------
-
-
-def render_action(action: Action, code: str | None, *, binding: str | None = None) -> bytes:
-    """Render a whole action.
-
-    Args:
-        action: the action.
-        code: what was sent as its code; None leaves the field out.
-        binding: full path of the binding that it was found through; None leaves the field out.
-    """
-    execution: dict[str, Any] = {"kind": action.exec.kind}
-    if action.exec.image is not None:
-        execution["image"] = without_digest(action.exec.image)
-    if code is not None:
-        execution["code"] = code
-    if action.exec.main is not None:
-        execution["main"] = action.exec.main
-    execution["binary"] = action.exec.binary
-    document = {
-        "namespace": _namespace(action),
-        "name": action.name,
-        "exec": execution,
-        "parameters": action.parameters,
-        "limits": _limits(action.limits),
-        "version": action.version,
-        "publish": action.publish,
-        "annotations": action.annotations,
-        "updated": action.updated,
-    }
-    if binding is not None:
-        document["binding"] = binding
-    return _encode(document)
-
-
-def render_action_list(actions: Iterable[Action]) -> bytes:
-    """Render a list of actions: of what they execute it tells only whether that is binary."""
-    return _encode(
-        [
-            {
-                "namespace": _namespace(action),
-                "name": action.name,
-                "version": action.version,
-                "publish": action.publish,
-                "annotations": action.annotations,
-                "limits": _limits(action.limits),
-                "exec": {"binary": action.exec.binary},
-                "updated": action.updated,
-            }
-            for action in actions
-        ]
-    )
-
-
-def _namespace(action: Action) -> str:
-    return action.full_path.rpartition("/")[0]
-
-
-def _limits(limits: Limits) -> dict[str, int]:
-    shown = {"timeout": limits.timeout, "memory": limits.memory, "logs": limits.logs, "concurrency": limits.concurrency}
-    if limits.instances is not None:
-        shown["instances"] = limits.instances
-    return shown
 
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -226,7 +162,7 @@ def _annotations(activation: Activation, price: Price) -> list[_Entry]:
     entries = [
         _Entry("path", activation.path),
         _Entry("kind", activation.kind),
-        _Entry("limits", _limits(activation.limits)),
+        _Entry("limits", limits_document(activation.limits)),
         _Entry("timeout", activation.timed_out),
         _Entry("waitTime", activation.wait_ms),
     ]

@@ -44,7 +44,7 @@ class Entities(Protocol):
     def list(
         self, namespace: str, collection: Collection, *, limit: int, skip: int, package: str | None = None
     ) -> Sequence[Entity]:
-        """List entities, last written first. Without `package` the packaged ones are among them."""
+        """List entities, last written first. Without `package` the packaged ones are among them; see also `PUBLISHED`."""
 
     def count(self, namespace: str, collection: Collection, package: str | None = None) -> int:
         """Count what `list` would list without limit."""

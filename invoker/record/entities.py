@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from invoker.errors import ConcurrentModification, EntityNotFound
-from invoker.model import Action, Collection, Entity, Namespace, Package, Rule, Trigger
+from invoker.model import PUBLISHED, Action, Collection, Entity, Namespace, Package, Rule, Trigger
 from invoker.record.code_files import CodeFiles
 from invoker.record.store import StoreBroken, Writer, load_queries
 
@@ -34,7 +34,7 @@ COLLECTIONS: dict[type[Entity], Collection] = {
 _decode_entity = msgspec.json.Decoder(Action | Package | Trigger | Rule).decode
 _decode_namespace = msgspec.json.Decoder(Namespace).decode
 _encode = msgspec.json.Encoder().encode
-#: Namespace, collection, package: None is all of the collection, "" the default package.
+#: Namespace, collection, package: None is all of the collection, "" the default package, `PUBLISHED` a view.
 _Order = tuple[str, Collection, str | None]
 
 
@@ -50,7 +50,8 @@ class EntityStore:
         self._by_uuid: dict[str, Namespace] = {}
         #: One tree of names for each namespace, across collections.
         self._trees: dict[str, dict[str, Entity]] = {}
-        #: What a list shows, by path, last written last: a write takes the entity out and puts it at the end.
+        #: What a list shows, by path, last written last: a write takes the entity out and puts it at the end, unless the
+        #: time of its last write stays the same.
         self._orders: dict[_Order, dict[str, Entity]] = {}
         #: Rules by the trigger they name, then by their own path; full paths. Whether they are linked is told by `rules_of`.
         self._rules: dict[str, dict[str, Rule]] = {}
@@ -162,7 +163,7 @@ class EntityStore:
             collection: which kind.
             limit: at most so many.
             skip: after leaving out so many.
-            package: None is all, packaged ones too; "" is the default package.
+            package: None is all, packaged ones too; "" is the default package; `PUBLISHED` those packages that others see.
         """
         order = self._orders.get((namespace, collection, package), {})
         return list(itertools.islice(reversed(order.values()), skip, skip + limit))
@@ -229,23 +230,31 @@ class EntityStore:
     def _replace(self, before: Entity | None, after: Entity | None) -> None:
         """Change one entity in memory, and tell the listeners."""
         if before is not None:
-            del self._trees[before.namespace][before.path]
-            if isinstance(before, Rule):
-                self._unlist_rule(before)
-            for order in self._orders_of(before):
-                del order[before.path]
-            if (digest := _code_of(before)) is not None:
-                self._code_uses[digest] -= 1
+            self._take_out(before, stays=after is not None and after.updated == before.updated)
         if after is not None:
-            self._trees.setdefault(after.namespace, {})[after.path] = after
-            if isinstance(after, Rule):
-                self._rules.setdefault(after.trigger, {})[after.full_path] = after
-            for order in self._orders_of(after):
-                order[after.path] = after
-            if (digest := _code_of(after)) is not None:
-                self._code_uses[digest] += 1
+            self._put_in(after)
         for listener in self._listeners:
             listener(before, after)
+
+    def _take_out(self, entity: Entity, *, stays: bool) -> None:
+        """Take an entity out; one that `stays` keeps its place in the lists, for the next of its path."""
+        del self._trees[entity.namespace][entity.path]
+        if isinstance(entity, Rule):
+            self._unlist_rule(entity)
+        if not stays:
+            for order in self._orders_of(entity):
+                del order[entity.path]
+        if (digest := _code_of(entity)) is not None:
+            self._code_uses[digest] -= 1
+
+    def _put_in(self, entity: Entity) -> None:
+        self._trees.setdefault(entity.namespace, {})[entity.path] = entity
+        if isinstance(entity, Rule):
+            self._rules.setdefault(entity.trigger, {})[entity.full_path] = entity
+        for order in self._orders_of(entity):
+            order[entity.path] = entity
+        if (digest := _code_of(entity)) is not None:
+            self._code_uses[digest] += 1
 
     def _unlist_rule(self, rule: Rule) -> None:
         rules = self._rules[rule.trigger]
@@ -253,11 +262,12 @@ class EntityStore:
         if not rules:
             del self._rules[rule.trigger]
 
-    def _orders_of(self, entity: Entity) -> tuple[dict[str, Entity], dict[str, Entity]]:
+    def _orders_of(self, entity: Entity) -> builtins.list[dict[str, Entity]]:
+        views = [None, entity.package or ""]
+        if isinstance(entity, Package) and entity.publish and entity.binding is None:
+            views.append(PUBLISHED)
         collection = COLLECTIONS[type(entity)]
-        whole: _Order = (entity.namespace, collection, None)
-        part: _Order = (entity.namespace, collection, entity.package or "")
-        return self._orders.setdefault(whole, {}), self._orders.setdefault(part, {})
+        return [self._orders.setdefault((entity.namespace, collection, view), {}) for view in views]
 
     def _remember_namespace(self, namespace: Namespace | None) -> None:
         if namespace is not None:

@@ -13,7 +13,7 @@ from invoker.errors import (
     TooLarge,
 )
 from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
-from invoker.http.parsing import ExecBody, parse_action
+from invoker.http.bodies import ExecBody, parse_action
 from invoker.manifest import Manifest
 from invoker.model import MIB
 
@@ -97,9 +97,7 @@ def test_native_is_a_black_box_with_an_image_of_a_known_name():
     assert (written.exec.image, written.exec.binary) == ("openwhisk/dockerskeleton", True)
 
 
-@pytest.mark.parametrize(
-    ("kind", "error"), [("cobol:1", RuntimeNotSupported), ("python:2", RuntimeDeprecated), ("sequence", KindNotSupportedYet)]
-)
+@pytest.mark.parametrize(("kind", "error"), [("cobol:1", RuntimeNotSupported), ("python:2", RuntimeDeprecated)])
 def test_kinds_that_cannot_be_written(kind, error):
     with pytest.raises(error):
         resolve_exec(ExecBody(kind=kind, code="x"), MANIFEST)

@@ -141,7 +141,6 @@ async def test_names_that_could_not_exist_are_400(site, method, name):
         ({"exec": {"kind": "python:2", "code": "x"}}, 400, "runtime is no longer supported"),
         ({"exec": {"kind": "java:8", "code": "x"}}, 400, "'main'"),
         ({"exec": {"kind": "blackbox", "image": "UPPER/case"}}, 400, "could not parse image name"),
-        ({"exec": {"kind": "sequence", "components": ["/_/a"]}}, 400, "'sequence' are not supported by this server yet"),
         ({"exec": {"code": "x"}}, 400, "The request content was malformed:\n"),
         ({}, 400, "exec undefined"),
         ({"exec": {"kind": "python:3", "code": "x"}, "limits": {"memory": 513}}, 400, "allowed threshold of 512 MB"),

@@ -36,29 +36,3 @@ async def test_limits_have_no_entities(site):
     answered = await site.ask("GET", "limits/x")
     assert answered.status == 400
     assert answered.error
-
-
-@pytest.mark.parametrize("collection", ["packages", "triggers", "rules"])
-async def test_collections_that_are_not_there_yet_are_empty(site, collection):
-    assert (await site.ask("GET", collection)).json == []
-    assert (await site.ask("GET", f"{collection}/?limit=0&skip=0")).json == []
-    assert (await site.ask("GET", f"{collection}?count=true")).json == {collection: 0}
-    assert (await site.ask("GET", f"{collection}?limit=201")).status == 400
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "word"),
-    [
-        ("GET", "packages/p", "Packages"),
-        ("PUT", "packages/p", "Packages"),
-        ("DELETE", "packages/p", "Packages"),
-        ("POST", "triggers/t", "Triggers"),
-        ("PUT", "triggers/t", "Triggers"),
-        ("PUT", "rules/r", "Rules"),
-        ("POST", "rules/r", "Rules"),
-    ],
-)
-async def test_their_entities_are_honestly_not_implemented(site, method, path, word):
-    answered = await site.ask(method, path, {} if method in {"PUT", "POST"} else None)
-    assert answered.status == 501
-    assert answered.error == f"{word} are not implemented by this server yet."

@@ -1,6 +1,3 @@
-import json
-
-import msgspec
 import pytest
 
 from invoker.errors import InvalidName, InvalidRequest, MalformedContent, MalformedQuery, UnsupportedMediaType
@@ -13,23 +10,12 @@ from invoker.http.parsing import (
     check_json_type,
     check_name,
     check_namespace,
-    entries_bytes,
-    is_base64,
-    is_truthy,
-    next_patch,
-    parse_action,
     parse_activation_filter,
     parse_invoke_options,
     parse_page,
     parse_payload,
-    parse_version,
     split_target,
 )
-
-
-def action_body(**fields):
-    return parse_action(json.dumps(fields).encode())
-
 
 # --- paths and names
 
@@ -223,107 +209,3 @@ def test_no_body_is_an_empty_object():
 def test_what_is_no_object_is_malformed(body):
     with pytest.raises(MalformedContent, match="The request content was malformed:\n"):
         parse_payload(body)
-
-
-def test_null_is_not_given_and_unknown_fields_are_ignored():
-    nothing = dict.fromkeys(["exec", "parameters", "annotations", "limits", "version", "publish", "delAnnotations"])
-    body = action_body(name="x", namespace="_", status="", updated=1, **nothing)
-    assert (body.exec, body.parameters, body.annotations, body.version, body.publish) == (None,) * 5
-    assert body.delete_annotations == ()
-
-
-def test_values_of_any_json_survive_as_they_are():
-    text = b'{"parameters": [{"key": "", "value": {"a": [1.10e5, "<&>", null]}}, {"key": "n", "value": null}]}'
-    values = [bytes(each.value) for each in parse_action(text).parameters]
-    assert values == [b'{"a":[1.10e5,"<&>",null]}', b"null"]
-
-
-def test_of_a_key_given_twice_the_last_wins():
-    body = action_body(parameters=[{"key": "a", "value": 1}, {"key": "b", "value": 2}, {"key": "a", "value": 3}])
-    assert [(each.key, bytes(each.value)) for each in body.parameters] == [("a", b"3"), ("b", b"2")]
-
-
-def test_init_and_encryption_of_a_parameter():
-    body = action_body(parameters=[{"key": "a", "value": 1, "init": True, "encryption": None}, {"key": "b", "value": 1}])
-    assert [(each.init, each.encryption) for each in body.parameters] == [(True, None), (False, None)]
-
-
-@pytest.mark.parametrize(
-    ("fields", "detail"),
-    [
-        ({"exec": {"code": "x"}}, "kind"),
-        ({"exec": {"kind": 3}}, "exec.kind"),
-        ({"exec": "x"}, "exec"),
-        ({"parameters": {}}, "parameters malformed!"),
-        ({"parameters": [{"key": "a"}]}, "parameters malformed!"),
-        ({"parameters": [{"value": 1}]}, "parameters malformed!"),
-        ({"parameters": [{"key": "a", "value": 1, "init": "yes"}]}, "parameters malformed!"),
-        ({"annotations": [1]}, "malformed!"),
-        ({"publish": "yes"}, "publish"),
-        ({"version": 1}, "version"),
-        ({"limits": {"timeout": 1.5}}, "timeout must be whole number"),
-        ({"limits": {"memory": "256"}}, "memory must be whole number"),
-        ({"limits": {"logs": -1}}, "logs"),
-        ({"limits": []}, "limits"),
-        ({"delAnnotations": "a"}, "delAnnotations"),
-    ],
-)
-def test_a_wrong_type_is_malformed_and_named(fields, detail):
-    with pytest.raises(MalformedContent, match="The request content was malformed:\n") as refused:
-        action_body(**fields)
-    assert detail in str(refused.value)
-
-
-def test_a_value_that_is_not_utf8_is_malformed():
-    with pytest.raises(MalformedContent):
-        parse_action(b'{"parameters": [{"key": "a", "value": "\xff"}]}')
-
-
-@pytest.mark.parametrize(
-    ("text", "version"), [("1", "1.0.0"), ("0.1", "0.1.0"), ("1.2.3", "1.2.3"), ("1.2.3.4", "1.2.3"), ("01.2.3", "1.2.3")]
-)
-def test_a_version_is_normalised(text, version):
-    assert parse_version(text) == version
-
-
-@pytest.mark.parametrize("text", ["", "0.0.0", "a", "1.a", "1.", ".1", "1.-2", "1 "])
-def test_what_is_no_version_is_malformed(text):
-    with pytest.raises(MalformedContent):
-        parse_version(text)
-
-
-def test_the_next_version_differs_in_the_patch():
-    assert next_patch("1.2.9") == "1.2.10"
-
-
-@pytest.mark.parametrize("code", ["AAAA", " UEsDBA== \n", "abcd", "AAA="])
-def test_base64_is_binary(code):
-    assert is_base64(code)
-
-
-@pytest.mark.parametrize("code", ["", "  ", "AAA", "AA=A", "====", "AA AA", "AAAA\nAAAA", "def f(): pass", "AAAA=", "ééé="])
-def test_text_is_not(code):
-    assert not is_base64(code)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        (b"true", True),
-        (b"1", True),
-        (b'"x"', True),
-        (b"[]", True),
-        (b"{}", True),
-        (b"false", False),
-        (b"0", False),
-        (b'""', False),
-        (b"null", False),
-    ],
-)
-def test_truthy_as_upstream_means_it(text, value):
-    assert is_truthy(msgspec.Raw(text)) is value
-
-
-def test_entries_are_measured_without_blanks():
-    body = parse_action('{"parameters": [{"key": "é", "value": {"a" : 1}}]}'.encode())
-    assert entries_bytes(body.parameters) == 2 + len('{"a":1}')

@@ -8,8 +8,6 @@ from invoker.health import Check, Health
 from invoker.http.rendering import (
     activation_summary,
     is_array,
-    render_action,
-    render_action_list,
     render_activation,
     render_error,
     render_health,
@@ -18,7 +16,7 @@ from invoker.http.rendering import (
     render_root,
 )
 from invoker.manifest import Manifest
-from invoker.model import Action, Annotation, Exec, Limits, Meter, Parameter, Phases, Status
+from invoker.model import Meter, Phases, Status
 from pool.model import PeakQuality
 
 
@@ -28,60 +26,6 @@ def free(_):
 
 def annotations(document):
     return {each["key"]: each["value"] for each in document["annotations"]}
-
-
-@pytest.fixture
-def action():
-    return Action(
-        namespace="guest",
-        path="p/hello",
-        revision="r",
-        updated=5,
-        annotations=(Annotation(key="exec", value=msgspec.Raw(b'"python:3"')),),
-        parameters=(
-            Parameter(key="a", value=msgspec.Raw(b"1.10e5")),
-            Parameter(key="b", value=msgspec.Raw(b"null"), init=True, encryption="noop"),
-        ),
-        exec=Exec(kind="python:3", code="digest", code_bytes=1, main="run"),
-    )
-
-
-def test_an_action_has_exactly_these_fields(action):
-    assert json.loads(render_action(action, "code")) == {
-        "namespace": "guest/p",
-        "name": "hello",
-        "exec": {"kind": "python:3", "code": "code", "main": "run", "binary": False},
-        "parameters": [{"key": "a", "value": 1.1e5}, {"key": "b", "value": None, "init": True, "encryption": "noop"}],
-        "limits": {"timeout": 60000, "memory": 256, "logs": 10, "concurrency": 1},
-        "version": "0.0.1",
-        "publish": False,
-        "annotations": [{"key": "exec", "value": "python:3"}],
-        "updated": 5,
-    }
-
-
-def test_values_are_put_in_as_they_came(action):
-    assert b'"value":1.10e5' in render_action(action, None)
-
-
-def test_without_code_only_the_code_is_missing(action):
-    assert "code" not in json.loads(render_action(action, None))["exec"]
-
-
-def test_a_black_box_shows_its_image_without_the_digest(action):
-    box = msgspec.structs.replace(action, exec=Exec(kind="blackbox", image="example/none@sha256:abc"))
-    assert json.loads(render_action(box, None))["exec"] == {"kind": "blackbox", "image": "example/none", "binary": False}
-
-
-def test_instances_are_shown_only_when_set(action):
-    some = msgspec.structs.replace(action, limits=Limits(instances=0))
-    assert json.loads(render_action(some, None))["limits"]["instances"] == 0
-
-
-def test_an_entry_of_a_list_tells_of_exec_only_whether_it_is_binary(action):
-    (entry,) = json.loads(render_action_list([action]))
-    assert entry["exec"] == {"binary": False}
-    assert set(entry) == {"namespace", "name", "version", "publish", "annotations", "limits", "exec", "updated"}
 
 
 def test_a_record_has_exactly_these_fields(make_activation):

@@ -1,0 +1,153 @@
+"""What the handlers of all collections share: finding, listing, the fields that every entity has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from invoker.errors import EntityExists, EntityNotFound, TooLarge, WrongCollection
+from invoker.http.bodies import EntityBody, entries_bytes, next_patch
+from invoker.http.exchange import Exchange, Reply
+from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES
+from invoker.http.parsing import boolean, check_name, parse_page
+from invoker.http.rendering import render, render_count
+from invoker.http.services import Services
+from invoker.model import Collection, Entity
+
+E = TypeVar("E", bound=Entity)
+
+
+def find(services: Services, exchange: Exchange, kind: type[E]) -> E:
+    """Find the entity that the path names.
+
+    Raises:
+        InvalidName: it could not exist.
+        EntityNotFound, WrongCollection: it does not.
+    """
+    entity = services.entities.get(exchange.namespace, exchange.path)
+    if isinstance(entity, kind):
+        return entity
+    for segment in exchange.path.split("/"):
+        check_name(segment)
+    raise EntityNotFound if entity is None else WrongCollection
+
+
+def find_replaced(services: Services, exchange: Exchange, kind: type[E]) -> E | None:
+    """Find what a PUT would replace; None when it would create.
+
+    Raises:
+        WrongCollection: the name belongs to something else.
+        EntityExists: it is there, and `overwrite` was not said.
+    """
+    entity = services.entities.get(exchange.namespace, exchange.path)
+    if entity is None:
+        return None
+    if not isinstance(entity, kind):
+        raise WrongCollection
+    if not boolean(exchange.query, "overwrite"):
+        raise EntityExists
+    return entity
+
+
+def check_put(exchange: Exchange) -> None:
+    """Refuse a PUT that could mean nothing, before its body is read.
+
+    Raises:
+        InvalidName: of an entity that could not exist.
+        MalformedQuery: `overwrite` is no boolean.
+    """
+    boolean(exchange.query, "overwrite")
+    for segment in exchange.path.split("/"):
+        check_name(segment)
+
+
+def list_page(
+    services: Services,
+    exchange: Exchange,
+    collection: Collection,
+    document: Callable[[Any], dict[str, Any]],
+    *,
+    namespace: str | None = None,
+    package: str | None = None,
+) -> Reply:
+    """Answer with a page of a list, last written first, or with its length. Nothing is scanned.
+
+    Args:
+        services: the parts.
+        exchange: the request.
+        collection: what is listed.
+        document: makes the entry of an entity.
+        namespace: whose; None is the path's.
+        package: as `Entities.list`.
+
+    Raises:
+        MalformedQuery: limit, skip or count.
+    """
+    page = parse_page(exchange.query, collection.value)
+    namespace = namespace or exchange.namespace
+    if page.count:
+        total = services.entities.count(namespace, collection, package)
+        return Reply(render_count(collection.value, max(total - page.skip, 0)))
+    found = services.entities.list(namespace, collection, limit=page.limit, skip=page.skip, package=package)
+    return Reply(render([document(entity) for entity in found]))
+
+
+def check_sizes(body: EntityBody) -> None:
+    """Refuse what is too large; asked before anything else.
+
+    Raises:
+        TooLarge: naming the field.
+    """
+    if body.parameters is not None:
+        check_size("parameters", entries_bytes(body.parameters), PARAMETERS_BYTES)
+    if body.annotations is not None:
+        check_size("annotations", entries_bytes(body.annotations), ANNOTATIONS_BYTES)
+
+
+def check_size(field: str, size: int, allowed: int) -> None:
+    """Refuse one thing that is too large; sizes are bytes.
+
+    Raises:
+        TooLarge: naming it.
+    """
+    if size > allowed:
+        raise TooLarge.measured(field, size, allowed)
+
+
+def written_fields(old: Entity | None, body: EntityBody, now_ms: int) -> dict[str, Any]:
+    """Make what a write sets on any entity: identity, version, time, and parameters and annotations replaced as a whole.
+
+    Args:
+        old: what is replaced; None for a new one.
+        body: what is not given in it stays.
+        now_ms: wall clock; `updated` grows with each write, though the clock go back.
+    """
+    fields: dict[str, Any] = {"revision": new_revision()}
+    if old is None:
+        fields |= {
+            "version": body.version or "0.0.1",
+            "publish": bool(body.publish),
+            "updated": now_ms,
+            "parameters": body.parameters or (),
+            "annotations": body.annotations or (),
+        }
+    else:
+        fields |= {
+            "version": body.version or next_patch(old.version),
+            "publish": old.publish if body.publish is None else body.publish,
+            "updated": max(now_ms, old.updated + 1),
+            "parameters": old.parameters if body.parameters is None else body.parameters,
+            "annotations": old.annotations if body.annotations is None else body.annotations,
+        }
+    return fields
+
+
+def new_revision() -> str:
+    """Make the revision of a write."""
+    return os.urandom(16).hex()
+
+
+def now_ms(services: Services) -> int:
+    """Wall clock, milliseconds."""
+    return int(services.wall_clock() * 1000)
