@@ -46,9 +46,10 @@ from metrics.exposition import BuildInfo, Exposition, Sources, metrics_applicati
 from metrics.observer import Observer
 from pool.docker import DockerBackend
 from pool.errors import InvokerError
-from pool.machine import PoolSettings
+from pool.keepalive import POLICIES
 from pool.model import ActivationId, ContainerId
 from pool.pool import Pool, PoolHooks
+from pool.settings import PoolSettings
 
 log = logging.getLogger("invokerd")
 
@@ -349,7 +350,7 @@ class Daemon:
             log.info("%s is not ready to run yet: %s", action.full_path, error)
             return
         if plan.stems:
-            self.pool.want_stems(plan.key.spec, plan.stems)
+            self.pool.want_stems(plan.key.spec, plan.stems, plan.reactive)
 
     def _book_tail(self, activation: ActivationId, container: ContainerId, cpu_us: int) -> None:
         """CPU time after a reply belongs to the activation that replied."""
@@ -399,9 +400,16 @@ def _pool_settings(config: Config) -> PoolSettings:
         memory_mib=pool.memory_mib,
         freeze_grace_s=pool.freeze_grace_s,
         keep_alive_s=pool.keep_alive_s,
+        policy=POLICIES[pool.keep_alive_policy](pool.keep_alive_s),
+        stem_keep_s=pool.stem_cells.keep_s,
         parallel_starts=pool.parallel_starts,
         max_waiting=pool.max_waiting,
+        max_waiting_per_user=pool.max_waiting_per_user,
         max_containers_per_action=pool.max_containers_per_action,
+        max_containers_per_user=pool.max_containers_per_user,
+        shares=pool.weights(),
+        shrink_frozen=pool.shrink_frozen,
+        frozen_margin_mib=pool.frozen_margin_mib,
     )
 
 

@@ -345,6 +345,7 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     NotImplementedYet: Answer(status=501),
     # the node's state
     JournalFull: Answer(status=503, retry_after_s=30.0),
+    pool_errors.TooManyWaiting: Answer(status=429, retry_after_s=1.0),
     pool_errors.PoolOverloaded: Answer(status=503, retry_after_s=1.0),
     pool_errors.ThawFailed: Answer(status=503, retry_after_s=1.0),
     pool_errors.WaitedTooLong: Answer(status=503, retry_after_s=1.0),

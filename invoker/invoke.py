@@ -338,7 +338,7 @@ class Invoker:
             outcome = None
             if lease.needs_init:
                 if plan.stems:
-                    self._pool.want_stems(plan.key.spec, plan.stems)
+                    self._pool.want_stems(plan.key.spec, plan.stems, plan.reactive)
                 outcome = await self._initialise(ticket, plan, lease, environment)
             if outcome is None:
                 outcome = await self._run(ticket, plan, lease, arguments)

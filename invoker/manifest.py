@@ -16,6 +16,7 @@ import msgspec
 
 from invoker.errors import InvalidRequest, RuntimeDeprecated, RuntimeNotSupported
 from pool.errors import PlatformError
+from pool.model import Reactive
 
 #: The manifest that comes with the daemon.
 PACKAGED = Path(__file__).with_name("runtimes.json")
@@ -48,12 +49,23 @@ class _Image(msgspec.Struct, frozen=True):
         return path + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
 
+class _Reactive(msgspec.Struct, frozen=True, rename="camel"):
+    """How a number of stem cells follows demand, as written."""
+
+    max_count: int
+    min_count: int = 0
+    ttl: str = "10 minutes"
+    threshold: int = 1
+    increment: int = 1
+
+
 class _StemCell(msgspec.Struct, frozen=True, rename="camel"):
     """How many stem cells of one size; `count` is the name of older manifests."""
 
     memory: str
     initial_count: int = 0
     count: int = 0
+    reactive: _Reactive | None = None
 
 
 class _Kind(msgspec.Struct, frozen=True, rename="camel"):
@@ -82,10 +94,12 @@ class StemCells:
     Attributes:
         memory_mib: size of each.
         count: at least 1.
+        reactive: how the number follows demand; None: it does not.
     """
 
     memory_mib: int
     count: int
+    reactive: Reactive | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,11 +261,39 @@ def _runtime(family: str, written: _Kind) -> Runtime:
         attached=written.attached is not None,
         require_main=written.require_main,
         stem_cells=tuple(
-            StemCells(memory_mib=_memory_mib(cell.memory), count=cell.initial_count or cell.count)
+            StemCells(
+                memory_mib=_memory_mib(cell.memory), count=cell.initial_count or cell.count, reactive=_reactive(cell.reactive)
+            )
             for cell in written.stem_cells
             if cell.initial_count or cell.count
         ),
     )
+
+
+def _reactive(written: _Reactive | None) -> Reactive | None:
+    """Take over how stem cells follow demand; upstream asks for the same (`reactive` in its `runtimes.json`)."""
+    if written is None:
+        return None
+    if not 0 <= written.min_count <= written.max_count or written.threshold < 1 or written.increment < 1:
+        raise ManifestError("reactive: 0 <= minCount <= maxCount, threshold >= 1 and increment >= 1 must hold")
+    return Reactive(
+        least=written.min_count,
+        most=written.max_count,
+        ttl_s=_seconds(written.ttl),
+        threshold=written.threshold,
+        increment=written.increment,
+    )
+
+
+_UNITS_S = {"ms": 0.001, "millisecond": 0.001, "s": 1, "second": 1, "m": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86_400}
+
+
+def _seconds(text: str) -> float:
+    """Read `2 minutes`."""
+    match = re.fullmatch(r"\s*(\d+)\s*([a-z]+?)s?\s*", text.lower())
+    if match is None or (match[2] or "s") not in _UNITS_S:
+        raise ManifestError(f"{text!r} is no time, such as '2 minutes'")
+    return int(match[1]) * _UNITS_S[match[2]]
 
 
 def _memory_mib(text: str) -> int:

@@ -16,7 +16,7 @@ from invoker.registry import credentials_for
 from invoker.runtime import run_prefix
 from pool.backend import ContainerBackend, Image
 from pool.errors import ActionError, ImageNotFound
-from pool.model import ContainerSpec, LogTransport, Mount, ReuseKey
+from pool.model import ContainerSpec, LogTransport, Mount, Reactive, ReuseKey
 
 #: Our own black-box runtime: what every image named in the manifest's `blackboxes` means.
 NATIVE_IMAGE = "invokerd/blackbox:latest"
@@ -63,6 +63,7 @@ class Plan:
         gives_api_key: whether the action gets the caller's key.
         mounted_code: digest of code that must be unpacked on the host first; None when it goes inline.
         stems: how many stem cells of `key.spec` its kind wants; 0 for none.
+        reactive: how that number follows demand; None: it does not.
     """
 
     key: ReuseKey
@@ -72,6 +73,7 @@ class Plan:
     gives_api_key: bool
     mounted_code: str | None
     stems: int
+    reactive: Reactive | None
 
 
 class Planner:
@@ -182,6 +184,7 @@ class Planner:
             server_keep_alive_s=image.server_keep_alive_s,
         )
         action_name = f"/{action.full_path}"
+        stems, reactive = self._stems(action) if mounted is None else (0, None)
         return Plan(
             key=ReuseKey(spec=spec, action=action.full_path, revision=action.revision, concurrency=limits.concurrency),
             facts=msgspec.json.encode(facts_of(namespace, action)),
@@ -189,17 +192,18 @@ class Planner:
             action_name=action_name,
             gives_api_key=_gives_api_key(action),
             mounted_code=mounted,
-            stems=self._stems(action) if mounted is None else 0,
+            stems=stems,
+            reactive=reactive,
         )
 
-    def _stems(self, action: Action) -> int:
-        """Stem cells are kept in the sizes that the manifest names for the kind."""
+    def _stems(self, action: Action) -> tuple[int, Reactive | None]:
+        """Tell how many stem cells to keep, and how demand changes that; only in sizes that the manifest names for the kind."""
         stem_cells = self._config().pool.stem_cells
         runtime = self._manifest.runtimes.get(action.exec.kind)
-        if not stem_cells.enabled or runtime is None:
-            return 0
-        sizes = {cell.memory_mib for cell in runtime.stem_cells}
-        return stem_cells.count if action.limits.memory in sizes else 0
+        cells = [cell for cell in runtime.stem_cells if cell.memory_mib == action.limits.memory] if runtime else []
+        if not stem_cells.enabled or not cells:
+            return 0, None
+        return stem_cells.count or cells[0].count, cells[0].reactive
 
 
 def facts_of(namespace: Namespace, action: Action) -> Facts:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pool.errors import IllegalTransition
+from pool.expiries import Expiries
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey
 
 S = ContainerState
@@ -59,6 +60,9 @@ LEASED = frozenset({S.INITIALISING, S.BUSY, S.DRAINING})
 #: May be evicted: nobody holds it and no operation on it is in flight.
 EVICTABLE = frozenset({S.STEM, S.STEM_FROZEN, S.WARM, S.FROZEN})
 
+#: Users whose last container is gone that are remembered.
+MOST_USERS = 4096
+
 Observer = Callable[["Container", ContainerState | None, ContainerState | None, float], None]
 
 
@@ -77,28 +81,64 @@ class Container:
     born: float
     #: When the last lease on it ended; `born` before the first.
     idle_since: float
+    #: Memory reserved for it, MiB: its limit, but while it is frozen perhaps what it really holds.
+    held_mib: int = 0
+    #: What it holds was asked for since it was last frozen.
+    measured: bool = False
+    #: Starts in flight when its own began, itself included.
+    started_with: int = 0
+    #: From the order to create it until it had its code, where it was started for its first activation, s; else 0.
+    start_cost_s: float = 0.0
+    #: The pool's eviction clock when it was last used; see `keepalive.Idle`.
+    clock: float = 0.0
     #: Activation -> when it was granted. Empty unless `state` is in `LEASED`.
     leases: dict[ActivationId, float] = field(default_factory=dict)
     #: The last states, oldest first, with the time of entry: the story that an illegal transition tells.
     history: deque[tuple[ContainerState, float]] = field(default_factory=lambda: deque(maxlen=12))
 
+    def __post_init__(self) -> None:
+        self.held_mib = self.held_mib or self.spec.memory_mib
+
     @property
     def memory_mib(self) -> int:
-        """Memory reserved for it, MiB."""
+        """Its memory limit, MiB."""
         return self.spec.memory_mib
+
+    @property
+    def missing_mib(self) -> int:
+        """Memory that must be reserved for it before it may run again, MiB."""
+        return self.spec.memory_mib - self.held_mib
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """What one Unix user has."""
+
+    #: Sum of the memory reserved for the user's containers, MiB.
+    held_mib: int = 0
+    #: How many they are.
+    containers: int = 0
+    #: When an activation of the user last ended or began to wait, seconds of the pool's clock.
+    active_at: float = float("-inf")
+    #: Weight of the user's namespace in queue and memory.
+    weight: float = 1.0
 
 
 class Books:
     """All containers, and indexes over them. Only `Machine` writes here."""
 
-    def __init__(self, *, freezing: Callable[[], bool], observer: Observer | None = None) -> None:
+    def __init__(
+        self, *, freezing: Callable[[], bool], keep_s: Callable[[Container], float], observer: Observer | None = None
+    ) -> None:
         """Begin empty.
 
         Args:
             freezing: whether this node can freeze.
+            keep_s: for how long a container may rest, s.
             observer: told of each transition (container, before, after, seconds in before); may not raise.
         """
         self._freezing = freezing
+        self._keep_s = keep_s
         self._observer = observer
         #: Seconds of the pool's clock, set by the machine before each event.
         self.now = 0.0
@@ -114,7 +154,13 @@ class Books:
         self.warm: dict[ContainerId, Container] = {}
         #: All and only containers in FROZEN or STEM_FROZEN (in WARM or STEM where the node cannot freeze), by entry.
         self.resting: dict[ContainerId, Container] = {}
-        #: Sum of memory over `containers`, MiB; derived, `check_invariants` compares.
+        #: Reuse key's digest -> its containers in FROZEN that hold less than their limit: they must grow before they run.
+        self.shrunk: dict[str, dict[ContainerId, Container]] = {}
+        #: Unix user -> what the user has. Users without containers are forgotten by and by.
+        self.users: dict[int, User] = {}
+        #: When to look at which container in `resting` again.
+        self.expiries = Expiries()
+        #: Sum of memory reserved over `containers`, MiB; derived, `check_invariants` compares.
         self.used_mib = 0
         #: Of that, the sum over those in REMOVING: it comes free soon; derived likewise.
         self.removing_mib = 0
@@ -124,7 +170,10 @@ class Books:
     def add(self, container: Container) -> None:
         """Make a container known, in the state it bears."""
         self.containers[container.container_id] = container
-        self.used_mib += container.memory_mib
+        self.used_mib += container.held_mib
+        user = self.user(container.spec.uid)
+        user.held_mib += container.held_mib
+        user.containers += 1
         if container.key is not None:
             self.by_key.setdefault(container.key.digest, {})[container.container_id] = container
         container.history.append((container.state, self.now))
@@ -152,9 +201,31 @@ class Books:
         self._leave(container)
         self._unlink_key(container)
         del self.containers[container.container_id]
-        self.used_mib -= container.memory_mib
+        self.expiries.forget(container.container_id)
+        self.used_mib -= container.held_mib
+        user = self.users[container.spec.uid]
+        user.held_mib -= container.held_mib
+        user.containers -= 1
         if self._observer:
             self._observer(container, container.state, None, self.now - container.since)
+
+    def user(self, uid: int) -> User:
+        """Return what a user has."""
+        user = self.users.get(uid)
+        if user is None:
+            if len(self.users) > MOST_USERS:
+                self.users = {other: kept for other, kept in self.users.items() if kept.containers}
+            user = self.users[uid] = User()
+        return user
+
+    def hold(self, container: Container, held_mib: int) -> None:
+        """Reserve this much for a container from now on: its limit before it runs, what it holds while it is frozen."""
+        more = held_mib - container.held_mib
+        self._leave(container)
+        container.held_mib = held_mib
+        self.used_mib += more
+        self.users[container.spec.uid].held_mib += more
+        self._enter(container)
 
     def _leave(self, container: Container) -> None:
         container_id, state = container.container_id, container.state
@@ -164,6 +235,8 @@ class Books:
             ready = self.ready.get(container.key.digest)
             if ready and ready.pop(container_id, None) is not None and not ready:
                 del self.ready[container.key.digest]
+            if container.held_mib < container.spec.memory_mib:
+                _drop(self.shrunk, container.key.digest, container_id)
         if state is S.STEM or state is S.STEM_FROZEN:
             stems = self.stems[container.spec.digest]
             del stems[container_id]
@@ -172,11 +245,13 @@ class Books:
         elif state is S.STARTING:
             self.starting -= 1
         elif state is S.REMOVING:
-            self.removing_mib -= container.memory_mib
+            self.removing_mib -= container.held_mib
 
     def _enter(self, container: Container) -> None:
         container_id, state = container.container_id, container.state
         self.note_ready(container)
+        if state is S.FROZEN and container.key is not None and container.held_mib < container.spec.memory_mib:
+            self.shrunk.setdefault(container.key.digest, {})[container_id] = container
         if state is S.WARM:
             self.warm[container_id] = container
         elif state is S.STEM or state is S.STEM_FROZEN:
@@ -184,16 +259,20 @@ class Books:
         elif state is S.STARTING:
             self.starting += 1
         elif state is S.REMOVING:
-            self.removing_mib += container.memory_mib
+            self.removing_mib += container.held_mib
             self._unlink_key(container)
         if state in {S.FROZEN, S.STEM_FROZEN} or (not self._freezing() and state in {S.WARM, S.STEM}):
             self.resting[container_id] = container
+            if container_id not in self.expiries:
+                self.expiries.plan(container_id, self.now + self._keep_s(container))
 
     def can_take(self, container: Container) -> bool:
         """Whether it has its code, and room for one more lease."""
         state = container.state
-        if state is S.WARM or state is S.FROZEN or state is S.FREEZING:
+        if state is S.WARM or state is S.FREEZING:
             return True
+        if state is S.FROZEN:
+            return container.held_mib == container.spec.memory_mib
         return state is S.BUSY and container.key is not None and len(container.leases) < container.key.concurrency
 
     def note_ready(self, container: Container) -> None:
@@ -229,9 +308,7 @@ class Books:
     def _unlink_key(self, container: Container) -> None:
         if container.key is None:
             return
-        siblings = self.by_key.get(container.key.digest)
-        if siblings is not None and siblings.pop(container.container_id, None) is not None and not siblings:
-            del self.by_key[container.key.digest]
+        _drop(self.by_key, container.key.digest, container.container_id)
 
     @staticmethod
     def flat(index: dict[str, dict[ContainerId, Container]]) -> dict[ContainerId, Container]:
@@ -245,8 +322,18 @@ class Books:
         def those(*states: ContainerState) -> dict[ContainerId, Container]:
             return {c.container_id: c for c in containers if c.state in states}
 
-        assert self.used_mib == sum(c.memory_mib for c in containers)
-        assert self.removing_mib == sum(c.memory_mib for c in those(S.REMOVING).values())
+        assert self.used_mib == sum(c.held_mib for c in containers)
+        assert self.removing_mib == sum(c.held_mib for c in those(S.REMOVING).values())
+        for uid, user in self.users.items():
+            owned = [c for c in containers if c.spec.uid == uid]
+            assert (user.held_mib, user.containers) == (sum(c.held_mib for c in owned), len(owned))
+        assert {c.spec.uid for c in containers} <= set(self.users)
+        for container in containers:
+            shrinkable = container.state in {S.FROZEN, S.STEM_FROZEN, S.REMOVING}
+            assert container.held_mib == container.memory_mib or (shrinkable and 0 < container.held_mib < container.memory_mib)
+        shrunk = {c.container_id: c for c in those(S.FROZEN).values() if c.held_mib < c.memory_mib}
+        assert self.flat(self.shrunk) == shrunk
+        assert all(container_id in self.expiries for container_id in self.resting)
         assert self.starting == len(those(S.STARTING))
         for container in containers:
             assert bool(container.leases) == (container.state in LEASED), (container.state, container.leases)
@@ -261,3 +348,10 @@ class Books:
         assert self.flat(self.stems) == those(S.STEM, S.STEM_FROZEN)
         assert self.flat(self.ready) == {c.container_id: c for c in containers if c.key and self.can_take(c)}
         assert self.flat(self.by_key) == {c.container_id: c for c in containers if c.key and c.state is not S.REMOVING}
+
+
+def _drop(index: dict[str, dict[ContainerId, Container]], digest: str, container_id: ContainerId) -> None:
+    """Take a container out of an index of indexes, without leaving an empty one."""
+    group = index.get(digest)
+    if group is not None and group.pop(container_id, None) is not None and not group:
+        del index[digest]

@@ -48,6 +48,16 @@ class PoolOverloaded(PlatformError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyWaiting(RequestError):
+    """Too many activations of this user wait for a container. Try again later."""
+
+    code = "user-queue-full"
+
+    def __init__(self, message: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class MemoryNeverAvailable(RequestError):
     """The action's memory limit is larger than the memory of the whole pool."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from pool.errors import InvokerError
-from pool.model import ActivationId, ContainerId, ContainerSpec, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerSpec, Reactive, ReuseKey, StartKind
 
 # ---- events
 
@@ -120,14 +120,26 @@ class Retired(Event, frozen=True):
 
 
 class StemsWanted(Event, frozen=True):
-    """Keep this many stem cells of this spec ready, until none was taken for a keep-alive.
+    """Keep this many stem cells of this spec ready, until none was taken for a while.
 
     Attributes:
         count: 0 removes them.
+        reactive: how the number follows demand; None: it does not.
     """
 
     spec: ContainerSpec
     count: int
+    reactive: Reactive | None = None
+
+
+class Measured(Event, frozen=True):
+    """So much memory frozen containers really hold.
+
+    Attributes:
+        held_mib: by container, MiB, rounded up; those that could not be read are missing.
+    """
+
+    held_mib: dict[ContainerId, int]
 
 
 class Tick(Event, frozen=True):
@@ -188,6 +200,12 @@ class Probe(Command, frozen=True):
     """Look whether it is usable and report `Probed`."""
 
     container: ContainerId
+
+
+class Measure(Command, frozen=True):
+    """Memory is wanted: read what these frozen containers hold and report `Measured`."""
+
+    containers: tuple[ContainerId, ...]
 
 
 class Remove(Command, frozen=True):

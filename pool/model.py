@@ -105,6 +105,24 @@ class ReuseKey(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+class Reactive(msgspec.Struct, frozen=True, kw_only=True):
+    """How the number of stem cells follows demand: `reactive` of OpenWhisk's runtimes manifest.
+
+    Attributes:
+        least: kept when none is used.
+        most: kept however many are used.
+        ttl_s: without a use for this long the number goes down to the least.
+        threshold: so many uses in a minute ...
+        increment: ... are answered by so many stem cells.
+    """
+
+    least: int = 0
+    most: int
+    ttl_s: float
+    threshold: int = 1
+    increment: int = 1
+
+
 class ContainerState(enum.Enum):
     """Where a container is in its life. `books.TRANSITIONS` says what may follow what."""
 
@@ -165,6 +183,11 @@ class MemoryReading:
     anonymous: int
     shared: int
     cache: int
+
+    @property
+    def held(self) -> int:
+        """All that its processes and files hold now, page cache included, bytes."""
+        return self.anonymous + self.shared + self.cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,9 @@ from pool.books import Container, Observer
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
 from pool.lease import Lease, Live
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
-from pool.machine import Machine, PoolSettings
-from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, ReuseKey
+from pool.machine import Machine
+from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, Reactive, ReuseKey
+from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class Pool:
             ev.Reject: self._reject,
             ev.Freeze: self._freeze,
             ev.Probe: lambda command: self._spawn(self._probe(command.container), f"probe {command.container}"),
+            ev.Measure: self._measure,
             ev.Remove: lambda command: self._spawn(self._remove(command.container), f"remove {command.container}"),
         }
 
@@ -191,13 +193,13 @@ class Pool:
         """The action was rewritten (`revision` stays) or deleted (None): no old container serves it any more."""
         self._feed(ev.Retired(action, revision))
 
-    def want_stems(self, spec: ContainerSpec, count: int) -> None:
-        """Keep `count` stem cells of this spec ready while they are being used."""
-        self._feed(ev.StemsWanted(spec, count))
+    def want_stems(self, spec: ContainerSpec, count: int, reactive: Reactive | None = None) -> None:
+        """Keep `count` stem cells of this spec ready while they are being used, and more as `reactive` says."""
+        self._feed(ev.StemsWanted(spec, count, reactive))
 
     def change_settings(self, settings: PoolSettings) -> None:
         """Decide by other numbers from now on."""
-        self.machine.settings = settings
+        self.machine.change_settings(settings)
         self._feed(ev.Tick())
 
     def statistics(self) -> PoolStatistics:
@@ -437,6 +439,21 @@ class Pool:
             self._feed(ev.FreezeFailed(live.container_id))
         else:
             self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, 0.05))
+
+    def _measure(self, command: ev.Measure) -> None:
+        """Read what frozen containers hold. Told in the next round of the loop: this one still carries commands out."""
+        held_mib = {}
+        for container_id in command.containers:
+            live = self._lives.get(container_id)
+            if live is None:
+                continue
+            try:
+                memory = live.handle.memory()
+            except OSError as error:
+                log.warning("%s: its memory cannot be read: %s", container_id, error)
+                continue
+            held_mib[container_id] = -(-memory.held // 2**20)
+        self._loop.call_soon(self._feed, ev.Measured(held_mib))
 
     def _book_tail(self, live: Live) -> None:
         activation, tail_us = live.take_tail()

@@ -13,7 +13,19 @@ ROOT = Path(__file__).parents[1]
 OURS = {"invoker", "metrics", "pool"}
 MAY_IMPORT = {"invoker": {"invoker", "metrics", "pool"}, "metrics": {"metrics", "pool"}, "pool": {"pool"}}
 #: Decide without I/O and without a loop.
-PURE = ("machine", "books", "policy", "events", "model")
+PURE = (
+    "machine",
+    "books",
+    "events",
+    "expiries",
+    "keepalive",
+    "launcher",
+    "launching",
+    "model",
+    "queueing",
+    "settings",
+    "stems",
+)
 #: A foreign package, and the only file of ours that may import it.
 SEAMS = {"aiodocker": {"pool/engine.py"}, "aiosqlite": {"invoker/record/store.py"}}
 

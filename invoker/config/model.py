@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 from pool.errors import InvokerError
+from pool.keepalive import POLICIES
 from pool.model import Mount
 
 _T = TypeVar("_T")
@@ -150,7 +151,13 @@ class StemCellConfig:
     """Containers that are started and frozen before anybody needs them."""
 
     enabled: bool = key(True, "Keep stem cells of the common runtimes.")
-    count: int = key(1, "How many to keep for each runtime and recently active user.", at_least=1, at_most=64)
+    count: int = key(
+        0,
+        "How many to keep for each runtime and recently active user; 0 keeps as many as the manifest's `initialCount`.",
+        at_least=0,
+        at_most=64,
+    )
+    keep_s: float = key(600.0, "How long they are kept after their user's last first call of an action.", at_least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +172,23 @@ class PoolConfig:
         at_least=64,
     )
     freeze_grace_s: float = key(0.05, "How long an idle container runs on before it is frozen.", at_least=0, at_most=60)
-    keep_alive_s: float = key(600.0, "How long an idle container is kept before it is removed.", at_least=0)
-    max_waiting: int = key(1024, "Activations that may wait for a container; the next one is told to come back.", at_least=0)
+    keep_alive_s: float = key(600.0, "How long an idle container is kept at most before it is removed.", at_least=0)
+    keep_alive_policy: str = key(
+        "blend",
+        "Which idle container goes first when memory is wanted, and how long one stays; see docs/keepalive.md.",
+        choices=tuple(sorted(POLICIES)),
+    )
+    shrink_frozen: bool = key(
+        True, "When memory is wanted, reserve for frozen containers only what they really hold, until they run again."
+    )
+    frozen_margin_mib: int = key(16, "Reserved for a frozen container beyond what it holds.", at_least=4)
+    max_waiting: int = key(4096, "Activations that may wait for a container; the next one is told to come back.", at_least=0)
+    max_waiting_per_user: int = key(1024, "Those of one user.", at_least=0)
+    shares: tuple[str, ...] = key(
+        (),
+        'Weights of namespaces in queue and memory, `"PATTERN=WEIGHT"` each; the first pattern that fits counts.',
+        shown="none: all weigh 1",
+    )
     max_wait_s: float = key(60.0, "How long an activation may wait for a container.", at_least=0.1)
     parallel_starts: int = key(
         0,
@@ -177,7 +199,22 @@ class PoolConfig:
         at_most=256,
     )
     max_containers_per_action: int = key(64, "Containers one action may have at the same time.", at_least=1)
+    max_containers_per_user: int = key(256, "Containers one user may have at the same time, stem cells included.", at_least=1)
     stem_cells: StemCellConfig = field(default_factory=StemCellConfig)
+
+    def weights(self) -> tuple[tuple[str, float], ...]:
+        """Parse `shares` into (pattern, weight). Raise ValueError with the entry that is none."""
+        parsed = []
+        for entry in self.shares:
+            pattern, equals, weight = entry.rpartition("=")
+            try:
+                number = float(weight)
+            except ValueError:
+                number = 0.0
+            if not equals or not pattern or not 0.001 <= number <= 1000:
+                raise ValueError(f'{entry!r} is not "PATTERN=WEIGHT" with a weight of 0.001 to 1000, such as "physics-*=4"')
+            parsed.append((pattern, number))
+        return tuple(parsed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from invoker.config.model import Address, Config, HttpConfig, IsolationConfig, LimitsConfig, SiteMount, StoreConfig, walk
+from invoker.config.model import (
+    Address,
+    Config,
+    HttpConfig,
+    IsolationConfig,
+    LimitsConfig,
+    PoolConfig,
+    SiteMount,
+    StoreConfig,
+    walk,
+)
 
 #: Bytes of a Unix socket's path, without the final NUL.
 _SOCKET_PATH_BYTES = 107
@@ -35,6 +45,7 @@ def find_problems(config: Config) -> list[Problem]:
         *_places(config),
         *_http(config.http, config.metrics.listen),
         *_engine(config.engine.url),
+        *_pool(config.pool),
         *_limits(config.limits, config.pool.memory_mib),
         *_store(config.store),
         *_isolation(config.isolation, config.state_dir),
@@ -83,6 +94,17 @@ def _engine(url: str) -> Iterator[Problem]:
     local = parts.scheme == "tcp" and parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not local and not (parts.scheme == "unix" and parts.path.startswith("/")):
         yield Problem("engine.url", f"{url!r} must be unix:///path: the engine has to be on this machine")
+
+
+def _pool(pool: PoolConfig) -> Iterator[Problem]:
+    try:
+        pool.weights()
+    except ValueError as error:
+        yield Problem("pool.shares", str(error))
+    if pool.max_waiting_per_user > pool.max_waiting:
+        yield Problem(
+            "pool.max_waiting_per_user", f"{pool.max_waiting_per_user} is more than pool.max_waiting = {pool.max_waiting}"
+        )
 
 
 def _limits(limits: LimitsConfig, pool_mib: int) -> Iterator[Problem]:

@@ -27,9 +27,9 @@ from invoker.record.recorder import Recorder
 from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.machine import PoolSettings
 from pool.model import ActivationId, StartKind
 from pool.pool import Pool
+from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
 ANNA = Namespace(name="anna", uuid="u", key_hash="", uid=2001, gid=2001, created_ms=0)

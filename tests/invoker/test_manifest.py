@@ -4,6 +4,7 @@ import pytest
 
 from invoker.errors import InvalidRequest, RuntimeDeprecated, RuntimeNotSupported
 from invoker.manifest import PACKAGED, Manifest, ManifestError, check_image, without_digest
+from pool.model import Reactive
 
 
 def manifest_of(*kinds, blackboxes=()):
@@ -63,6 +64,22 @@ def test_stem_cells_have_a_size_and_a_count():
     cells = [{"initialCount": 2, "memory": "256 MB"}, {"count": 1, "memory": "1 GB"}, {"initialCount": 0, "memory": "64MB"}]
     runtime = manifest_of(kind("python:3", stemCells=cells)).runtimes["python:3"]
     assert [(cell.memory_mib, cell.count) for cell in runtime.stem_cells] == [(256, 2), (1024, 1)]
+
+
+def test_stem_cells_may_follow_demand():
+    reactive = {"minCount": 1, "maxCount": 4, "ttl": "2 minutes", "threshold": 3, "increment": 2}
+    cells = [{"initialCount": 2, "memory": "256 MB", "reactive": reactive}]
+    (cell,) = manifest_of(kind("python:3", stemCells=cells)).runtimes["python:3"].stem_cells
+    assert cell.reactive == Reactive(least=1, most=4, ttl_s=120.0, threshold=3, increment=2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"maxCount": 1, "minCount": 2}, {"maxCount": 1, "ttl": "soon"}, {"maxCount": 1, "threshold": 0}]
+)
+def test_reactive_options_that_cannot_be_are_refused(wrong: dict[str, object]):
+    cells = [{"initialCount": 2, "memory": "256 MB", "reactive": {"maxCount": 1, **wrong}}]
+    with pytest.raises(ManifestError):
+        manifest_of(kind("python:3", stemCells=cells))
 
 
 def test_native_images_are_known_with_and_without_the_tag_latest():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,76 +20,10 @@ from pool.errors import (
     PoolClosed,
     PoolOverloaded,
 )
-from pool.machine import Machine, PoolSettings
-from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerState, Reactive, StartKind
+from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
 S = ContainerState
-
-
-def spec(memory_mib: int = 256, namespace: str = "anna", uid: int = 1001) -> ContainerSpec:
-    return ContainerSpec(namespace=namespace, uid=uid, gid=uid, image="sha256:00", kind="python:3", memory_mib=memory_mib)
-
-
-def key(
-    name: str = "hello", *, revision: str = "r1", concurrency: int = 1, memory_mib: int = 256, namespace: str = "anna"
-) -> ReuseKey:
-    return ReuseKey(spec=spec(memory_mib, namespace), action=f"{namespace}/{name}", revision=revision, concurrency=concurrency)
-
-
-class Driver:
-    """A machine and the commands that were not carried out yet; checks the invariants after each event."""
-
-    def __init__(self, **changes: object) -> None:
-        counter = itertools.count(1)
-        self.observed: list[tuple[ContainerState | None, ContainerState | None]] = []
-        values = {"memory_mib": 2048, **changes}
-        self.machine = Machine(
-            PoolSettings(**values),
-            name=lambda: ContainerId(f"c{next(counter)}"),
-            observer=lambda _c, before, after, _s: self.observed.append((before, after)),
-        )
-        self.now = 0.0
-
-    def feed(self, event: ev.Event) -> list[ev.Command]:
-        commands = self.machine.handle(event, self.now)
-        self.machine.check_invariants()
-        return commands
-
-    def arrive(self, name: str, a_key: ReuseKey | None = None) -> list[ev.Command]:
-        return self.feed(ev.Arrived(ActivationId(name), a_key or key()))
-
-    def state(self, container: str) -> ContainerState | None:
-        found = self.machine.books.containers.get(ContainerId(container))
-        return found.state if found else None
-
-    def warm(self, name: str = "a1", a_key: ReuseKey | None = None) -> ContainerId:
-        """Bring up one WARM container by a whole cold activation."""
-        commands = self.arrive(name, a_key)
-        container = only(commands, ev.Create).container
-        self.feed(ev.Created(container, exercised=False))
-        self.feed(ev.Initialised(ActivationId(name)))
-        self.feed(ev.Ended(ActivationId(name), True))
-        return container
-
-    def come_up(self, container: ContainerId) -> list[ev.Command]:
-        """A container that nobody waits for: it is exercised, then it is there."""
-        commands = self.feed(ev.Created(container, exercised=False))
-        if ev.Exercise(container) in commands:
-            commands = self.feed(ev.Created(container, exercised=True))
-        return commands
-
-    def tick(self, seconds: float) -> list[ev.Command]:
-        self.now += seconds
-        return self.feed(ev.Tick())
-
-
-def only(commands: Iterable[ev.Command], kind: type) -> ev.Command:
-    (found,) = [command for command in commands if isinstance(command, kind)]
-    return found
-
-
-def kinds(commands: Iterable[ev.Command]) -> list[str]:
-    return [type(command).__name__ for command in commands]
 
 
 def test_cold_activation_walks_starting_initialising_busy_warm_freezing_frozen():
@@ -268,7 +201,7 @@ def test_used_stem_cell_is_replaced():
 
 
 def test_unused_stem_cells_expire_and_are_not_replaced():
-    driver = Driver(keep_alive_s=60.0)
+    driver = Driver(stem_keep_s=60.0)
     create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
     driver.come_up(create.container)
     driver.feed(ev.FreezeConfirmed(create.container))
@@ -415,7 +348,7 @@ def test_news_about_what_is_gone_is_no_news():
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(ContainerState, repeat=2)))
 def test_every_pair_of_states_is_either_in_the_table_or_refused_without_a_change(before: ContainerState, after: ContainerState):
-    books = Books(freezing=lambda: True)
+    books = Books(freezing=lambda: True, keep_s=lambda _container: 60.0)
     container = Container(ContainerId("c1"), spec(), key(), before, 0.0, 0.0, 0.0)
     if before in LEASED:
         container.leases[ActivationId("a1")] = 0.0
@@ -435,14 +368,27 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.driver = Driver(memory_mib=1024, parallel_starts=2, max_waiting=6, keep_alive_s=5.0, launch_patience_s=0.5)
+        self.driver = Driver(
+            memory_mib=1024,
+            parallel_starts=2,
+            max_waiting=6,
+            max_waiting_per_user=4,
+            max_containers_per_action=3,
+            max_containers_per_user=5,
+            keep_alive_s=5.0,
+            stem_keep_s=5.0,
+            launch_patience_s=0.5,
+            shares=(("bert", 3.0),),
+        )
         self.keys = [key(f"k{i}", concurrency=i, memory_mib=128 * i) for i in (1, 2, 3, 4)]
+        self.keys += [key("k5", memory_mib=384, namespace="bert", uid=1002), key("k6", namespace="bert", uid=1002)]
         self.names = itertools.count()
         self.creating: list[ContainerId] = []
         self.exercising: list[ContainerId] = []
         self.freezing: list[ContainerId] = []
         self.probing: list[ContainerId] = []
         self.removing: list[ContainerId] = []
+        self.measuring: list[ContainerId] = []
         self.open: set[ActivationId] = set()
         self.uninitialised: list[ActivationId] = []
         self.running: list[ActivationId] = []
@@ -460,13 +406,15 @@ class AnyHistory(RuleBasedStateMachine):
                     self.probing.append(container)
                 case ev.Remove(container=container):
                     self.removing.append(container)
+                case ev.Measure(containers=containers):
+                    self.measuring.extend(containers)
                 case ev.Reject(activation=activation):
                     self.open.remove(activation)
                 case ev.Grant(activation=activation, needs_init=needs_init):
                     assert activation in self.open
                     (self.uninitialised if needs_init else self.running).append(activation)
 
-    @rule(index=st.integers(0, 3))
+    @rule(index=st.integers(0, 5))
     def arrive(self, index: int) -> None:
         name = ActivationId(f"a{next(self.names)}")
         self.open.add(name)
@@ -535,6 +483,13 @@ class AnyHistory(RuleBasedStateMachine):
         self.probing.remove(container)
         self.feed(ev.Probed(container, usable, frozen))
 
+    @precondition(lambda self: self.measuring)
+    @rule(data=st.data(), held_mib=st.integers(0, 400))
+    def end_measuring(self, data: st.DataObject, held_mib: int) -> None:
+        container = data.draw(st.sampled_from(self.measuring))
+        self.measuring.remove(container)
+        self.feed(ev.Measured({container: held_mib}))
+
     @precondition(lambda self: self.removing)
     @rule(data=st.data())
     def end_removal(self, data: st.DataObject) -> None:
@@ -547,13 +502,14 @@ class AnyHistory(RuleBasedStateMachine):
     def die(self, data: st.DataObject) -> None:
         self.feed(ev.Died(data.draw(st.sampled_from(sorted(self.driver.machine.books.containers)))))
 
-    @rule(index=st.integers(0, 3), revision=st.sampled_from(["r1", None]))
+    @rule(index=st.integers(0, 5), revision=st.sampled_from(["r1", None]))
     def retire(self, index: int, revision: str | None) -> None:
         self.feed(ev.Retired(self.keys[index].action, revision))
 
-    @rule(index=st.integers(0, 3), count=st.integers(0, 2))
-    def want_stems(self, index: int, count: int) -> None:
-        self.feed(ev.StemsWanted(self.keys[index].spec, count))
+    @rule(index=st.integers(0, 5), count=st.integers(0, 2), reactive=st.booleans())
+    def want_stems(self, index: int, count: int, reactive: bool) -> None:
+        follow = Reactive(least=0, most=3, ttl_s=2.0) if reactive else None
+        self.feed(ev.StemsWanted(self.keys[index].spec, count, follow))
 
     @rule(seconds=st.floats(0, 3))
     def pass_time(self, seconds: float) -> None:

@@ -16,9 +16,9 @@ from pool.errors import ConnectionLost, EngineError, EngineUnavailable, PoolClos
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.lease import Lease
-from pool.machine import PoolSettings
 from pool.model import ActivationId, ContainerSpec, ContainerState, ReuseKey, StartKind
 from pool.pool import Pool, PoolHooks
+from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
 S = ContainerState

@@ -42,6 +42,11 @@ def test_a_value_just_out_of_bounds_is_refused_by_its_name(name: str, value: flo
     ("name", "value"),
     [
         ("limits.profile", "aws"),
+        ("pool.keep_alive_policy", "belady"),
+        ("pool.shares", ("physics",)),
+        ("pool.shares", ("physics=0",)),
+        ("pool.shares", ("=2",)),
+        ("pool.max_waiting_per_user", 5000),
         ("isolation.cpu_policy", "all"),
         ("log.level", "loud"),
         ("node", "Ümlaut"),

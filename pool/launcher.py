@@ -1,0 +1,334 @@
+"""Makes room and starts containers: whose turn it is, what is worth starting, what has to go for it.
+
+Part of the machine, and as synchronous: it reads books and queue, and says what is to be done through the functions that it
+was given. The rules themselves are functions of values, in `launching.py`, `keepalive.py` and `stems.py`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from pool.books import Books, Container
+from pool.keepalive import Habits, Idle, choose_evictions
+from pool.launching import AVERAGE_WEIGHT, CLAIM_GOOD_FOR_S, PATIENCE_STARTS, Claim, Shares, StartWidth, wanted_starts
+from pool.model import ContainerId, ContainerSpec, ContainerState, ReuseKey
+from pool.queueing import FairQueue, Line, weight_of
+from pool.settings import PoolSettings
+from pool.stems import StemTargets
+
+S = ContainerState
+
+#: Actions whose pace is remembered; the least recently begun are forgotten first.
+MOST_PACES = 20_000
+#: Frozen containers that are measured at a time.
+MEASURED_AT_ONCE = 64
+#: What an activation is thought to take of which nothing is known, s.
+UNKNOWN_RUN_S = 1.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """What was seen of the activations of one key."""
+
+    #: Moving average of how long a lease lasts, s; None before the first has ended.
+    mean_s: float | None = None
+    #: When its first container had its code, seconds of the pool's clock.
+    serving_since: float | None = None
+    #: For how long its activations have waited while it was serving, summed since the last start, s.
+    waited_s: float = 0.0
+    #: When its last lease ended, seconds of the pool's clock.
+    ended_at: float | None = None
+    #: How its containers are used.
+    habits: Habits = field(default_factory=Habits)
+
+    def note_end(self, lasted_s: float, now: float) -> None:
+        """A lease has ended."""
+        self.mean_s = lasted_s if self.mean_s is None else self.mean_s + AVERAGE_WEIGHT * (lasted_s - self.mean_s)
+        self.ended_at = now
+        self.habits.calls += 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What the launcher may have done. Each changes the books at once."""
+
+    start: Callable[[ContainerSpec, ReuseKey | None], None]
+    remove: Callable[[Container], None]
+    serve: Callable[[ReuseKey], None]
+    measure: Callable[[tuple[ContainerId, ...]], None]
+
+
+class Launcher:
+    """Decides on starts and evictions. See the module docstring."""
+
+    def __init__(self, settings: Callable[[], PoolSettings], books: Books, queue: FairQueue, orders: Orders) -> None:
+        """Know of no action yet."""
+        self._settings = settings
+        self._books = books
+        self._queue = queue
+        self._orders = orders
+        self.stems = StemTargets()
+        self.width = StartWidth()
+        #: Reuse key's digest -> what was seen of it, the least recently begun first.
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+        #: When a launch that patience held back is to be looked at again.
+        self.again: float | None = None
+        #: Worth of the container that was evicted last: greedy-dual's clock.
+        self.clock = 0.0
+        self.evictions = 0
+        #: Lines for which there was no memory when last looked at, with the MiB that they need.
+        self.blocked: dict[str, int] = {}
+        self._weights: dict[str, float] = {}
+
+    # ---- what is known of an action and of a user
+
+    def pace_of(self, key: ReuseKey) -> Pace:
+        """Return what was seen of a key's activations."""
+        pace = self._paces.get(key.digest)
+        if pace is None:
+            pace = self._paces[key.digest] = Pace()
+            if len(self._paces) > MOST_PACES:
+                self._paces.popitem(last=False)
+        return pace
+
+    def find_pace(self, digest: str) -> Pace | None:
+        """Return what was seen of a key's activations, if anything."""
+        return self._paces.get(digest)
+
+    def forget_weights(self) -> None:
+        """The settings have changed."""
+        self._weights.clear()
+
+    def weight_of(self, namespace: str) -> float:
+        """Return the weight of a namespace in queue and memory."""
+        weight = self._weights.get(namespace)
+        if weight is None:
+            weight = self._weights[namespace] = weight_of(namespace, self._settings().shares)
+        return weight
+
+    def cost_of(self, key: ReuseKey) -> float:
+        """Estimate what an activation uses, MiB times seconds."""
+        pace = self._paces.get(key.digest)
+        mean_s = UNKNOWN_RUN_S if pace is None or pace.mean_s is None else pace.mean_s
+        return key.spec.memory_mib * max(mean_s, 0.001) / key.concurrency
+
+    def at_cap(self, key: ReuseKey) -> bool:
+        """Whether the action or its user has all the containers that it may have."""
+        settings = self._settings()
+        if len(self._books.by_key.get(key.digest, ())) >= settings.max_containers_per_action:
+            return True
+        return self._user_at_cap(key.spec.uid)
+
+    def may_have_stem(self, key: ReuseKey) -> bool:
+        """Whether the action may have one more of its user's stem cells. Those count as the user's already."""
+        return len(self._books.by_key.get(key.digest, ())) < self._settings().max_containers_per_action
+
+    def _user_at_cap(self, uid: int) -> bool:
+        user = self._books.users.get(uid)
+        return user is not None and user.containers >= self._settings().max_containers_per_user
+
+    # ---- launching
+
+    def launch(self) -> None:
+        """Look for work for the engine where there may be some."""
+        if self._queue or self.stems.short or self.again is not None or self.blocked:
+            self._launch_all()
+
+    def _launch_all(self) -> None:
+        """Start what is worth starting, within memory and the engine's width; then replenish stem cells.
+
+        Lines are looked at in the order of the fair queue. One for which no memory is free even
+        after evictions is overtaken for a while (`large_request_patience_s`), then holds back all behind it.
+        """
+        self.again = None
+        self.blocked.clear()
+        width = self.width.choose(self._settings().parallel_starts, self._books.now)
+        for digest, oldest in self._queue.in_turn():
+            self._orders.serve(oldest.key)
+            line = self._queue.line(digest)
+            if line is not None and not self._launch_line(digest, line, width):
+                return
+        if not self._queue:
+            self._replenish_stems(width)
+
+    def _launch_line(self, digest: str, line: Line, width: int) -> bool:
+        """Start what one line is worth. False when it has waited so long for memory that all behind it must wait too."""
+        books, settings = self._books, self._settings()
+        oldest = line.oldest()
+        key, pace = oldest.key, self.pace_of(oldest.key)
+        starting, soon_free = self.coming(digest)
+        wanted = wanted_starts(
+            waiting=len(line.waiters),
+            starting=starting,
+            soon_free=soon_free,
+            concurrency=key.concurrency,
+            mean_s=pace.mean_s,
+            waited_s=pace.waited_s,
+            start_cost_s=self.width.cost_s,
+            most=settings.parallel_starts,
+        )
+        for _ in range(wanted):
+            growth_mib = self._growth_mib(key)
+            if not growth_mib and (books.starting >= width or self.at_cap(key)):
+                break
+            needed_mib = growth_mib or key.spec.memory_mib
+            free_mib = settings.memory_mib - books.used_mib
+            if needed_mib > free_mib:
+                self.blocked[digest] = needed_mib
+                # What is being removed comes free soon: make room only for what is missing beyond that.
+                self._make_room(needed_mib - free_mib - books.removing_mib, key)
+                return books.now - oldest.arrived <= settings.large_request_patience_s
+            if growth_mib:
+                break  # it may have it, and `serve` found that enough is coming
+            pace.waited_s = 0.0
+            self._orders.start(key.spec, key)
+        return True
+
+    def _growth_mib(self, key: ReuseKey) -> int:
+        """How much memory a frozen container of this key, or a stem cell for it, lacks to run; 0 when there is none."""
+        shrunk = self._books.shrunk.get(key.digest)
+        if shrunk:
+            return min(container.missing_mib for container in shrunk.values())
+        stems = self._books.stems.get(key.spec.digest)
+        if stems and self.may_have_stem(key):
+            return min(container.missing_mib for container in stems.values())
+        return 0
+
+    def coming(self, digest: str) -> tuple[int, int]:
+        """Count the containers of a key that will soon take from its queue: (coming up, soon free).
+
+        Also plans a look at the time when the patience with the latter ends.
+        """
+        starting = soon_free = 0
+        patience, now = self._settings().launch_patience_s, self._books.now
+        for container in self._books.by_key.get(digest, {}).values():
+            if container.state is S.STARTING or container.state is S.INITIALISING:
+                starting += 1
+            elif container.state is S.BUSY:
+                youngest = max(container.leases.values())
+                if now - youngest < patience:
+                    soon_free += 1
+                    again = youngest + patience
+                    if self.again is None or again < self.again:
+                        self.again = again
+        return starting, soon_free
+
+    def _replenish_stems(self, width: int) -> None:
+        """Start missing stem cells, only into memory that is free and only while the engine has nothing better to do."""
+        books, settings = self._books, self._settings()
+        for digest in list(self.stems.short):
+            target = self.stems.get(digest)
+            have = len(books.stems.get(digest, ()))
+            have += sum(1 for c in books.containers.values() if c.state is S.STARTING and c.spec.digest == digest)
+            wanted = target.wanted(books.now) if target else 0
+            if target is None or have >= wanted:
+                self.stems.short.discard(digest)
+                continue
+            for _ in range(wanted - have):
+                if books.starting >= max(1, width // 2):
+                    return
+                if books.used_mib + target.spec.memory_mib > settings.memory_mib or self._user_at_cap(target.spec.uid):
+                    break
+                self._orders.start(target.spec, None)
+
+    # ---- room
+
+    def _make_room(self, missing_mib: int, key: ReuseKey) -> None:
+        """Free memory for a container of this key: first what frozen ones do not really hold, then idle ones go."""
+        if missing_mib <= 0:
+            return
+        shares = self.shares()
+        if self._settings().shrink_frozen:
+            unmeasured = [
+                container
+                for container in self._books.resting.values()
+                if not container.measured
+                and container.state in {S.FROZEN, S.STEM_FROZEN}
+                and not shares.is_protected(container.spec.uid, key.spec.uid)
+            ][:MEASURED_AT_ONCE]
+            if unmeasured:
+                for container in unmeasured:
+                    container.measured = True
+                self._orders.measure(tuple(container.container_id for container in unmeasured))
+                return
+        candidates = [
+            (worth, container.held_mib, container)
+            for worth, container in self._worths()
+            if not (container.key is not None and container.key.digest == key.digest)
+            and not shares.is_protected(container.spec.uid, key.spec.uid)
+        ]
+        for worth, container in choose_evictions(candidates, missing_mib):
+            self.clock = max(self.clock, worth)
+            self.evictions += 1
+            self._orders.remove(container)
+
+    def _worths(self) -> Iterator[tuple[float, Container]]:
+        """Give every idle container with what it is worth. Stem cells go first: nobody has used them yet."""
+        policy = self._settings().policy
+        books = self._books
+        idle = {**books.flat(books.stems), **books.warm, **books.resting}
+        positions: dict[str, int] = {}
+        for container in sorted(idle.values(), key=lambda each: -each.idle_since):
+            if container.key is None:
+                yield float("-inf"), container
+                continue
+            position = positions[container.key.digest] = positions.get(container.key.digest, -1) + 1
+            yield policy.worth(self.idle(container, position)), container
+
+    def idle(self, container: Container, position: int = 0) -> Idle:
+        """Describe an idle container to a policy."""
+        key = container.key
+        pace = self._paces.get(key.digest) if key else None
+        return Idle(
+            memory_mib=container.held_mib,
+            idle_s=self._books.now - container.idle_since,
+            start_cost_s=container.start_cost_s or self.width.cost_s,
+            habits=pace.habits if pace else None,
+            clock=container.clock,
+            key=key.digest if key else None,
+            position=position,
+            now=self._books.now,
+        )
+
+    def shares(self) -> Shares:
+        """Divide the memory among the users of this moment."""
+        books = self._books
+        waiting = set(self._queue.users())
+        claims = {
+            uid: Claim(
+                held_mib=user.held_mib,
+                weight=user.weight,
+                active=uid in waiting or books.now - user.active_at < CLAIM_GOOD_FOR_S,
+            )
+            for uid, user in books.users.items()
+        }
+        return Shares(claims, self._settings().memory_mib)
+
+    # ---- giving way
+
+    def gives_way(self, container: Container, own: Line) -> bool:
+        """Whether a container that comes free is to go, though activations of its own action wait, for one that lacks memory.
+
+        For a user who would still be within the share, where the holder is beyond it, at once. Else, among equals, when
+        somebody has waited for longer than the holder's own line, and for so long that several starts would have been done.
+        """
+        others = [digest for digest in self.blocked if container.key is None or digest != container.key.digest]
+        if not others:
+            return False
+        books, shares = self._books, self.shares()
+        holder = container.spec.uid
+        coming_mib = self._settings().memory_mib - books.used_mib + books.removing_mib
+        for digest in others:
+            line, needed_mib = self._queue.line(digest), self.blocked[digest]
+            if line is None or needed_mib <= coming_mib:
+                continue
+            oldest = line.oldest()
+            wanter = oldest.key.spec.uid
+            if shares.gives_way(holder, wanter, needed_mib):
+                return True
+            patience_s = PATIENCE_STARTS * self.width.cost_s
+            if books.now - oldest.arrived > patience_s and oldest.arrived < own.oldest().arrived:
+                return holder == wanter or not shares.is_protected(holder, wanter)
+        return False

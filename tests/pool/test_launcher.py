@@ -1,0 +1,215 @@
+"""Who gets room when there is none: the machine with several users, several actions, and frozen containers that give back."""
+
+from __future__ import annotations
+
+import pytest
+
+from pool import events as ev
+from pool.errors import PoolOverloaded, TooManyWaiting
+from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, StartKind
+from tests.pool.machine_driver import Driver, key, kinds, only, spec
+
+S = ContainerState
+
+
+def of(uid: int, name: str = "hello", *, memory_mib: int = 256) -> ReuseKey:
+    return key(name, namespace=f"u{uid}", uid=uid, memory_mib=memory_mib)
+
+
+def busy(driver: Driver, name: str, a_key: ReuseKey) -> ContainerId:
+    """Bring up a container and leave the activation running in it."""
+    container = only(driver.arrive(name, a_key), ev.Create).container
+    driver.feed(ev.Created(container, exercised=False))
+    driver.feed(ev.Initialised(ActivationId(name)))
+    driver.now += 1.0  # beyond the patience with those that may soon be free
+    return container
+
+
+def frozen(driver: Driver, name: str, a_key: ReuseKey) -> ContainerId:
+    container = driver.warm(name, a_key)
+    driver.tick(driver.machine.settings.freeze_grace_s)
+    driver.feed(ev.FreezeConfirmed(container))
+    return container
+
+
+def test_a_flood_gives_way_to_another_user_at_the_first_container_that_comes_free():
+    driver = Driver(memory_mib=1024)
+    for number in range(4):
+        busy(driver, f"a{number}", of(1))
+    for number in range(4, 20):
+        driver.arrive(f"a{number}", of(1))
+    assert driver.arrive("b0", of(2)) == []
+    commands = driver.feed(ev.Ended(ActivationId("a0"), True))
+    assert kinds(commands) == ["Remove"], "not the next of the flood"
+    assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("a1"), True))), "one is enough"
+    (create,) = driver.feed(ev.Removed(only(commands, ev.Remove).container))
+    assert driver.machine.books.containers[create.container].spec.uid == 2
+
+
+def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
+    driver = Driver(memory_mib=1024)
+    kept = driver.warm("b0", of(2))
+    for number in range(3):
+        busy(driver, f"a{number}", of(1))
+    for number in range(3, 20):
+        assert driver.arrive(f"a{number}", of(1)) == []
+    driver.tick(1.0)
+    assert driver.state(kept) in {S.WARM, S.FREEZING}
+    assert only(driver.arrive("b1", of(2)), ev.Grant).container == kept
+
+
+def test_the_idle_container_of_a_user_who_left_goes():
+    driver = Driver(memory_mib=1024)
+    left = driver.warm("b0", of(2))
+    for number in range(3):
+        busy(driver, f"a{number}", of(1))
+    driver.now += 100.0
+    assert ev.Remove(left) in driver.arrive("a3", of(1))
+
+
+def test_another_action_of_the_same_user_gets_its_turn_in_time():
+    """X has all the memory and a queue that never empties; Y's first call is not to wait for ever."""
+    driver = Driver(memory_mib=512)
+    for number in range(2):
+        busy(driver, f"x{number}", of(1, "x"))
+    driver.arrive("y0", of(1, "y"))
+    driver.now += 0.1
+    for number in range(2, 12):
+        driver.arrive(f"x{number}", of(1, "x"))
+    assert "Grant" in kinds(driver.feed(ev.Ended(ActivationId("x0"), True))), "not at once: a start costs, too"
+    driver.now += 5.0
+    assert kinds(driver.feed(ev.Ended(ActivationId("x1"), True))) == ["Remove"]
+
+
+def test_user_queue_is_bounded_and_the_refusal_says_why_and_when():
+    driver = Driver(memory_mib=256, max_waiting_per_user=3)
+    for number in range(3):
+        driver.arrive(f"a{number}", of(1))
+    error = only(driver.arrive("a3", of(1)), ev.Reject).error
+    assert isinstance(error, TooManyWaiting)
+    assert "3 of your activations wait" in str(error)
+    assert error.retry_after_s >= 1
+    assert "Reject" not in kinds(driver.arrive("b0", of(2))), "others still may"
+
+
+def test_node_queue_is_bounded_for_all():
+    driver = Driver(memory_mib=256, max_waiting=2)
+    driver.arrive("a0", of(1))
+    driver.arrive("b0", of(2))
+    error = only(driver.arrive("c0", of(3)), ev.Reject).error
+    assert isinstance(error, PoolOverloaded)
+    assert "busy" in str(error)
+
+
+def test_after_an_overflow_the_newest_is_served_first():
+    driver = Driver(memory_mib=256, max_waiting_per_user=2)
+    busy(driver, "a0", of(1))
+    driver.arrive("a1", of(1))
+    driver.arrive("a2", of(1))
+    driver.arrive("refused", of(1))
+    assert only(driver.feed(ev.Ended(ActivationId("a0"), True)), ev.Grant).activation == "a2"
+    assert only(driver.feed(ev.Ended(ActivationId("a2"), True)), ev.Grant).activation == "a1"
+
+
+def test_hard_caps_hold_for_action_and_user():
+    driver = Driver(memory_mib=100_000, parallel_starts=64, max_containers_per_action=2, max_containers_per_user=3)
+    for name in ("x", "y"):
+        for number in range(5):
+            driver.arrive(f"{name}{number}", of(1, name))
+            driver.now += 1.0
+            driver.tick(0.0)
+    assert len(driver.machine.books.by_key[of(1, "x").digest]) == 2
+    assert driver.machine.books.users[1].containers == 3
+
+
+def test_stem_cell_is_not_given_to_an_action_that_has_all_its_containers():
+    driver = Driver(max_containers_per_action=1)
+    create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
+    driver.come_up(create.container)
+    driver.feed(ev.FreezeConfirmed(create.container))
+    busy_one = only(driver.arrive("a1"), ev.Grant).container
+    replacement = [c for c in driver.machine.books.containers if c != busy_one]
+    driver.come_up(replacement[0])
+    assert "Grant" not in kinds(driver.arrive("a2")), "at its cap"
+    driver.now += 60.0
+    assert "Grant" not in kinds(driver.tick(0.0))
+    assert only(driver.arrive("o1", key("other")), ev.Grant).start_kind is StartKind.STEM
+
+
+def test_stem_cells_follow_demand_and_fall_back():
+    driver = Driver(memory_mib=100_000, parallel_starts=16, stem_keep_s=600.0)
+    driver.feed(ev.StemsWanted(spec(), 1, Reactive(least=1, most=4, ttl_s=120.0)))
+    for number in range(6):
+        for create in [c for c in driver.machine.books.containers.values() if c.state is S.STARTING and c.key is None]:
+            driver.come_up(create.container_id)
+            driver.feed(ev.FreezeConfirmed(create.container_id))
+        only(driver.arrive(f"a{number}", key(f"k{number}")), ev.Grant)
+    while waiting := [c for c in driver.machine.books.containers.values() if c.state is S.STARTING]:
+        driver.come_up(waiting[0].container_id)
+        driver.feed(ev.FreezeConfirmed(waiting[0].container_id))
+    assert driver.machine.statistics().containers[S.STEM_FROZEN] == 4
+    driver.tick(300.0)
+    assert driver.machine.statistics().containers[S.STEM_FROZEN] == 1, "the least, two minutes after the last use"
+
+
+def test_stem_cells_go_first_when_memory_is_wanted():
+    driver = Driver(memory_mib=512, shrink_frozen=False)
+    create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
+    driver.come_up(create.container)
+    driver.feed(ev.FreezeConfirmed(create.container))
+    driver.now += 1.0
+    other = only(driver.arrive("b0", of(2)), ev.Create).container
+    driver.feed(ev.Created(other, exercised=False))
+    driver.feed(ev.Initialised(ActivationId("b0")))
+    driver.feed(ev.Ended(ActivationId("b0"), True))
+    driver.now += 100.0
+    assert driver.arrive("c0", of(3)) == [ev.Remove(create.container)]
+
+
+def test_frozen_containers_give_back_what_they_do_not_hold_before_any_is_removed():
+    driver = Driver(memory_mib=512, frozen_margin_mib=16)
+    first, second = frozen(driver, "a1", key("one")), frozen(driver, "a2", key("two"))
+    (measure,) = driver.arrive("a3", key("three"))
+    assert set(measure.containers) == {first, second}
+    create = only(driver.feed(ev.Measured({first: 20, second: 24})), ev.Create)
+    assert driver.machine.books.used_mib == 36 + 40 + 256
+    assert driver.state(create.container) is S.STARTING
+
+
+def test_shrunk_container_gets_its_limit_back_before_it_runs():
+    driver = Driver(memory_mib=512)
+    first = frozen(driver, "a1", key("one"))
+    frozen(driver, "a2", key("two"))
+    driver.arrive("a3", key("three"))
+    create = only(driver.feed(ev.Measured({first: 20, ContainerId("c2"): 20})), ev.Create)
+    driver.feed(ev.CreateFailed(create.container, PoolOverloaded()))
+    driver.feed(ev.Removed(create.container))
+    grant = only(driver.arrive("a4", key("one")), ev.Grant)
+    assert (grant.container, grant.start_kind) == (first, StartKind.FROZEN)
+    assert driver.machine.books.containers[first].held_mib == 256
+
+
+def test_shrunk_container_waits_while_its_memory_is_in_use_and_runs_when_it_is_free():
+    driver = Driver(memory_mib=512)
+    first = frozen(driver, "a1", key("one"))
+    second = frozen(driver, "a2", key("two"))
+    driver.arrive("a3", key("three"))
+    create = only(driver.feed(ev.Measured({first: 20, second: 20})), ev.Create)
+    driver.feed(ev.Created(create.container, exercised=False))
+    driver.feed(ev.Initialised(ActivationId("a3")))
+    assert only(driver.arrive("a4", key("two")), ev.Remove).container == first, "one idle container goes so that it may run"
+    assert only(driver.feed(ev.Removed(first)), ev.Grant).container == second
+
+
+@pytest.mark.parametrize("state", [S.FROZEN, S.BUSY])
+def test_measurement_that_comes_late_changes_nothing(state: ContainerState):
+    driver = Driver(memory_mib=512)
+    first, second = frozen(driver, "a1", key("one")), frozen(driver, "a2", key("two"))
+    driver.arrive("a3", key("three"))
+    if state is S.BUSY:
+        driver.arrive("a4", key("one"))
+        driver.feed(ev.Measured({first: 20}))
+        assert driver.machine.books.containers[first].held_mib == 256
+    else:
+        driver.feed(ev.Measured({second: 4096}))
+        assert driver.machine.books.containers[second].held_mib == 256

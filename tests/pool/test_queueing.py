@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pool.model import ActivationId, ContainerSpec, ReuseKey
+from pool.queueing import FairQueue, Waiter, weight_of
+
+
+def waiter(name: str, *, uid: int = 1, action: str = "hello", arrived: float = 0.0) -> Waiter:
+    spec = ContainerSpec(namespace=f"u{uid}", uid=uid, gid=uid, image="sha256:00", kind="python:3", memory_mib=256)
+    return Waiter(ActivationId(name), ReuseKey(spec=spec, action=action, revision="r1"), arrived)
+
+
+def drain(queue: FairQueue, cost: float = 1.0) -> list[str]:
+    """Serve all, one at a time, in turn."""
+    served = []
+    while queue:
+        digest, _ = queue.in_turn()[0]
+        line = queue.line(digest)
+        assert line is not None
+        first = line.first()
+        queue.serve(first, cost)
+        queue.check_invariants()
+        served.append(str(first.activation))
+    return served
+
+
+def test_one_action_is_served_first_come_first_served():
+    queue = FairQueue()
+    for number in range(5):
+        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
+    assert drain(queue) == ["a0", "a1", "a2", "a3", "a4"]
+
+
+def test_a_user_with_few_calls_is_not_behind_one_with_many():
+    queue = FairQueue()
+    for number in range(100):
+        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
+    queue.push(waiter("b0", uid=2, arrived=100), weight=1.0)
+    queue.push(waiter("b1", uid=2, arrived=101), weight=1.0)
+    served = drain(queue)
+    assert max(served.index(name) for name in ("b0", "b1")) <= 3
+
+
+def test_users_are_served_in_proportion_to_their_weights():
+    queue = FairQueue()
+    for number in range(60):
+        queue.push(waiter(f"a{number}", uid=1), weight=1.0)
+        queue.push(waiter(f"b{number}", uid=2), weight=3.0)
+    first = drain(queue)[:40]
+    assert abs(sum(name.startswith("b") for name in first) - 30) <= 2
+
+
+def test_costly_activations_are_charged_more():
+    queue = FairQueue()
+    for number in range(20):
+        queue.push(waiter(f"a{number}", uid=1), weight=1.0)
+        queue.push(waiter(f"b{number}", uid=2), weight=1.0)
+    served = []
+    for _ in range(12):
+        _, oldest = queue.in_turn()[0]
+        queue.serve(oldest, 5.0 if oldest.key.spec.uid == 1 else 1.0)
+        served.append(oldest.key.spec.uid)
+    assert served.count(2) >= 4 * served.count(1)
+
+
+def test_what_a_user_did_not_use_is_not_saved_up():
+    queue = FairQueue()
+    for number in range(50):
+        queue.push(waiter(f"a{number}", uid=1), weight=1.0)
+    for _ in range(40):
+        queue.serve(queue.in_turn()[0][1], 1.0)
+    for number in range(20):
+        queue.push(waiter(f"b{number}", uid=2), weight=1.0)
+    first = drain(queue)[:10]
+    assert 4 <= sum(name.startswith("b") for name in first) <= 6
+
+
+def test_an_overflowed_line_serves_the_newest_first_until_it_is_empty():
+    queue = FairQueue()
+    for number in range(3):
+        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
+    queue.overflow(waiter("a0").key.digest)
+    assert drain(queue) == ["a2", "a1", "a0"]
+    for number in range(3, 6):
+        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
+    assert drain(queue) == ["a3", "a4", "a5"]
+
+
+def test_who_is_refused_is_told_how_long_the_line_will_take():
+    queue = FairQueue()
+    for number in range(30):
+        queue.push(waiter(f"a{number}"), weight=1.0)
+    assert queue.retry_after_s(5.0) == 1.0, "nothing was served yet: nothing is known"
+    for _ in range(10):
+        queue.serve(queue.in_turn()[0][1], 1.0)
+    assert queue.retry_after_s(5.0, uid=1) == 10.0, "twenty wait, two a second are served"
+    assert queue.retry_after_s(1e6) == 60.0
+
+
+def test_waiters_of_one_spec_are_found_whatever_their_action():
+    queue = FairQueue()
+    queue.push(waiter("a0", action="one", arrived=2.0), weight=1.0)
+    queue.push(waiter("a1", action="two", arrived=1.0), weight=1.0)
+    queue.push(waiter("b0", uid=2, arrived=0.0), weight=1.0)
+    found = queue.waiting_for(waiter("a0").key.spec.digest)
+    assert [each.activation for each in found] == ["a1", "a0"]
+
+
+def test_first_fitting_pattern_gives_the_weight():
+    shares = (("physics-*", 4.0), ("*-guest", 0.5))
+    assert [weight_of(name, shares) for name in ("physics-guest", "bio-guest", "bio")] == [4.0, 0.5, 1.0]
