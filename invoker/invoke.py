@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ import msgspec
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.code import MOUNT_TARGET
 from invoker.errors import IdempotencyConflict, JournalFull
+from invoker.ids import ActivationIds
 from invoker.invocation import Accepted202, Call
 from invoker.model import (
     MIB,
@@ -134,8 +133,7 @@ class Invoker:
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
         self._stopping = False
-        # Ids are unique, not secret: no system call for each.
-        self._random = random.Random(secrets.token_bytes(32))  # noqa: S311
+        self._ids = ActivationIds()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -168,8 +166,9 @@ class Invoker:
         if not self._recorder.room(len(self._tickets) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
-        activation_id = ActivationId(f"{self._random.getrandbits(128):032x}")
-        ticket = Ticket(activation_id, call, time.time(), durable, Trace(received=call.received))
+        wall = time.time()
+        activation_id = self._ids.new(wall)
+        ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received))
         self._enter(ticket)
         if durable:
             try:

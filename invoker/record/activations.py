@@ -11,13 +11,11 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
 from invoker.model import Accepted, Activation
-from invoker.record.entries import join_entries
-from invoker.record.ledger import as_text
 from invoker.record.store import Reader, checkpoint, load_queries, open_writer
 from pool.model import ActivationId
 
@@ -43,8 +41,24 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     logs_bytes: int = 2**30
 
 
-class TextRow(msgspec.Struct, frozen=True):
-    """A result or the log lines of an activation. The text is JSON inside JSON: SQLite must not parse what users nest."""
+class RecordRow(NamedTuple):
+    """A record. `action` is `[package/]name`, `text` JSON of `Activation` without its result."""
+
+    activation_id: str
+    namespace: str
+    action: str
+    start_ms: int
+    text: str
+
+    @classmethod
+    def of(cls, activation: Activation) -> Self:
+        """Make the row of an activation, whose result is elsewhere."""
+        text = msgspec.json.encode(activation).decode("utf-8", "replace")
+        return cls(activation.activation_id, activation.namespace, activation.path.partition("/")[2], activation.start_ms, text)
+
+
+class TextRow(NamedTuple):
+    """A result or the log lines of an activation, as JSON text: SQLite must not parse what users nest."""
 
     activation_id: str
     namespace: str
@@ -76,7 +90,7 @@ class ActivationBatch:
     """What is to be written in one transaction.
 
     Attributes:
-        records: JSON of `Activation` each, without results.
+        records: without results.
         results, logs: texts apart.
         pending: promises made.
         begun: ids of promises that may have run.
@@ -84,7 +98,7 @@ class ActivationBatch:
         keys: idempotency keys.
     """
 
-    records: list[bytes] = field(default_factory=list)
+    records: list[RecordRow] = field(default_factory=list)
     results: list[TextRow] = field(default_factory=list)
     logs: list[TextRow] = field(default_factory=list)
     pending: list[PendingRow] = field(default_factory=list)
@@ -105,6 +119,8 @@ class ActivationDatabase:
         self._queries = load_queries("activations")
         self._connection = open_writer(path, "activations", durable=False)
         self._retention = retention
+        #: All ids in the table `pending`: most activations were never promised, and cost no look-up there.
+        self._pending = {row[0] for row in self._connection.execute(self._queries["read_pending_ids"])}
 
     def position(self) -> int:
         """Up to which sequence of the journal everything is here."""
@@ -118,6 +134,8 @@ class ActivationDatabase:
             sqlite3.Error: nothing was written.
         """
         run = self._run
+        promised = {row.activation_id for row in batch.pending}
+        kept = [each for each in batch.kept if each in self._pending or each in promised]
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             if batch.pending:
@@ -126,19 +144,18 @@ class ActivationDatabase:
                 run("add_idempotency", rows=_json(batch.keys), keep_ms=IDEMPOTENCY_MS)
             if batch.begun:
                 run("mark_begun", ids=_json(batch.begun))
-            if batch.records:
-                run("add_records", rows=as_text(join_entries(batch.records)))
-            if batch.results:
-                run("add_results", rows=_json(batch.results))
-            if batch.logs:
-                run("add_logs", rows=_json(batch.logs))
-            if batch.kept:
-                run("drop_pending", ids=_json(batch.kept))
+            for name, rows in (("add_records", batch.records), ("add_results", batch.results), ("add_logs", batch.logs)):
+                if rows:
+                    self._connection.executemany(self._queries[name], rows)
+            if kept:
+                run("drop_pending", ids=_json(kept))
             run("write_position", position=position)
         except BaseException:
             self._connection.rollback()
             raise
         self._connection.execute("COMMIT")
+        self._pending |= promised
+        self._pending.difference_update(kept)
 
     def read_pending(self) -> tuple[list[Accepted], list[Accepted]]:
         """Return the promises not kept: those not begun, and those that may have run."""

@@ -8,16 +8,17 @@ of a row in any month. A row is known by its full key (node, subject, type, part
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
-from invoker.model import MIB
+from invoker.model import MIB, Activation
 from invoker.record.entries import join_entries
 from invoker.record.store import checkpoint, load_queries, open_writer, reading
 
@@ -25,6 +26,7 @@ from invoker.record.store import checkpoint, load_queries, open_writer, reading
 _OPEN_MONTHS = 3
 #: Repeats of one activation may disagree on its start by this much and still count once.
 _REPEAT_SPAN = timedelta(days=2)
+_HOUR_MS = 3_600_000
 
 
 class LedgerItem(NamedTuple):
@@ -34,13 +36,57 @@ class LedgerItem(NamedTuple):
         type: its type, which is also the name of its statement.
         at_ms: wall clock; finds the month.
         subject: activation or container.
-        text: JSON of the entry, as the statement expects it.
+        text: JSON of the entry, as the statement expects it; not of `finished`.
+        values: of `finished`, from `finished_values`.
     """
 
     type: str
     at_ms: int
     subject: str
-    text: bytes
+    text: bytes = b""
+    values: tuple[str | int | None, ...] = ()
+
+    @classmethod
+    def finished(cls, activation: Activation) -> Self:
+        """Make the row of an activation's end."""
+        return cls("finished", activation.start_ms, activation.activation_id, values=finished_values(activation))
+
+
+def finished_values(activation: Activation) -> tuple[str | int | None, ...]:
+    """Give the values of a `finished` row in the order of its statement."""
+    meter = activation.meter
+    return (
+        activation.node,
+        activation.activation_id,
+        activation.start_ms,
+        activation.namespace,
+        activation.path,
+        activation.subject,
+        activation.version,
+        activation.kind,
+        activation.container,
+        activation.cause,
+        activation.transaction,
+        activation.end_ms,
+        int(activation.status),
+        meter.outcome,
+        None if meter.start_kind is None else meter.start_kind.value,
+        int(activation.timed_out),
+        meter.memory_limit_mib,
+        meter.billed_us,
+        meter.cpu_us,
+        meter.cpu_quality.value,
+        meter.peak_bytes,
+        meter.peak_quality.value,
+        meter.anonymous_bytes,
+        meter.shared_bytes,
+        meter.cache_bytes,
+        meter.throttled_us,
+        meter.oom_kills,
+        meter.request_bytes,
+        meter.response_bytes,
+        *msgspec.structs.astuple(meter.phases),
+    )
 
 
 class Rounding(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +146,16 @@ class UsageRow(msgspec.Struct, kw_only=True):
 
 def month_of(at_ms: int) -> str:
     """Name the month of a wall clock time, UTC: `2026-11`."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
+    return _months_around(at_ms // _HOUR_MS)[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _months_around(hour: int) -> tuple[str, frozenset[str]]:
+    """Name the month that an hour since the epoch is in, and the other months within `_REPEAT_SPAN` of it."""
+    start = datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC)
+    month = start.strftime("%Y-%m")
+    around = (start - _REPEAT_SPAN, start + timedelta(hours=1) + _REPEAT_SPAN)
+    return month, frozenset(each.strftime("%Y-%m") for each in around) - {month}
 
 
 class Ledger:
@@ -164,14 +219,16 @@ class Ledger:
 
     def _apply_month(self, month: str, by_type: Mapping[str, list[LedgerItem]], position: int | None) -> None:
         finished = by_type.get("finished", [])
-        elsewhere = self._finished_elsewhere(month, finished)
+        elsewhere = self._finished_elsewhere(finished)
         connection = self._connection(month)
         connection.execute("BEGIN IMMEDIATE")
         try:
             for name, rows in by_type.items():
-                texts = [row.text for row in rows if name != "finished" or row.subject not in elsewhere]
-                parameters = {"node": self._node, "rows": as_text(join_entries(texts))}
-                connection.execute(self._queries[name], parameters)
+                if name == "finished":
+                    connection.executemany(self._queries[name], [row.values for row in rows if row.subject not in elsewhere])
+                else:
+                    parameters = {"node": self._node, "rows": as_text(join_entries([row.text for row in rows]))}
+                    connection.execute(self._queries[name], parameters)
             if position is not None:
                 connection.execute(self._queries["write_position"], {"position": position})
         except BaseException:
@@ -179,12 +236,11 @@ class Ledger:
             raise
         connection.execute("COMMIT")
 
-    def _finished_elsewhere(self, month: str, rows: Sequence[LedgerItem]) -> set[str]:
+    def _finished_elsewhere(self, rows: Sequence[LedgerItem]) -> set[str]:
         """Find activations that have their finished row in a neighbouring month already. Only near a month's edge."""
         ids: dict[str, list[str]] = defaultdict(list)
         for row in rows:
-            start = datetime.fromtimestamp(row.at_ms / 1000, UTC)
-            for neighbour in {(start + way * _REPEAT_SPAN).strftime("%Y-%m") for way in (-1, 1)} - {month}:
+            for neighbour in _months_around(row.at_ms // _HOUR_MS)[1]:
                 ids[neighbour].append(row.subject)
         found: set[str] = set()
         for neighbour, subjects in ids.items():

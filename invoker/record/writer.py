@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from invoker.model import Accepted
-from invoker.record.activations import ActivationBatch, ActivationDatabase, IdempotencyRow, PendingRow, Retention, TextRow
+from invoker.record.activations import (
+    ActivationBatch,
+    ActivationDatabase,
+    IdempotencyRow,
+    PendingRow,
+    RecordRow,
+    Retention,
+    TextRow,
+)
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
@@ -331,9 +339,8 @@ class _Rows:
     def finished(self, entry: FinishedEntry) -> None:
         activation, batch = entry.activation, self.batch
         activation_id, namespace, start_ms = activation.activation_id, activation.namespace, activation.start_ms
-        text = encode_entry(activation)
-        self.items.append(LedgerItem("finished", start_ms, activation_id, text))
-        batch.records.append(text)
+        self.items.append(LedgerItem.finished(activation))
+        batch.records.append(RecordRow.of(activation))
         batch.kept.append(activation_id)
         if entry.result is not None:
             batch.results.append(TextRow(activation_id, namespace, start_ms, entry.result))

@@ -8,30 +8,21 @@ ON CONFLICT (only) DO UPDATE SET position = max(position, excluded.position);
 SELECT position FROM journal_position;
 
 -- name: add_records
--- Add records; a JSON array of Activation without results. The first record of an activation stays.
+-- Add one record, a RecordRow. The first record of an activation stays.
 INSERT INTO records (activation_id, namespace, action, start_ms, bytes, record)
-SELECT value ->> 'activation_id', value ->> 'namespace', substr(value ->> 'path', instr(value ->> 'path', '/') + 1),
-       value ->> 'start_ms', length(value), value
-FROM json_each(:rows)
-WHERE true
+VALUES (?1, ?2, ?3, ?4, length(?5), ?5)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_results
--- Add results; a JSON array of ResultRow. The first result of an activation stays.
+-- Add one result, a TextRow. The first result of an activation stays.
 INSERT INTO results (activation_id, namespace, start_ms, bytes, result)
-SELECT value ->> 'activation_id', value ->> 'namespace', value ->> 'start_ms', length(CAST(value ->> 'text' AS BLOB)),
-       value ->> 'text'
-FROM json_each(:rows)
-WHERE true
+VALUES (?1, ?2, ?3, length(CAST(?4 AS BLOB)), ?4)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_logs
--- Add log lines; a JSON array of LogsRow. The first lines given for an activation stay.
+-- Add the log lines of one activation, a TextRow. The first lines given for an activation stay.
 INSERT INTO logs (activation_id, namespace, start_ms, bytes, lines)
-SELECT value ->> 'activation_id', value ->> 'namespace', value ->> 'start_ms', length(CAST(value ->> 'text' AS BLOB)),
-       value ->> 'text'
-FROM json_each(:rows)
-WHERE true
+VALUES (?1, ?2, ?3, length(CAST(?4 AS BLOB)), ?4)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_pending
@@ -53,6 +44,10 @@ DELETE FROM pending WHERE activation_id IN (SELECT value FROM json_each(:ids));
 -- name: read_pending
 -- The promises not kept yet, in the order they were made.
 SELECT accepted, payload, begun FROM pending ORDER BY rowid;
+
+-- name: read_pending_ids
+-- The same, their ids alone.
+SELECT activation_id FROM pending;
 
 -- name: add_idempotency
 -- Add idempotency keys, a JSON array of IdempotencyRow; a key whose time is over may be used again.

@@ -11,6 +11,7 @@ from invoker.record.activations import (
     ActivationReader,
     IdempotencyRow,
     PendingRow,
+    RecordRow,
     Retention,
     TextRow,
 )
@@ -29,7 +30,7 @@ def an_activation(number: int, namespace: str = "guest", start_ms: int = NOW_MS)
 
 def a_batch(*activations: Activation, result: str = '{"a": 1}', lines: str = '["line"]') -> ActivationBatch:
     return ActivationBatch(
-        records=[msgspec.json.encode(each) for each in activations],
+        records=[RecordRow.of(each) for each in activations],
         results=[TextRow(each.activation_id, each.namespace, each.start_ms, result) for each in activations],
         logs=[TextRow(each.activation_id, each.namespace, each.start_ms, lines) for each in activations],
     )
@@ -118,7 +119,7 @@ async def test_deleted_bytes_are_given_back_to_the_disk(open_database, tmp_path)
 
 def test_retention_goes_in_steps_and_says_that_there_is_more(open_database):
     database = open_database(records_s=1)
-    database.apply(ActivationBatch(records=[msgspec.json.encode(an_activation(number)) for number in range(2500)]), 1)
+    database.apply(ActivationBatch(records=[RecordRow.of(an_activation(number)) for number in range(2500)]), 1)
     assert database.retain(NOW_MS + HOUR_S * 1000)
     assert not database.retain(NOW_MS + HOUR_S * 1000)
 

@@ -3,7 +3,6 @@
 import sqlite3
 from datetime import UTC, datetime
 
-import msgspec
 import pytest
 
 from invoker.model import Activation, Limits, Meter, PeakQuality, Phases, StartKind, Status
@@ -19,7 +18,7 @@ def finished(number: int, at_ms: int = NOVEMBER, **meter) -> LedgerItem:
         limits=Limits(), start_ms=at_ms, end_ms=at_ms + 5, status=Status.SUCCESS, container="c1", transaction="t",
         meter=Meter(**meter),
     )  # fmt: skip
-    return LedgerItem("finished", at_ms, activation.activation_id, msgspec.json.encode(activation))
+    return LedgerItem.finished(activation)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_any_order_and_repetition_gives_the_same_rows(ledger, tmp_path):
 
 def test_a_batch_that_fails_leaves_neither_rows_nor_position(ledger, tmp_path):
     ledger.apply([finished(1)], 1)
-    bad = finished(3)._replace(text=b'{"activation_id":"x","node":"n1"}')
+    bad = finished(3)._replace(values=(None, *finished(3).values[1:]))
     with pytest.raises(sqlite3.IntegrityError):
         ledger.apply([finished(2), bad], 3)
     assert len(rows(tmp_path / "2026-11.db")) == 1
