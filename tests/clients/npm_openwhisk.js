@@ -1,10 +1,11 @@
 'use strict';
 
-// Drives the npm client `openwhisk`, unmodified. Each function of `cases` is one test; the answers go to standard output, one
-// JSON line a case: {name, ok, detail}. Environment: APIHOST, AUTH, CLIENT (the client's directory), ZIP (base64).
+// Drives the npm client `openwhisk`, unmodified; npm_cases.js says how. Environment: APIHOST, AUTH, MODULES, ZIP (base64).
 
 const assert = require('assert').strict;
-const openwhisk = require(process.env.CLIENT);
+const { clientOf, note, poll, refused, run } = require('./npm_cases');
+
+const openwhisk = clientOf('openwhisk');
 
 const options = { apihost: process.env.APIHOST, api_key: process.env.AUTH, apiversion: 'v1' };
 const ow = openwhisk(options);
@@ -12,30 +13,6 @@ const ECHO = 'def main(args):\n    print("said", args.get("n"))\n    return args
 const FAILS = 'def main(args):\n    return {"error": "out of cheese"}\n';
 const ARRAY = 'def main(args):\n    return [1, {"two": 2}]\n';
 const SLOW = 'import time\ndef main(args):\n    time.sleep(args["seconds"])\n    return {"slept": True}\n';
-const note = (record, key) => record.annotations.find(each => each.key === key)?.value;
-
-async function refused(promise, status) {
-  try {
-    await promise;
-  } catch (error) {
-    assert.equal(error.name, 'OpenWhiskError');
-    assert.equal(error.statusCode, status, error.message);
-    return error;
-  }
-  return assert.fail(`nothing was refused; ${status} was expected`);
-}
-
-// Records may come a moment after the answer: ask again after a 404, as the client's users do.
-async function poll(ask) {
-  for (const deadline = Date.now() + 20000; ; ) {
-    try {
-      return await ask();
-    } catch (error) {
-      if (error.statusCode !== 404 || Date.now() > deadline) throw error;
-    }
-    await new Promise(resolve => setTimeout(resolve, 50));
-  }
-}
 
 const cases = {
   async create_get_update_list_delete() {
@@ -204,18 +181,9 @@ const cases = {
   },
 };
 
-async function main() {
+async function prepare() {
   const prepared = { echo: ECHO, fails: FAILS, array: ARRAY, slow: SLOW };
   for (const [name, action] of Object.entries(prepared)) await ow.actions.update({ name, action, kind: 'python:3' });
-  for (const [name, run] of Object.entries(cases)) {
-    let detail = null;
-    try {
-      await run();
-    } catch (error) {
-      detail = error.stack || String(error);
-    }
-    console.log(JSON.stringify({ name, ok: detail === null, detail }));
-  }
 }
 
-main().catch(error => { console.error(error); process.exitCode = 1; });
+run(cases, prepare);
