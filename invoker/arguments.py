@@ -17,13 +17,13 @@ def merge_arguments(parameters: Sequence[Parameter], payload: msgspec.Raw) -> tu
 
     Args:
         parameters: bound ones, the innermost last.
-        payload: JSON text of an object.
+        payload: JSON text of an object; or of an array, when the action before it in a sequence returned one.
 
     Returns:
-        (JSON text of the arguments, environment): the payload itself where nothing is bound. A value of the payload
-        replaces a bound one, also where that is for the environment.
+        (JSON text of the arguments, environment): the payload itself where nothing is bound, or where it is an array. A value
+        of the payload replaces a bound one, also where that is for the environment.
     """
-    if not parameters:
+    if not parameters or bytes(memoryview(payload)[:1]) == b"[":
         return payload, {}
     merged = {parameter.key: parameter.value for parameter in parameters}
     if len(payload) > 2:

@@ -26,6 +26,7 @@ from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
 from invoker.control.operations import Operations
 from invoker.control.server import serve_control
+from invoker.entitlement import resolve_entitled
 from invoker.health import Check
 from invoker.http.admission import Admission
 from invoker.http.auth import Authenticator
@@ -162,6 +163,7 @@ class Daemon:
             max_wait_s=lambda: self.config.pool.max_wait_s,
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self._observe,
+            resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
         )
         self.keeper = Keeper(
             pool=self.pool,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from invoker.errors import NotAuthorised
 from invoker.model import Identity, Package
-from invoker.resolve import Lookup
+from invoker.resolve import Lookup, ResolvedAction, resolve_action
 
 
 class Right(enum.Enum):
@@ -52,6 +52,18 @@ def authorise(entities: Lookup, identity: Identity, right: Right, resource: Reso
     """
     if not _may(entities, identity.namespace.name, right, resource):
         raise NotAuthorised.for_resource(f"{resource.namespace}/{resource.path or resource.collection}")
+
+
+def resolve_entitled(entities: Lookup, identity: Identity, path: str) -> ResolvedAction:
+    """Find the action of a full path, `ns/[package/]name`, for a caller who wants to run it.
+
+    Raises:
+        NotAuthorised: not for this caller.
+        EntityNotFound, WrongCollection: there is none.
+    """
+    namespace, _, rest = path.partition("/")
+    authorise(entities, identity, Right.ACTIVATE, Resource(namespace, "actions", rest))
+    return resolve_action(entities, namespace, rest)
 
 
 def may_read_package(entities: Lookup, caller: str, namespace: str, name: str) -> bool:

@@ -195,12 +195,6 @@ class RuntimeDeprecated(InvalidRequest):
     code = "runtime-deprecated"
 
 
-class KindNotSupportedYet(InvalidRequest):
-    """Actions of this kind are not supported by this server yet."""
-
-    code = "kind-not-supported-yet"
-
-
 class TooLarge(RequestError):
     """The request is larger than allowed."""
 

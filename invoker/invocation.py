@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import msgspec
 
+from invoker.conductor import Counts
 from invoker.model import Action, Identity
+from invoker.sequence import Length
 from pool.model import ActivationId
+
+
+class Within(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The sequence or composition that an invocation is a part of.
+
+    Attributes:
+        cause: its id.
+        counts: what it has run so far, where this one goes on counting.
+        plain: run the action itself: it is the conductor.
+    """
+
+    cause: ActivationId
+    counts: Counts | Length | None = None
+    plain: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -14,7 +30,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     Attributes:
         identity: who calls, and is billed.
         action: what is called, with the parameters that it inherits.
-        payload: JSON text of an object, valid UTF-8; `{}` when the request had no body. The caller's own bytes.
+        payload: JSON text of an object, valid UTF-8; `{}` when the request had no body. The caller's own bytes. Of a part of a
+            sequence it may be an array.
         payload_bytes: length of the request's body.
         transaction: id of the request.
         blocking: whether the caller waits for the end.
@@ -26,6 +43,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         resolve_us: spent on finding the action, microseconds.
         idempotency_key: from the header `Idempotency-Key`.
         binding: full path of the package binding that the action was called through.
+        within: what it is a part of; None when a caller asked for it.
     """
 
     identity: Identity
@@ -41,6 +59,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     resolve_us: int
     idempotency_key: str | None = None
     binding: str | None = None
+    within: Within | None = None
 
 
 class Accepted202(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """READ THIS FIRST: one invocation, top to bottom.
 
 `Invoker.invoke` takes a call that was authenticated and admitted. `_conduct` is its whole way: plan, lease, /init, /run,
-counters, journal, answer. What the action does wrong is an outcome; what the platform does wrong is an outcome too,
-and an error for the caller. Whatever happens, exactly one finished record is written.
+counters, journal, answer. (A sequence or a composition goes by `_compose`: `composition.py` runs its parts, and each goes this
+way.) What the action does wrong is an outcome; what the platform does wrong is an outcome too, and an error for the caller.
+Whatever happens, exactly one finished record is written.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.code import MOUNT_TARGET
+from invoker.composition import Composer, Course, Resolve, finished_composition
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
 from invoker.invocation import Accepted202, Call
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 #: How long the lines of a foreign image may take after its answer, s. Our runtimes' lines are there with it.
 LOG_DEADLINE_S = 2.0
+_NOTHING = msgspec.Raw(b"{}")
 #: A container that would not thaw has run nothing: the activation may have another, this often.
 THAW_ATTEMPTS = 3
 
@@ -79,6 +82,8 @@ class Ticket:
     durable: bool
     trace: Trace
     task: asyncio.Task[None] | None = None
+    #: Of a sequence or composition: what it has come to.
+    course: Course | None = None
     cancelled: bool = False
     done: Activation | None = None
     error: InvokerError | None = None
@@ -106,6 +111,7 @@ class Invoker:
         max_wait_s: Callable[[], float],
         result_bytes: Callable[[], int],
         on_finished: Callable[[Activation], None],
+        resolve: Resolve,
     ) -> None:
         """Begin with nothing in flight.
 
@@ -119,6 +125,7 @@ class Invoker:
             max_wait_s: how long an activation may wait for a container.
             result_bytes: longest result.
             on_finished: told of each finished activation; may not raise.
+            resolve: finds what sequences and compositions run.
         """
         self._pool = pool
         self._planner = planner
@@ -130,6 +137,7 @@ class Invoker:
         self._max_wait_s = max_wait_s
         self._result_bytes = result_bytes
         self._on_finished = on_finished
+        self._composer = Composer(resolve, self._run_part)
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
         self._stopping = False
@@ -200,8 +208,15 @@ class Invoker:
             return None
         if namespace not in {None, ticket.call.identity.namespace.name}:
             return None
-        ticket.cancelled = True
-        ticket.task.cancel()
+        course = ticket.course
+        if course is not None:  # it ends when the part that runs has ended
+            course.cancelled = True
+            if course.running is not None:
+                self.cancel(course.running)
+            return "running"
+        if not ticket.cancelled:
+            ticket.cancelled = True
+            ticket.task.cancel()
         return "running" if ticket.trace.granted else "queued"
 
     async def wait_recorded(self, activation_id: ActivationId) -> None:
@@ -298,6 +313,40 @@ class Invoker:
                 await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
         finally:
             self._leave(ticket)
+
+    async def _compose(self, ticket: Ticket, course: Course) -> None:
+        """The whole way of a sequence or a composition. Raises only bugs."""
+        try:
+            try:
+                if ticket.durable:
+                    await self._recorder.begun(ticket.activation_id)
+                else:
+                    self._recorder.note_begun(self._accepted(ticket, None, payload=_NOTHING))
+            except PlatformError as error:  # the journal cannot say that it began: then it must not
+                error.activation_id = ticket.activation_id
+                await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
+                return
+            outcome = await self._composer.conduct(course)
+            activation = finished_composition(course, outcome, node=self._node, wall=ticket.wall)
+            await self._record(activation, [])
+            ticket.resolve(activation)
+        finally:
+            self._leave(ticket)
+
+    async def _run_part(self, course: Course, call: Call) -> Activation:
+        """Run one part of a sequence or composition, and wait for its end."""
+        if not self._recorder.room(len(self._tickets) + 1):
+            raise JournalFull
+        wall = time.time()
+        ticket = Ticket(self._ids.new(wall), call, wall, False, Trace(received=call.received))
+        course.running = ticket.activation_id
+        self._enter(ticket)
+        self._begin(ticket)
+        waiter = self._loop.create_future()
+        ticket.waiters.append(waiter)
+        await waiter
+        assert ticket.done is not None, "what was not promised has a record"
+        return ticket.done
 
     async def _with_a_container(self, ticket: Ticket, plan: Plan) -> None:
         """Lease a container, have the work done, record it, answer. A container that would not thaw is replaced."""
@@ -427,26 +476,34 @@ class Invoker:
     # ---- books
 
     def _enter(self, ticket: Ticket) -> None:
-        namespace = ticket.call.identity.namespace.name
         self._tickets[ticket.activation_id] = ticket
-        self._in_flight[namespace] = self._in_flight.get(namespace, 0) + 1
+        if ticket.call.within is None:  # a sequence counts once, whatever it runs
+            namespace = ticket.call.identity.namespace.name
+            self._in_flight[namespace] = self._in_flight.get(namespace, 0) + 1
         if (digest := ticket.call.action.exec.code) is not None:
             self._code.hold(digest)
         self._idle.clear()
 
     def _leave(self, ticket: Ticket) -> None:
-        namespace = ticket.call.identity.namespace.name
         del self._tickets[ticket.activation_id]
         if (digest := ticket.call.action.exec.code) is not None:
             self._code.release(digest)
-        self._in_flight[namespace] -= 1
-        if not self._in_flight[namespace]:
-            del self._in_flight[namespace]
+        if ticket.call.within is None:
+            namespace = ticket.call.identity.namespace.name
+            self._in_flight[namespace] -= 1
+            if not self._in_flight[namespace]:
+                del self._in_flight[namespace]
         if not self._tickets:
             self._idle.set()
 
     def _begin(self, ticket: Ticket) -> None:
-        ticket.task = self._group.create_task(self._conduct(ticket), name=f"activation {ticket.activation_id}")
+        call = ticket.call
+        if call.action.is_composed and (call.within is None or not call.within.plain):
+            ticket.course = Course(ticket.activation_id, call)
+            way = self._compose(ticket, ticket.course)
+        else:
+            way = self._conduct(ticket)
+        ticket.task = self._group.create_task(way, name=f"activation {ticket.activation_id}")
 
     async def _wait(self, ticket: Ticket, wait_s: float) -> Activation | Accepted202:
         """Wait for an activation, or for its id alone once the time is up."""
@@ -474,19 +531,20 @@ class Invoker:
         activation = await self._recorder.get(call.identity.namespace.name, activation_id)
         return activation or Accepted202(activation_id=activation_id)
 
-    def _accepted(self, ticket: Ticket, digest: str | None) -> Accepted:
+    def _accepted(self, ticket: Ticket, digest: str | None, *, payload: msgspec.Raw | None = None) -> Accepted:
         call = ticket.call
         return Accepted(
             activation_id=ticket.activation_id,
             namespace=call.identity.namespace.name,
             subject=call.identity.namespace.name,
             path=call.action.full_path,
-            payload=call.payload,
+            payload=call.payload if payload is None else payload,
             transaction=call.transaction,
+            cause=None if call.within is None else call.within.cause,
+            binding=call.binding,
             accepted_ms=int(ticket.wall * 1000),
             idempotency_key=call.idempotency_key,
             body_sha256=digest,
-            binding=call.binding,
         )
 
 
@@ -539,6 +597,7 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
         init_ms=round(phases.init / 1000) if trace.init_began else None,
         timed_out=outcome.timed_out,
         container=trace.container,
+        cause=None if call.within is None else call.within.cause,
         transaction=call.transaction,
         binding=call.binding,
         meter=meter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any
 
 import msgspec
@@ -179,6 +180,12 @@ class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     limits: Limits = Limits()
     #: Image id that the kind's or the blackbox's image had when the action was written; None until resolved.
     image_id: str | None = None
+
+    @functools.cached_property
+    def is_composed(self) -> bool:
+        """Whether to run it is to run others: it is a sequence, or a conductor (`conductor` is truthy)."""
+        conductor = self.annotation("conductor")
+        return self.exec.kind == "sequence" or bool(conductor) or isinstance(conductor, (dict, list))
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,6 +374,22 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     phases: Phases = Phases()
 
 
+class Composition(msgspec.Struct, frozen=True, kw_only=True):
+    """What the record of a sequence or composition has beside that of an action.
+
+    Attributes:
+        parts: ids of what it ran, in order, without what ran inside a nested one. They stand for its log lines.
+        duration_ms: sum over the parts.
+        is_conductor: a conductor decided what runs.
+        is_topmost: it is no part of another one.
+    """
+
+    parts: tuple[ActivationId, ...] = ()
+    duration_ms: int = 0
+    is_conductor: bool = False
+    is_topmost: bool = True
+
+
 class Activation(msgspec.Struct, frozen=True, kw_only=True):
     """One run of an action, finished: what the API shows, and what is billed. Logs are stored apart.
 
@@ -383,6 +406,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
         cause: id of the enclosing sequence.
         transaction: id of the request.
         binding: full path of the package binding that the action was called through.
+        composition: of a sequence or composition; None of an action.
     """
 
     activation_id: ActivationId
@@ -405,9 +429,15 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     transaction: str = ""
     binding: str | None = None
+    composition: Composition | None = None
     meter: Meter = Meter()
 
     @property
     def name(self) -> str:
         """Name of the action without namespace and package."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def duration_ms(self) -> int:
+        """Init plus run; of a sequence or composition the sum over its parts, which is less than the time it took."""
+        return self.end_ms - self.start_ms if self.composition is None else self.composition.duration_ms

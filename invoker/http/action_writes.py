@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from invoker.config.model import LimitsConfig
-from invoker.errors import InvalidRequest, KindNotSupportedYet, MalformedContent
+from invoker.errors import InvalidRequest, MalformedContent
 from invoker.http import entities
-from invoker.http.bodies import ActionBody, ExecBody, LimitsBody, is_base64, is_truthy
+from invoker.http.bodies import ActionBody, ExecBody, LimitsBody, is_base64
 from invoker.http.limits import check_action_limits, default_limits
 from invoker.manifest import BLACKBOX, SEQUENCE, Manifest, check_image
 from invoker.model import Action, Annotation, Exec, Limits, Parameter
@@ -154,8 +154,6 @@ def _component_parameters(execution: Exec) -> tuple[Parameter, ...]:
 def _annotations(entries: Iterable[Annotation], kind: str) -> tuple[Annotation, ...]:
     """Set the annotation `exec`, which is always the kind, whatever the client says of it."""
     kept = tuple(entry for entry in entries if entry.key != "exec")
-    if any(entry.key == "conductor" and is_truthy(entry.value) for entry in kept):
-        raise KindNotSupportedYet("Compositions (actions with the annotation 'conductor') are not supported by this server yet.")
     return (*kept, Annotation(key="exec", value=msgspec.Raw(msgspec.json.encode(kind))))
 
 

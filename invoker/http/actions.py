@@ -6,7 +6,8 @@ import time
 
 import msgspec
 
-from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, KindNotSupportedYet, WrongCollection
+from invoker.entitlement import Resource, Right, authorise
+from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, WrongCollection
 from invoker.http.action_writes import (
     WrittenExec,
     check_sizes,
@@ -48,8 +49,10 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     found = _find(services, exchange)
     action = found.action
     services.manifest.check(action.exec.kind)
-    if action.exec.kind == SEQUENCE:
-        raise KindNotSupportedYet("Sequences can be written and read, but not run by this server yet.")
+    if action.exec.kind == SEQUENCE:  # whoever runs it needs the right to run each
+        for component in action.exec.components:
+            owner, _, path = component.partition("/")
+            authorise(services.entities, exchange.identity, Right.ACTIVATE, Resource(owner, "actions", path))
     services.admission.check_concurrency(
         exchange.identity.namespace, services.invoker.in_flight(exchange.identity.namespace.name)
     )
@@ -76,7 +79,8 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
 def _answer(services: Services, outcome: Activation | Accepted202, *, result_only: bool) -> Reply:
     """Answer with the id alone, the bare result, or the whole record.
 
-    Logs are collected after the answer, so the record has none here. An array is always answered bare, as upstream does.
+    Logs are collected after the answer, so the record has none here, but that of a sequence names its parts. An array is
+    always answered bare, as upstream does.
     """
     headers: dict[str, str] = {"x-openwhisk-activation-id": outcome.activation_id}
     if isinstance(outcome, Accepted202):
@@ -84,7 +88,8 @@ def _answer(services: Services, outcome: Activation | Accepted202, *, result_onl
     if outcome.status is not Status.SUCCESS:
         headers[REASON] = outcome.meter.outcome
     bare = result_only or is_array(outcome.result)
-    body = render_result(outcome) if bare else render_activation(outcome, (), services.price)
+    parts = () if outcome.composition is None else outcome.composition.parts
+    body = render_result(outcome) if bare else render_activation(outcome, parts, services.price)
     return Reply(body, _ANSWERS[outcome.status], headers=headers)
 
 

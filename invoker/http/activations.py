@@ -88,4 +88,6 @@ async def _find(services: Services, exchange: Exchange, text: str) -> Activation
 
 
 async def _logs(services: Services, activation: Activation) -> Sequence[str]:
+    if activation.composition is not None:
+        return activation.composition.parts
     return await services.activations.get_logs(activation.namespace, activation.activation_id) or ()

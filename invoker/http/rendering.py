@@ -8,13 +8,14 @@ key        value
 startKind  `cold`, `stem`, `warm` or `frozen`: what the activation found. Absent when it never had a container.
 phases     Microseconds in each of `authenticate`, `authorise`, `resolve`, `queue`, `pull`, `create`, `thaw`, `init`, `run`,
            `collect`: disjoint, of one monotonic clock. Their sum is the whole time but for that of the network.
-billed     `us`: init plus run, microseconds; `memoryMiB`: the declared limit. What a price plan multiplies.
+billed     `us`: init plus run, microseconds; `memoryMiB`: the declared limit. What a price plan multiplies. Absent of sequences
+           and compositions: their parts are billed.
 cpuTime    `us`: CPU time, microseconds; `quality`: `exact`, `shared` or `missing`; `throttledUs`: stopped by the CPU quota.
 memoryPeak `bytes`: high-water mark, page cache included; `quality`: `exact`, `sampled` or `lifetime`.
 memory     At the end of the run, bytes: `anonymous`, `shared` (tmpfs), `cache` (page cache of files).
 traffic    Bytes of the bodies: `request`, `response`.
 oomKills   Processes the kernel killed for memory. Absent when none.
-cost       `amount` (decimal, a string), `currency`, `plan`. Absent when no plan prices it.
+cost       `amount` (decimal, a string), `currency`, `plan`. Absent when no plan prices it, and of sequences and compositions.
 container  Id of the container that ran it. Absent when none did.
 node       Name of the node.
 outcome    How it ended, finer than `response.status`: `ok`, `timeout`, `oom`, `crashed`, `cancelled`, ...
@@ -35,7 +36,7 @@ from invoker.health import Health
 from invoker.http.documents import limits_document
 from invoker.http.limits import PARAMETERS_BYTES, SEQUENCE_LENGTH
 from invoker.manifest import Manifest
-from invoker.model import MIB, Activation, Status
+from invoker.model import MIB, Activation, Composition, Status
 from pool.model import ActivationId
 
 #: What an activation costs: `amount`, `currency`, `plan`; None when nothing prices it.
@@ -83,7 +84,7 @@ def activation_document(activation: Activation, logs: Sequence[str], price: Pric
         "activationId": activation.activation_id,
         "start": activation.start_ms,
         "end": activation.end_ms,
-        "duration": activation.end_ms - activation.start_ms,
+        "duration": activation.duration_ms,
         "response": _response(activation),
         "logs": logs,
         "annotations": _annotations(activation, price),
@@ -159,13 +160,12 @@ class _Entry(msgspec.Struct):
 
 def _annotations(activation: Activation, price: Price) -> list[_Entry]:
     meter = activation.meter
-    entries = [
-        _Entry("path", activation.path),
-        _Entry("kind", activation.kind),
-        _Entry("limits", limits_document(activation.limits)),
-        _Entry("timeout", activation.timed_out),
-        _Entry("waitTime", activation.wait_ms),
-    ]
+    entries = [_Entry("path", activation.path), _Entry("kind", activation.kind), _Entry("waitTime", activation.wait_ms)]
+    composition = activation.composition
+    if composition is None:
+        entries += (_Entry("limits", limits_document(activation.limits)), _Entry("timeout", activation.timed_out))
+    else:
+        entries += _of_composition(activation, composition)
     if activation.init_ms is not None:
         entries.append(_Entry("initTime", activation.init_ms))
     if activation.cause is not None:
@@ -179,9 +179,10 @@ def _annotations(activation: Activation, price: Price) -> list[_Entry]:
             _Entry("memoryPeak", {"bytes": meter.peak_bytes, "quality": meter.peak_quality}),
             _Entry("memory", {"anonymous": meter.anonymous_bytes, "shared": meter.shared_bytes, "cache": meter.cache_bytes}),
         )
+    if composition is None:
+        entries.append(_Entry("billed", {"us": meter.billed_us, "memoryMiB": meter.memory_limit_mib}))
     entries += (
         _Entry("phases", meter.phases),
-        _Entry("billed", {"us": meter.billed_us, "memoryMiB": meter.memory_limit_mib}),
         _Entry("traffic", {"request": meter.request_bytes, "response": meter.response_bytes}),
     )
     if meter.oom_kills:
@@ -192,6 +193,16 @@ def _annotations(activation: Activation, price: Price) -> list[_Entry]:
     if activation.container is not None:
         entries.append(_Entry("container", activation.container))
     entries += (_Entry("node", activation.node), _Entry("outcome", meter.outcome))
+    return entries
+
+
+def _of_composition(activation: Activation, composition: Composition) -> list[_Entry]:
+    """List what a sequence or composition has instead of an action's limits."""
+    entries = [_Entry("topmost", composition.is_topmost)]
+    if composition.parts:
+        entries.append(_Entry("limits", limits_document(activation.limits)))
+    if composition.is_conductor:
+        entries.append(_Entry("conductor", value=True))
     return entries
 
 

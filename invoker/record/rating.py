@@ -236,9 +236,12 @@ def rate(meter: Meter, status: Status, plan: Plan) -> Decimal:
 
 
 def rate_activation(activation: Activation, prices: Prices) -> dict[str, str] | None:
-    """Find what an activation costs by the plan valid at its start: `amount`, `currency`, `plan`; None without a plan."""
+    """Find what an activation costs by the plan valid at its start: `amount`, `currency`, `plan`.
+
+    None without a plan, and of a sequence or composition: its parts are billed.
+    """
     plan = prices.at(activation.start_ms)
-    if plan is None:
+    if plan is None or activation.composition is not None:
         return None
     amount = rate(activation.meter, activation.status, plan)
     return {"amount": plain(amount), "currency": plan.currency, "plan": plan.name}

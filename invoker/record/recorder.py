@@ -257,6 +257,18 @@ class Recorder:
         position = self._intake.append_any(BegunEntry(activation_id, namespace, path, self._wall_ms()))
         await self._journal.wait_synced(position)
 
+    def note_begun(self, accepted: Accepted) -> None:
+        """Say that something began that was not promised. It survives `kill -9` when this returns: the next daemon ends it.
+
+        Raises:
+            JournalFull: it was not written.
+        """
+        entry = AcceptedEntry.of(accepted)
+        self._intake.append_any(entry)
+        self._open[accepted.activation_id] = entry.accepted
+        begun = BegunEntry(accepted.activation_id, accepted.namespace, accepted.path, self._wall_ms())
+        self._intake.append_any(begun)
+
     def finish(self, activation: Activation, *, logs: Sequence[str] | None = None) -> None:
         """Write the end of an activation. It survives `kill -9` when this returns.
 

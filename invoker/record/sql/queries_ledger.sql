@@ -88,9 +88,11 @@ ON CONFLICT (subject, type, part, node) DO NOTHING;
 -- name: usage
 -- Sum one month by namespace, action, type and outcome, with the billed duration rounded as a price plan says.
 -- Sums are of quantities that cannot overflow: MiB-microseconds, never byte-microseconds, never money.
+-- A sequence or composition (kind `sequence`) is charged nothing: its parts have rows of their own.
 WITH rated AS (
     SELECT namespace, action, type, outcome, status, billed_us, cpu_us, memory_limit_mib, memory_mib_us, memory_byte_us,
-           type = 'finished' AND (billed_us > 0 OR (status <> 3 AND outcome <> 'cancelled')) AS charged,
+           type = 'finished' AND kind <> 'sequence'
+               AND (billed_us > 0 OR (status <> 3 AND outcome <> 'cancelled')) AS charged,
            CASE WHEN :bill_init THEN billed_us ELSE max(billed_us - init_us, 0) END AS time_us
     FROM ledger
     WHERE at_ms >= :since_ms AND at_ms < :upto_ms AND (:namespace IS NULL OR namespace = :namespace)

@@ -5,7 +5,6 @@ import pytest
 from invoker.config.model import LimitsConfig
 from invoker.errors import (
     InvalidRequest,
-    KindNotSupportedYet,
     LimitOutOfRange,
     MalformedContent,
     RuntimeDeprecated,
@@ -177,10 +176,11 @@ def test_stored_limits_above_a_lowered_ceiling_do_not_stop_an_update_of_somethin
     assert new.publish
 
 
-def test_compositions_are_refused_until_they_are_there():
-    with pytest.raises(KindNotSupportedYet, match="conductor"):
-        create(annotations=pairs(conductor=True))
-    assert "conductor" in annotations(create(annotations=pairs(conductor=False)))
+@pytest.mark.parametrize(
+    ("value", "is_composed"), [(True, True), (1, True), ({}, True), ("yes", True), (False, False), (0, False), ("", False)]
+)
+def test_a_conductor_is_an_action_whose_annotation_is_truthy(value, is_composed):
+    assert create(annotations=pairs(conductor=value)).is_composed is is_composed
 
 
 @pytest.mark.parametrize(
