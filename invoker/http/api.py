@@ -50,7 +50,13 @@ PUBLIC: dict[tuple[str, ...], _Public] = {
     ("blackbox.tar.gz",): get_docker_kit,
     ("api", "v1"): api_node.get_api_info,
     ("api", "v1", ""): api_node.get_api_info,
+    ("api", "v1", "api-docs"): api_node.get_swagger,
+    ("api", "v1", "openapi.json"): api_node.get_openapi,
+    ("api", "v1", "docs"): api_node.get_docs,
+    ("api", "v1", "docs", "index.html"): api_node.get_docs_page,
 }
+
+_LONGEST_PUBLIC = max(map(len, PUBLIC))
 
 #: Below `/api/v1/namespaces/NS`: (collection, shape of what follows it, method). See `_shape_of`.
 ROUTES: dict[tuple[str, str, str], Handler] = {
@@ -196,7 +202,7 @@ class Api:
             MethodNotAllowed: nothing of ours.
         """
         services, method = self._services, request.method
-        public = PUBLIC.get(tuple(segments)) if len(segments) <= 3 else None
+        public = PUBLIC.get(tuple(segments)) if len(segments) <= _LONGEST_PUBLIC else None
         in_api = tuple(segments[:2]) == ("api", "v1")
         if method == "OPTIONS":
             return _OPTIONS_REST if in_api else _OPTIONS_ROOT

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from invoker.errors import InvalidRequest, NotImplementedYet
 from invoker.health import Health
+from invoker.http.description.openapi import build_openapi
+from invoker.http.description.page import build_page
+from invoker.http.description.swagger import build_swagger
 from invoker.http.exchange import TEXT, Exchange, Reply
 from invoker.http.rendering import render, render_api_info, render_health, render_limits, render_root
 from invoker.http.services import Services
@@ -19,6 +24,41 @@ def get_root(services: Services) -> Reply:
 def get_api_info(services: Services) -> Reply:
     """`GET /api/v1`: what is served here."""
     return Reply(render_api_info(services.build, services.build_number))
+
+
+def get_swagger(services: Services) -> Reply:
+    """`GET /api/v1/api-docs`: the API's description as Swagger 2.0."""
+    return Reply(_swagger(services.build_number))
+
+
+def get_openapi(services: Services) -> Reply:
+    """`GET /api/v1/openapi.json`: the API's description as OpenAPI 3.1."""
+    return Reply(_openapi(services.public_url, services.build_number))
+
+
+def get_docs(_: Services) -> Reply:
+    """`GET /api/v1/docs`: to the page."""
+    return Reply(b"", 308, content_type="", headers={"Location": "docs/index.html?url=/api/v1/api-docs"})
+
+
+def get_docs_page(services: Services) -> Reply:
+    """`GET /api/v1/docs/index.html`: the API's description for people."""
+    return Reply(_page(services.build_number), content_type="text/html; charset=UTF-8")
+
+
+@functools.cache
+def _swagger(version: str) -> bytes:
+    return render(build_swagger(version))
+
+
+@functools.cache
+def _openapi(public_url: str, version: str) -> bytes:
+    return render(build_openapi(public_url, version))
+
+
+@functools.cache
+def _page(version: str) -> bytes:
+    return build_page(version).encode()
 
 
 def get_ping(_: Services) -> Reply:
