@@ -1,8 +1,8 @@
 """Rows EN: what one namespace may see and run of another's."""
 
 import pytest
+from rows import CODE
 
-CODE = {"exec": {"kind": "python:3", "code": "def main(args): return args"}}
 OWNER = "/api/v1/namespaces/owner"
 
 

@@ -1,31 +1,7 @@
 """Rows PK: packages, bindings, and what others may see of them."""
 
 import pytest
-
-CODE = {"exec": {"kind": "python:3", "code": "def main(args): return args"}}
-
-
-def pairs(**values):
-    return [{"key": key, "value": value} for key, value in values.items()]
-
-
-def as_dict(entries):
-    return {each["key"]: each["value"] for each in entries}
-
-
-async def put(site, path, body=None, *, auth=True):
-    answered = await site.ask("PUT", path, {} if body is None else body, auth=auth)
-    assert answered.status == 200, answered.text
-    return answered.json
-
-
-async def refuse(site, method, path, body=None, *, status, words, auth=True):
-    """Ask for what is refused, and see that nothing has changed."""
-    before = site.entities.everything()
-    answered = await site.ask(method, path, body, auth=auth)
-    assert (answered.status, words in answered.error) == (status, True), answered.text
-    assert site.entities.everything() == before
-    return answered
+from rows import CODE, as_dict, pairs, put, refuse
 
 
 @pytest.fixture

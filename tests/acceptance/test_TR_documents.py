@@ -1,0 +1,33 @@
+"""Rows TR, as far as triggers are documents. What happens when they fire: test_TR.py."""
+
+import pytest
+from rows import CODE, get, pairs, put, reference, refuse
+
+
+async def test_TR_03_a_trigger_shows_its_rules_when_it_has_any_and_keeps_them(site):
+    created = await put(site, "triggers/t", {"parameters": pairs(a=1), "limits": {"x": 1}, "rules": {"guest/no": {}}})
+    assert set(created) == {*("namespace", "name", "parameters", "limits", "version", "publish", "annotations", "updated")}
+    assert (created["limits"], created["parameters"]) == ({}, pairs(a=1))
+    await put(site, "packages/p")
+    await put(site, "actions/p/a", CODE)
+    await put(site, "rules/r", {"trigger": "/_/t", "action": "/_/p/a"})
+    rules = {"guest/r": {"action": reference("guest/p", "a"), "status": "active"}}
+    assert await get(site, "triggers/t") == created | {"rules": rules}
+    updated = await put(site, "triggers/t?overwrite=true", {"annotations": pairs(d=1), "rules": {}})
+    assert (updated["rules"], updated["version"], updated["parameters"]) == (rules, "0.0.2", pairs(a=1))
+    assert "rules" not in (await get(site, "triggers"))[0]
+    assert (await site.ask("DELETE", "triggers/t")).json == updated
+
+
+@pytest.mark.parametrize("feed", ["f", "/ns/p/f", "ns/f", "/a/b/c/d", "/_/alarms/alarm"])
+async def test_TR_03_a_feed_is_only_a_name(site, feed):
+    created = await put(site, "triggers/t", {"annotations": pairs(feed=feed)})
+    assert created["annotations"] == pairs(feed=feed)
+
+
+@pytest.mark.parametrize("feed", ["", 1, None, {"a": 1}, "/ns//f", "a+b", "/"])
+async def test_TR_03_a_feed_that_is_no_name_is_refused_when_the_trigger_is_made(site, feed):
+    body = {"annotations": pairs(feed=feed)}
+    await refuse(site, "PUT", "triggers/t", body, status=400, words="Feed name is not valid")
+    await put(site, "triggers/t")
+    await put(site, "triggers/t?overwrite=true", body)
