@@ -97,6 +97,7 @@ async def get_limits(services: Services, exchange: Exchange) -> Reply:
             invocations=admission.invocations_per_minute(namespace),
             concurrent=admission.concurrent_invocations(namespace),
             fires=admission.fires_per_minute(namespace),
+            allowed_kinds=namespace.limits.allowed_kinds,
         )
     )
 

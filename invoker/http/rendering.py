@@ -265,8 +265,11 @@ def render_api_info(build: str, build_number: str) -> bytes:
     )
 
 
-def render_limits(limits: LimitsConfig, *, invocations: int, concurrent: int, fires: int) -> bytes:
-    """Render `NS/limits`: the site's ranges, and the namespace's rates."""
+def render_limits(
+    limits: LimitsConfig, *, invocations: int, concurrent: int, fires: int, allowed_kinds: Sequence[str] | None = None
+) -> bytes:
+    """Render `NS/limits`: the site's ranges, the namespace's rates, and the kinds it may write where these are restricted."""
+    granted = {} if allowed_kinds is None else {"allowedKinds": allowed_kinds}
     return _encode(
         {
             "invocationsPerMinute": invocations,
@@ -282,5 +285,6 @@ def render_limits(limits: LimitsConfig, *, invocations: int, concurrent: int, fi
             "maxActionConcurrency": limits.concurrency_max,
             "maxParameterSize": f"{PARAMETERS_BYTES} B",
             "maxActionInstances": concurrent,
+            **granted,
         }
     )
