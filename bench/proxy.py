@@ -1,12 +1,14 @@
-"""A proxy before the engine's socket that counts the requests that pass."""
+"""A proxy before the engine's socket that counts the requests that pass, and plays a sick engine where it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +33,8 @@ class CountingProxy:
         #: Requests so far, by method and path without its query. Written by the proxy's thread alone.
         self.requests: Counter[str] = Counter()
         self._failure: str | None = None
+        #: How requests are treated whose method and path match.
+        self._sickness: list[_Sickness] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="counting proxy")
@@ -58,11 +62,32 @@ class CountingProxy:
         Connections that are open are cut.
         """
         self._failure = how
-        self._loop.call_soon_threadsafe(self._cut)
+        self.cut()
         try:
             yield
         finally:
             self._failure = None
+
+    @contextlib.contextmanager
+    def sick(self, requests: str, how: str, *, times: int = -1) -> Iterator[_Sickness]:
+        """Treat some requests in another way while the block runs; each must be the first on its connection.
+
+        Args:
+            requests: pattern of method and path, `POST .*/containers/create`.
+            how: `hang`: never answer; `cut`: close without having passed it on; `mute`: pass it on and close instead of
+                answering; else the answer itself, a whole HTTP response.
+            times: how many requests; -1 is all.
+        """
+        sickness = _Sickness(re.compile(requests), how, times)
+        self._sickness.append(sickness)
+        try:
+            yield sickness
+        finally:
+            self._sickness.remove(sickness)
+
+    def cut(self) -> None:
+        """Cut every connection that is open."""
+        self._loop.call_soon_threadsafe(self._cut)
 
     def _cut(self) -> None:
         for writer in self._writers:
@@ -85,22 +110,70 @@ class CountingProxy:
             if self._failure == "hang":
                 await reader.read()
             elif self._failure is None:
-                await self._forward(reader, writer)
+                await self._look(reader, writer)
         finally:
             self._writers.discard(writer)
             writer.close()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _look(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass a connection on, unless its first request meets a sickness."""
+        first = b""
+        while b"\r\n" not in first and (data := await reader.read(_CHUNK)):
+            first += data
+        request = b" ".join(first.partition(b"\r\n")[0].partition(b"?")[0].split(b" ")[:2]).decode()
+        for sickness in self._sickness:
+            if sickness.take(request):
+                if sickness.how == "hang":
+                    await reader.read()
+                elif sickness.how == "mute":
+                    await self._forward(first, reader, None)
+                elif sickness.how != "cut":
+                    writer.write(sickness.how.encode())
+                    await writer.drain()
+                return
+        await self._forward(first, reader, writer)
+
+    async def _forward(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None) -> None:
+        """Pass both ways; without a writer only the request, and return when it is answered."""
         try:
             engine_reader, engine_writer = await asyncio.open_unix_connection(self._engine)
         except OSError:
             return
+        counting = _Counting(self.requests)
+        counting.feed(first)
+        engine_writer.write(first)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pass(reader, engine_writer, _Counting(self.requests)))
-                group.create_task(_pass(engine_reader, writer, None))
+                there = group.create_task(_pass(reader, engine_writer, counting))
+                if writer is None:
+                    with contextlib.suppress(asyncio.IncompleteReadError):
+                        await engine_reader.readuntil(b"\r\n\r\n")
+                    there.cancel()
+                else:
+                    group.create_task(_pass(engine_reader, writer, None))
         finally:
             engine_writer.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Sickness:
+    """How some requests are treated.
+
+    Attributes:
+        met: how many requests it has met so far.
+    """
+
+    requests: re.Pattern[str]
+    how: str
+    times: int
+    met: int = 0
+
+    def take(self, request: str) -> bool:
+        """Whether this request is treated so."""
+        if self.met == self.times or not self.requests.fullmatch(request):
+            return False
+        self.met += 1
+        return True
 
 
 class _Counting:

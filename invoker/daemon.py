@@ -37,6 +37,7 @@ from invoker.keeper import PROBE_MEMORY_MIB, Keeper
 from invoker.manifest import SEQUENCE, Manifest
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
+from invoker.reconcile import Reconciler
 from invoker.record.rating import BadPrices, Prices, rate_activation
 from invoker.record.usage import priced_usage
 from invoker.recovery import take_over
@@ -47,6 +48,7 @@ from metrics.exposition import BuildInfo, Exposition, Sources, metrics_applicati
 from metrics.observer import Observer
 from pool.docker import DockerBackend
 from pool.errors import InvokerError
+from pool.guard import CallClass, Deadlines
 from pool.keepalive import POLICIES
 from pool.model import ActivationId, ContainerId
 from pool.pool import Pool, PoolHooks
@@ -102,7 +104,14 @@ def _alone() -> Iterator[None]:
 @asynccontextmanager
 async def _open_engine(config: Config) -> AsyncIterator[DockerBackend]:
     run_dir = config.state_dir / "containers"
-    backend = await DockerBackend.open(config.engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir)
+    engine = config.engine
+    deadlines = Deadlines(
+        create_s=engine.create_deadline_s,
+        remove_s=engine.remove_deadline_s,
+        read_s=engine.read_deadline_s,
+        pull_s=engine.pull_deadline_s,
+    )
+    backend = await DockerBackend.open(engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir, deadlines=deadlines)
     try:
         yield backend
     finally:
@@ -148,6 +157,7 @@ class Daemon:
             late_lines=lambda lines: self.observer.log_lines(late=lines),
             dropped_lines=lambda lines: self.observer.log_lines(dropped=lines),
             repaired=lambda _container: self.observer.repaired(),
+            freeze_failed=self._freeze_failed,
         )
         backend.guard.on_call = self.observer.engine_call
         stores.recorder.on_journal_write(self.observer.journal_write)
@@ -165,10 +175,14 @@ class Daemon:
             on_finished=self._observe,
             resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
         )
+        self.reconciler = Reconciler(
+            pool=self.pool, backend=backend, sick=lambda: [kind.value for kind in backend.guard.sick_classes()]
+        )
+        backend.guard.on_sick = self.reconciler.nudge
         self.keeper = Keeper(
             pool=self.pool,
-            backend=backend,
             notifier=notifier,
+            engine=self.reconciler.check,
             extra_checks=self._check_stores,
             on_lag=self.observer.loop_lag,
         )
@@ -202,8 +216,8 @@ class Daemon:
         )
         loops = [
             self.group.create_task(self.keeper.watch_loop(), name="watch the loop"),
-            self.group.create_task(self.keeper.engine_loop(), name="look at the engine"),
-            self.group.create_task(self.backend.watch_events(self.keeper.nudged.set), name="engine events"),
+            self.group.create_task(self.reconciler.loop(), name="look at the engine"),
+            self.group.create_task(self.backend.watch_events(self.reconciler.nudge), name="engine events"),
             self.group.create_task(self._reload_loop(config_path, signals), name="reload"),
             self.group.create_task(self._raise_bugs(), name="bugs"),
         ]
@@ -274,7 +288,9 @@ class Daemon:
             in_flight=lambda: self.invoker.total_in_flight,
             recorder_lag_s=lambda: recorder.lag().seconds,
             recorder_backlog=lambda: recorder.lag().rows,
-            engine_up=lambda: self.keeper.engine_up,
+            engine_up=lambda: self.reconciler.engine_up,
+            engine_sick=lambda: {kind.value: kind in self.backend.guard.sick_classes() for kind in CallClass},
+            freezing_works=lambda: self.keeper.freezing_works,
         )
         facts = self.backend.facts
         build = BuildInfo(version=__version__, revision="", engine=facts.api_version, cgroup=f"v{facts.cgroup_version}")
@@ -360,6 +376,10 @@ class Daemon:
         self.observer.tail(cpu_us)
         if known is not None and known.key is not None and self.stores.entities.get_namespace(known.spec.namespace):
             self.stores.recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action)
+
+    def _freeze_failed(self) -> None:
+        self.observer.freeze_failed()
+        self.keeper.test_soon()
 
     def _observe(self, activation: Activation) -> None:
         meter = activation.meter

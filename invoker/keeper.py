@@ -1,4 +1,4 @@
-"""What the daemon does for its own sake, off every call's path: a tiny real invocation, a look at the engine, the watchdog.
+"""What the daemon does for its own sake, off every call's path: a tiny real invocation, the loop's clock, the watchdog.
 
 Health is what was seen, not what is assumed: the node is ready while a real activation on a frozen container of our
 own ended well within the last half minute, and the loop keeps time.
@@ -14,10 +14,9 @@ from collections.abc import Callable
 
 from invoker.health import Check, Health
 from invoker.systemd import Notifier
-from pool.backend import ContainerBackend
-from pool.books import EVICTABLE
 from pool.errors import InvokerError, PoolOverloaded, WaitedTooLong
-from pool.model import ActivationId, ContainerSpec, ContainerState, LogTransport, ReuseKey, StartKind
+from pool.lease import Lease
+from pool.model import ActivationId, ContainerSpec, LogTransport, ReuseKey, StartKind
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -26,15 +25,16 @@ PROBE_ACTION = "invokerd/self-test"
 PROBE_CODE = b'{"value":{"name":"self-test","main":"main","binary":false,"code":"def main(args):\\n    return args\\n","env":{}}}'
 PROBE_RUN = b'{"activation_id":"%b","deadline":"0","value":{"echo":%d}}'
 PROBE_EVERY_S = 15.0
-#: The second one comes soon: it finds out whether this node can freeze.
+#: The second one comes soon: it finds its container frozen, or something thaws what we freeze.
 PROBE_SECOND_S = 1.0
-#: Freezing may take this long beyond twice the grace before it counts as failed.
+#: Tests that were asked for come no closer to each other than this.
+PROBE_PAUSE_S = 1.0
+#: Freezing may take this long before it counts as failed; on its own beyond twice the grace.
 FREEZE_WITHIN_S = 0.5
 PROBE_DEADLINE_S = 10.0
 PROBE_MEMORY_MIB = 64
 #: A probe older than this says nothing about now.
 PROBE_GOOD_FOR_S = 45.0
-RECONCILE_EVERY_S = 60.0
 LAG_EVERY_S = 0.5
 #: The loop is not well above this, s.
 LAG_LIMIT_S = 0.2
@@ -47,38 +47,41 @@ class Keeper:
         self,
         *,
         pool: Pool,
-        backend: ContainerBackend,
         notifier: Notifier,
+        engine: Callable[[], Check],
         extra_checks: Callable[[], list[Check]],
         on_lag: Callable[[float], None],
     ) -> None:
         """Know nothing yet.
 
         Args:
-            pool: probed and reconciled.
-            backend: asked what there is.
+            pool: probed.
             notifier: systemd.
+            engine: how the engine is.
             extra_checks: what others know of themselves.
             on_lag: told how late the loop was, seconds.
         """
         self._pool = pool
-        self._backend = backend
+        self._engine = engine
         self._notifier = notifier
         self._extra_checks = extra_checks
         self._on_lag = on_lag
         self._loop = asyncio.get_running_loop()
         self._lag_s = 0.0
-        self._engine = Check(name="engine", ok=True)
         self._probe_at = float("-inf")
         self._probe = Check(name="self-test", ok=False, detail="no test activation has ended yet")
-        self._freezing = Check(name="freezing", ok=True)
+        self._freezing = Check(name="freezing", ok=True, detail="not tested yet")
+        self._test_soon = asyncio.Event()
         self.draining = False
-        self.nudged = asyncio.Event()
 
     @property
-    def engine_up(self) -> bool:
-        """Whether the engine answered when last asked."""
-        return self._engine.ok
+    def freezing_works(self) -> bool:
+        """Whether the last self-test found that the kernel freezes containers, and lets them run again."""
+        return self._freezing.ok
+
+    def test_soon(self) -> None:
+        """A container would not freeze: find out at once whether any does."""
+        self._test_soon.set()
 
     def health(self) -> Health:
         """Tell how the node is."""
@@ -86,12 +89,12 @@ class Keeper:
         if probe.ok and not self.draining and self._loop.time() - self._probe_at > PROBE_GOOD_FOR_S:
             probe = Check(name="self-test", ok=False, detail=f"no test activation ended within {PROBE_GOOD_FOR_S:.0f} s")
         lag = Check(name="event-loop", ok=self._lag_s < LAG_LIMIT_S, detail=f"{self._lag_s * 1000:.1f} ms late")
-        return Health(checks=(probe, self._freezing, self._engine, lag, *self._extra_checks()))
+        return Health(checks=(probe, self._freezing, self._engine(), lag, *self._extra_checks()))
 
     def ready(self) -> Health:
-        """Tell whether the node takes work."""
+        """Tell whether the node takes work. One that cannot freeze does: its containers stay warm."""
         draining = Check(name="not-draining", ok=not self.draining, detail="the daemon is stopping" if self.draining else "")
-        return Health(checks=(draining, *self.health().checks))
+        return Health(checks=(draining, *(check for check in self.health().checks if check is not self._freezing)))
 
     # ---- loops
 
@@ -108,15 +111,16 @@ class Keeper:
             await asyncio.sleep(LAG_EVERY_S)
             self._lag_s = max(0.0, time.monotonic() - due)
             self._on_lag(self._lag_s)
+            self._pool.thaw_held()
             now = self._loop.time()
             tested = self._probe_at == float("-inf") or now - self._probe_at < 2 * PROBE_GOOD_FOR_S
-            alive = tested or self.draining or not self._engine.ok
+            alive = tested or self.draining or not self._engine().ok
             if interval is not None and alive and now - fed_at >= interval / 2:
                 fed_at = now
                 self._notifier.watchdog()
 
     async def probe_loop(self, image_id: str, uid: int) -> None:
-        """Test the node with a real activation, again and again. From the second one on they test freezing, too.
+        """Test the node with a real activation, again and again: it runs, is frozen, thawed, and runs again.
 
         Args:
             image_id: of the Python runtime.
@@ -157,8 +161,19 @@ class Keeper:
                 taken_ms = (time.monotonic() - started) * 1000
                 self._probe = Check(name="self-test", ok=True, detail=f"a {kind.value} start took {taken_ms:.1f} ms")
                 self._judge_freezing(kind, pause_s)
-            pause_s = PROBE_SECOND_S if number == 1 else PROBE_EVERY_S
-            await asyncio.sleep(pause_s)
+            pause_s = await self._pause(PROBE_SECOND_S if number == 1 else PROBE_EVERY_S)
+
+    async def _pause(self, longest_s: float) -> float:
+        """Wait for the next test; return for how long."""
+        began = self._loop.time()
+        await asyncio.sleep(min(PROBE_PAUSE_S, longest_s))
+        try:
+            async with asyncio.timeout_at(began + longest_s):
+                await self._test_soon.wait()
+        except TimeoutError:
+            pass
+        self._test_soon.clear()
+        return self._loop.time() - began
 
     def _pool_works(self) -> bool:
         """Tell whether activations run: then a test that got no container is no sign of illness."""
@@ -167,12 +182,27 @@ class Keeper:
     def _judge_freezing(self, kind: StartKind, idle_s: float) -> None:
         """Judge by what became of the test's own container while it idled; that it was evicted says nothing."""
         settings = self._pool.machine.settings
-        if kind is StartKind.FROZEN:
-            self._freezing = Check(name="freezing", ok=True)
-        elif kind is StartKind.WARM and settings.freezing and idle_s >= 2 * settings.freeze_grace_s + FREEZE_WITHIN_S:
-            detail = f"the self-test's container was not frozen after {idle_s:.0f} s: containers stay warm; run invokerd doctor"
+        expected = settings.freezing and idle_s >= 2 * settings.freeze_grace_s + FREEZE_WITHIN_S
+        if kind is StartKind.WARM and expected and self._freezing.ok:
+            log.warning("the self-test's container was not frozen after %.0f s; something may thaw containers", idle_s)
+
+    async def _test_freezing(self, lease: Lease) -> None:
+        """Freeze and thaw the test's own container. What is found holds for the node: it freezes, or its containers stay warm."""
+        began = time.monotonic()
+        try:
+            await lease.check_freezing(FREEZE_WITHIN_S)
+        except (OSError, TimeoutError) as error:
+            why = "it did not come to stand still" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            detail = f"containers cannot be frozen ({why}): idle ones stay warm; run invokerd doctor"
+            if self._freezing.ok:
+                log.error("self-test: %s", detail)  # noqa: TRY400 - the kernel's state, not a bug
             self._freezing = Check(name="freezing", ok=False, detail=detail)
-            log.error("%s", detail)
+        else:
+            taken_ms = (time.monotonic() - began) * 1000
+            if not self._freezing.ok or self._freezing.detail == "not tested yet":
+                log.info("self-test: containers can be frozen; a freeze and a thaw took %.1f ms", taken_ms)
+            self._freezing = Check(name="freezing", ok=True, detail=f"a freeze and a thaw took {taken_ms:.1f} ms")
+        self._pool.freezing_works(self._freezing.ok)
 
     async def _probe_once(self, key: ReuseKey, number: int) -> StartKind:
         activation = ActivationId(secrets.token_hex(16))
@@ -183,45 +213,15 @@ class Keeper:
                 if response.status != 200:
                     raise InvokerError(f"/init answered {response.status}: {response.body.decode(errors='replace')}")
                 lease.initialised()
-            body = PROBE_RUN % (activation.encode(), number)
-            response = await lease.request(b"/run", body, deadline=deadline, limit=4096)
-            expected = b'{"echo":%d}' % number
-            if response.status != 200 or b"".join(bytes(response.body).split()) != expected:
-                raise InvokerError(f"/run answered {response.status}: {response.body.decode(errors='replace')}")
+            await self._echo(lease, activation, number, deadline)
+            await self._test_freezing(lease)
+            await self._echo(lease, activation, number, deadline)  # it is as good as before
             lease.clean = True
             return lease.start_kind
 
-    async def engine_loop(self) -> None:
-        """Ask the engine now and then what there is, and mend what differs. A nudge asks at once."""
-        while True:
-            try:
-                async with asyncio.timeout(RECONCILE_EVERY_S):
-                    await self.nudged.wait()
-            except TimeoutError:
-                pass
-            self.nudged.clear()
-            await self.reconcile()
-
-    async def reconcile(self) -> None:
-        """Compare engine, kernel and books: events are hints only, and `daemon-reload` may have thawed what stood still."""
-        try:
-            found = await self._backend.list_containers()
-        except InvokerError as error:
-            self._engine = Check(name="engine", ok=False, detail=f"{error}; warm calls go on, new containers cannot be started")
-            log.warning("engine: %s", error)
-            return
-        self._engine = Check(name="engine", ok=True, detail=f"{len(found)} containers")
-        known = {container.container_id: container for container in self._pool.containers()}
-        for container in found:
-            if container.container_id not in known:
-                log.info("%s is nobody's and is removed", container.container_id)
-                try:
-                    await self._backend.remove(container.container_id, None)
-                except InvokerError as error:
-                    log.warning("%s could not be removed: %s", container.container_id, error)
-        there = {container.container_id for container in found if container.running}
-        for container_id, ours in known.items():
-            if ours.state in EVICTABLE and container_id not in there:
-                self._pool.gone(container_id)
-            elif ours.state in {ContainerState.FROZEN, ContainerState.STEM_FROZEN}:
-                self._pool.refreeze(container_id)
+    async def _echo(self, lease: Lease, activation: ActivationId, number: int, deadline: float) -> None:
+        body = PROBE_RUN % (activation.encode(), number)
+        response = await lease.request(b"/run", body, deadline=deadline, limit=4096)
+        expected = b'{"echo":%d}' % number
+        if response.status != 200 or b"".join(bytes(response.body).split()) != expected:
+            raise InvokerError(f"/run answered {response.status}: {response.body.decode(errors='replace')}")

@@ -112,6 +112,8 @@ STATE_SECONDS = _counter(
 )
 CONTAINER_START = _histogram("container_start_seconds", "Creating and starting a container, until its process runs.", "kind")
 REPAIRS = _counter("containers_repaired_total", "Containers found frozen with a call in flight, and thawed.")
+FREEZING = _gauge("freezing_works", "1 if the self-test found that the kernel freezes containers; else they stay warm.")
+FREEZE_FAILURES = _counter("freeze_failures_total", "Containers that the kernel would not freeze, and that stayed warm.")
 TAIL = _counter("tail_cpu_seconds_total", "CPU time that containers used after the reply.", unit="seconds")
 LEASES = _counter("leases_total", "Containers handed to activations, by what was found.", "start")
 EVICTIONS = _counter("evictions_total", "Idle containers removed to make room for others.")
@@ -120,6 +122,9 @@ MEMORY_USED = _gauge("pool_memory_used_bytes", "Memory reserved by all container
 MEMORY_BUDGET = _gauge("pool_memory_budget_bytes", "Memory that the pool may reserve.", unit="bytes")
 
 ENGINE_UP = _gauge("engine_up", "1 if the container engine answered when last asked.")
+ENGINE_SICK = _gauge(
+    "engine_breaker_open", "1 if the engine missed its deadlines for a class of calls, which are then refused.", "class"
+)
 ENGINE_CALLS = _counter("engine_calls_total", "Requests to the container engine.", "operation", "result")
 ENGINE_SECONDS = _histogram("engine_call_seconds", "Duration of requests to the container engine.", "operation")
 

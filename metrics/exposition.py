@@ -45,6 +45,8 @@ class Sources:
         recorder_lag_s: age of the oldest record that is not yet in the ledger.
         recorder_backlog: number of such records.
         engine_up: whether the engine answered when last asked.
+        engine_sick: for each class of calls, whether the engine missed its deadlines.
+        freezing_works: whether the self-test found that containers can be frozen.
     """
 
     pool: Callable[[], PoolStatistics]
@@ -52,6 +54,8 @@ class Sources:
     recorder_lag_s: Callable[[], float]
     recorder_backlog: Callable[[], int]
     engine_up: Callable[[], bool]
+    engine_sick: Callable[[], Mapping[str, bool]] = dict
+    freezing_works: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +132,8 @@ class Exposition:
         build = (self._build.version, self._build.revision, platform.python_version(), self._build.engine, self._build.cgroup)
         return {
             catalogue.REPAIRS.name: [((), observer.repairs)],
+            catalogue.FREEZING.name: [((), int(self._sources.freezing_works()))],
+            catalogue.FREEZE_FAILURES.name: [((), observer.freeze_failures)],
             catalogue.TAIL.name: [((), observer.tail_us / 1e6)],
             catalogue.ACTIVATIONS.name: list(observer.activations.items()),
             catalogue.IN_FLIGHT.name: [((), self._sources.in_flight())],
@@ -154,6 +160,7 @@ class Exposition:
             catalogue.MEMORY_USED.name: [((), pool.memory_used_mib * _MIB)],
             catalogue.MEMORY_BUDGET.name: [((), pool.memory_budget_mib * _MIB)],
             catalogue.ENGINE_UP.name: [((), int(self._sources.engine_up()))],
+            catalogue.ENGINE_SICK.name: [((kind,), int(sick)) for kind, sick in self._sources.engine_sick().items()],
             catalogue.ENGINE_CALLS.name: list(observer.engine_calls.items()),
             catalogue.ENGINE_SECONDS.name: [
                 ((operation,), _copy(histogram)) for operation, histogram in observer.engine_seconds.items()

@@ -145,6 +145,7 @@ class Observer:
         #: By the runtime's kind.
         self.container_starts = Capped(Histogram, 32, 1_000)
         self.repairs = 0
+        self.freeze_failures = 0
         self.tail_us = 0
         #: By reason.
         self.refusals: dict[str, int] = {}
@@ -240,6 +241,10 @@ class Observer:
     def repaired(self) -> None:
         """Count a container that the kernel had frozen while a call was in flight, and that was thawed."""
         self.repairs += 1
+
+    def freeze_failed(self) -> None:
+        """Count a container that the kernel would not freeze."""
+        self.freeze_failures += 1
 
     def tail(self, cpu_us: int) -> None:
         """Count CPU time that a container used after the reply of its activation, microseconds."""

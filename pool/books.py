@@ -81,6 +81,8 @@ class Container:
     born: float
     #: When the last lease on it ended; `born` before the first.
     idle_since: float
+    #: False once the kernel would not freeze it, until its next lease: till then it rests warm.
+    freezable: bool = True
     #: Memory reserved for it, MiB: its limit, but while it is frozen perhaps what it really holds.
     held_mib: int = 0
     #: What it holds was asked for since it was last frozen.
@@ -150,9 +152,9 @@ class Books:
         self.stems: dict[str, dict[ContainerId, Container]] = {}
         #: Reuse key's digest -> containers of that key, in any state but REMOVING.
         self.by_key: dict[str, dict[ContainerId, Container]] = {}
-        #: All and only containers in WARM, by entry: the first is the first to be frozen.
+        #: All and only containers in WARM that may be frozen, by entry: the first is the first to be.
         self.warm: dict[ContainerId, Container] = {}
-        #: All and only containers in FROZEN or STEM_FROZEN (in WARM or STEM where the node cannot freeze), by entry.
+        #: All and only containers that rest: in FROZEN or STEM_FROZEN, and in WARM or STEM what will not be frozen; by entry.
         self.resting: dict[ContainerId, Container] = {}
         #: Reuse key's digest -> its containers in FROZEN that hold less than their limit: they must grow before they run.
         self.shrunk: dict[str, dict[ContainerId, Container]] = {}
@@ -252,7 +254,7 @@ class Books:
         self.note_ready(container)
         if state is S.FROZEN and container.key is not None and container.held_mib < container.spec.memory_mib:
             self.shrunk.setdefault(container.key.digest, {})[container_id] = container
-        if state is S.WARM:
+        if state is S.WARM and not self._rests(container):
             self.warm[container_id] = container
         elif state is S.STEM or state is S.STEM_FROZEN:
             self.stems.setdefault(container.spec.digest, {})[container_id] = container
@@ -261,10 +263,30 @@ class Books:
         elif state is S.REMOVING:
             self.removing_mib += container.held_mib
             self._unlink_key(container)
-        if state in {S.FROZEN, S.STEM_FROZEN} or (not self._freezing() and state in {S.WARM, S.STEM}):
-            self.resting[container_id] = container
-            if container_id not in self.expiries:
-                self.expiries.plan(container_id, self.now + self._keep_s(container))
+        if self._rests(container):
+            self._begin_rest(container)
+
+    def _begin_rest(self, container: Container) -> None:
+        self.resting[container.container_id] = container
+        if container.container_id not in self.expiries:
+            self.expiries.plan(container.container_id, self.now + self._keep_s(container))
+
+    def _rests(self, container: Container) -> bool:
+        """Whether nothing more happens to it until it is wanted or its keep-alive ends."""
+        state = container.state
+        if state is S.FROZEN or state is S.STEM_FROZEN:
+            return True
+        return (state is S.WARM or state is S.STEM) and not (self._freezing() and container.freezable)
+
+    def sort_idle(self) -> None:
+        """Build `warm` and `resting` anew: the node was found to freeze, or not to."""
+        self.warm.clear()
+        self.resting.clear()
+        for container in sorted(self.containers.values(), key=lambda each: each.since):
+            if self._rests(container):
+                self._begin_rest(container)
+            elif container.state is S.WARM:
+                self.warm[container.container_id] = container
 
     def can_take(self, container: Container) -> bool:
         """Whether it has its code, and room for one more lease."""
@@ -342,9 +364,8 @@ class Books:
                 assert container.key is None
             elif container.state not in {S.STARTING, S.ADOPTING, S.REMOVING}:
                 assert container.key is not None
-        assert self.warm == those(S.WARM)
-        resting = (S.FROZEN, S.STEM_FROZEN) if self._freezing() else (S.FROZEN, S.STEM_FROZEN, S.WARM, S.STEM)
-        assert self.resting == those(*resting)
+        assert self.resting == {c.container_id: c for c in containers if self._rests(c)}
+        assert self.warm == {name: c for name, c in those(S.WARM).items() if name not in self.resting}
         assert self.flat(self.stems) == those(S.STEM, S.STEM_FROZEN)
         assert self.flat(self.ready) == {c.container_id: c for c in containers if c.key and self.can_take(c)}
         assert self.flat(self.by_key) == {c.container_id: c for c in containers if c.key and c.state is not S.REMOVING}

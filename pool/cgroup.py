@@ -11,6 +11,7 @@ Measured on Linux 6.18, one `pread`: `cpuacct.usage` 0.8 us, `cpu.stat` 1.1 us, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -167,7 +168,7 @@ def thaw_process(pid: int) -> None:
 
 
 def _open_v1(path: Mapping[str, Path], opened: list[int]) -> CgroupFiles:
-    freeze = _open(path["freezer"] / "freezer.state", os.O_RDWR, opened)
+    freeze = _open_freezer(path["freezer"] / "freezer.state", opened)
     memory = path.get("memory", Path("/nonexistent"))
     return CgroupFiles(
         freeze=freeze,
@@ -188,7 +189,7 @@ def _open_v2(path: Path, opened: list[int]) -> CgroupFiles:
     if peak < 0:
         peak = _try_open(path / "memory.peak", os.O_RDONLY, opened)
     return CgroupFiles(
-        freeze=_open(path / "cgroup.freeze", os.O_RDWR, opened),
+        freeze=_open_freezer(path / "cgroup.freeze", opened),
         frozen=_open(path / "cgroup.events", os.O_RDONLY, opened),
         cpu=cpu,
         throttled=cpu,
@@ -197,6 +198,16 @@ def _open_v2(path: Path, opened: list[int]) -> CgroupFiles:
         oom=_try_open(path / "memory.events", os.O_RDONLY, opened),
         cgroup_version=2,
     )
+
+
+def _open_freezer(path: Path, opened: list[int]) -> int:
+    """Open the freezer's file. One that cannot be written costs the freezing, not the container: it stays warm."""
+    try:
+        return _open(path, os.O_RDWR, opened)
+    except OSError as error:
+        if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise
+        return _open(path, os.O_RDONLY, opened)
 
 
 def _open(path: Path, flags: int, opened: list[int]) -> int:

@@ -237,7 +237,7 @@ class DockerBackend:
             FoundContainer(
                 container_id=ContainerId(entry.names[0].removeprefix("/")),
                 engine_id=entry.engine_id,
-                running=entry.state == "running",
+                running=entry.state in {"running", "paused"},  # paused by hand: the pool thaws it when it is wanted
                 labels=entry.labels,
             )
             for entry in listed

@@ -142,6 +142,12 @@ class Measured(Event, frozen=True):
     held_mib: dict[ContainerId, int]
 
 
+class FreezingChanged(Event, frozen=True):
+    """The node was found to freeze containers, or not to: then they stay warm, and no call is the worse for it."""
+
+    works: bool
+
+
 class Tick(Event, frozen=True):
     """The time that `Machine.next_wake` asked for has come."""
 

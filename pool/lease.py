@@ -168,6 +168,8 @@ class Lease:
         self.needs_init = needs_init
         #: Set by the caller once the function came to a clean end: then the container is kept.
         self.clean = False
+        #: It stands still because the self-test wants so.
+        self.being_tested = False
 
     @property
     def container_id(self) -> ContainerId:
@@ -301,6 +303,23 @@ class Lease:
         except OSError as error:
             answer.set_exception(ConnectionLost(f"the container cannot be thawed: {error}"))
 
+    async def check_freezing(self, within_s: float) -> None:
+        """Freeze the container, believe the kernel and not the write, and let it run again. For the node's self-test.
+
+        Raises:
+            OSError: the kernel refuses.
+            TimeoutError: it does not get there within so many seconds, one way or the other.
+        """
+        handle = self._live.handle
+        self.being_tested = True
+        try:
+            handle.freeze()
+            await _until(handle.is_frozen, within_s)
+        finally:
+            handle.thaw()
+            self.being_tested = False
+        await _until(lambda: not handle.is_frozen(), within_s)
+
     def read_usage(self) -> Usage:
         """Read the counters. Raises OSError when the container's cgroup is gone."""
         live = self._live
@@ -321,6 +340,13 @@ class Lease:
 def _count(text: str) -> int | None:
     """Read a count; None where it is none. Its writer is not trusted: `int` refuses thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+async def _until(holds: Callable[[], bool], within_s: float) -> None:
+    """Ask the kernel, which tells no event, until it says so."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def _expire(answer: asyncio.Future[Response]) -> None:

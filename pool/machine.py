@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 from pool import events as ev
 from pool.books import EVICTABLE, Books, Container, Observer
@@ -69,6 +70,7 @@ class Machine:
             ev.Found: self._on_found,
             ev.Retired: self._on_retired,
             ev.StemsWanted: self._on_stems_wanted,
+            ev.FreezingChanged: self._on_freezing_changed,
             ev.Tick: self._on_tick,
             ev.Closed: self._on_closed,
         }
@@ -200,6 +202,7 @@ class Machine:
             return
         now = self.books.now
         granted = container.leases.pop(event.activation)
+        container.freezable = True
         if container.state is S.BUSY and container.key is not None:
             pace = self.launcher.pace_of(container.key)
             pace.note_end(now - granted, now)
@@ -387,6 +390,7 @@ class Machine:
         if container is None:
             return
         if container.state is S.FREEZING:
+            container.freezable = False
             self.books.move(container, S.SUSPECT)
             self._commands.append(ev.Probe(container.container_id))
         elif container.state is S.STEM:
@@ -466,6 +470,14 @@ class Machine:
             for container in list(self.books.stems.get(digest, {}).values()):
                 self._remove(container)
         self.launcher.launch()
+
+    def _on_freezing_changed(self, event: ev.FreezingChanged) -> None:
+        if event.works == self.settings.freezing:
+            return
+        self.change_settings(replace(self.settings, freezing=event.works))
+        self.books.sort_idle()
+        for container in list(self.books.containers.values()):
+            self._freeze_stem(container)
 
     def _on_tick(self, _: ev.Tick) -> None:
         settings = self.settings

@@ -22,6 +22,7 @@ from pool.lease import Lease, Live
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import Machine
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, Reactive, ReuseKey
+from pool.netns import has_ended
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
@@ -49,6 +50,7 @@ class PoolHooks:
         late_lines: log lines that came after their activation was over.
         dropped_lines: log lines that a runtime could not write, because the pipe was full.
         repaired: a container was found frozen with a call in flight, and thawed.
+        freeze_failed: the kernel would not freeze a container.
     """
 
     transition: Observer | None = None
@@ -56,6 +58,7 @@ class PoolHooks:
     late_lines: Callable[[int], None] | None = None
     dropped_lines: Callable[[int], None] | None = None
     repaired: Callable[[ContainerId], None] | None = None
+    freeze_failed: Callable[[], None] | None = None
 
 
 class Leasing:
@@ -197,8 +200,12 @@ class Pool:
         """Keep `count` stem cells of this spec ready while they are being used, and more as `reactive` says."""
         self._feed(ev.StemsWanted(spec, count, reactive))
 
+    def freezing_works(self, works: bool) -> None:
+        """Freeze idle containers from now on, or, where the kernel does not obey, keep them warm."""
+        self._feed(ev.FreezingChanged(works))
+
     def change_settings(self, settings: PoolSettings) -> None:
-        """Decide by other numbers from now on."""
+        """Decide by other numbers from now on. Not for `freezing`: that is `freezing_works`."""
         self.machine.change_settings(settings)
         self._feed(ev.Tick())
 
@@ -217,8 +224,12 @@ class Pool:
     # ---- what a look at the engine tells
 
     def gone(self, container_id: ContainerId) -> None:
-        """The engine has no such container any more, or it does not run."""
-        self._feed(ev.Died(container_id))
+        """The engine says that it has no such container any more, or that it does not run. The kernel knows better."""
+        live = self._lives.get(container_id)
+        if live is not None and not has_ended(live.handle.descriptors.pidfd):
+            log.warning("the engine does not know %s, whose process runs: it goes on serving", container_id)
+        else:
+            self._feed(ev.Died(container_id))
 
     def refreeze(self, container_id: ContainerId) -> None:
         """Freeze a resting container again that somebody else has thawed."""
@@ -230,6 +241,19 @@ class Pool:
         except OSError as error:
             log.warning("%s: %s", container_id, error)
             self._feed(ev.Died(container_id))
+
+    def thaw_held(self) -> None:
+        """Let containers run again that hold a call and stand still: somebody else has frozen them. Called twice a second."""
+        for lease in list(self._leases.values()):
+            live = self._lives.get(lease.container_id)
+            try:
+                if live is not None and lease.sent_at and not lease.being_tested and live.handle.is_frozen():
+                    log.warning("%s was frozen from outside with a call in it, and is thawed", lease.container_id)
+                    live.handle.thaw()
+                    if self._hooks.repaired:
+                        self._hooks.repaired(lease.container_id)
+            except OSError as error:
+                log.debug("%s: %s", lease.container_id, error)  # it is ending: its call learns that from the connection
 
     # ---- beginning and end
 
@@ -401,7 +425,8 @@ class Pool:
             if adopting and live.handle.is_frozen():
                 usable = frozen = True
             else:
-                live.handle.thaw()
+                if live.handle.is_frozen():  # on a node that cannot freeze nothing can be thawed either
+                    live.handle.thaw()
                 await live.exercise(self.backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
                 usable = True
         except (InvokerError, OSError, TimeoutError) as error:
@@ -415,8 +440,8 @@ class Pool:
         try:
             live.handle.freeze()
         except OSError as error:
-            log.warning("%s cannot be frozen: %s", command.container, error)
-            self._loop.call_soon(self._feed, ev.FreezeFailed(command.container))
+            log.warning("%s cannot be frozen and stays warm: %s", command.container, error)
+            self._loop.call_soon(self._freeze_failed, command.container)
             return
         live.freezes += 1
         self._confirm_freeze(live, live.freezes, self._loop.time() + FREEZE_DEADLINE_S, 0.0005)
@@ -436,7 +461,8 @@ class Pool:
         if frozen:
             self._feed(ev.FreezeConfirmed(live.container_id))
         elif self._loop.time() >= deadline:
-            self._feed(ev.FreezeFailed(live.container_id))
+            log.warning("%s was not frozen within %.1f s", live.container_id, FREEZE_DEADLINE_S)
+            self._freeze_failed(live.container_id)
         else:
             self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, 0.05))
 
@@ -454,6 +480,11 @@ class Pool:
                 continue
             held_mib[container_id] = -(-memory.held // 2**20)
         self._loop.call_soon(self._feed, ev.Measured(held_mib))
+
+    def _freeze_failed(self, container_id: ContainerId) -> None:
+        if self._hooks.freeze_failed:
+            self._hooks.freeze_failed()
+        self._feed(ev.FreezeFailed(container_id))
 
     def _book_tail(self, live: Live) -> None:
         activation, tail_us = live.take_tail()

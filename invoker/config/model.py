@@ -144,6 +144,10 @@ class EngineConfig:
         "The engine's socket. It must be on this machine: containers are reached through their cgroups and namespaces.",
         shown="`DOCKER_HOST`, else `unix:///var/run/docker.sock`",
     )
+    create_deadline_s: float = key(30.0, "How long the engine may take to create or to start a container.", at_least=0.1)
+    remove_deadline_s: float = key(30.0, "How long it may take to remove one.", at_least=0.1)
+    read_deadline_s: float = key(5.0, "How long it may take to answer a question.", at_least=0.1)
+    pull_deadline_s: float = key(900.0, "How long an image may take to come from its registry.", at_least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,8 @@ def expose() -> Iterator[Callable[[Observer], Exposition]]:
             recorder_lag_s=lambda: 0.25,
             recorder_backlog=lambda: 11,
             engine_up=lambda: True,
+            engine_sick=lambda: {"create": True, "read": False},
+            freezing_works=lambda: False,
         )
         build = BuildInfo(version="0.1.0", revision="abc", engine="1.41", cgroup="v1")
         made.append(Exposition(observer, sources, build))

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
-import sqlite3
 import subprocess
-import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watched_site import ECHO, WatchedSite
 
-from bench.container import Engine
 from bench.daemon import Daemon
 from bench.proxy import CountingProxy
 
@@ -35,7 +31,6 @@ EVERYBODYS = {"disk-full"}
 DEADLINE_S = 60.0
 TABLE = Path(__file__).parents[2] / "docs/errors.md"
 BLACKBOX = "openwhisk/dockerskeleton"
-ECHO = "def main(args):\n    return args\n"
 PYTHON_ERRORS = {
     "syntax-error": "def main(args) return args",
     "init-exited": "import os\nos._exit(3)\n",
@@ -95,63 +90,7 @@ def zipped(name: str, content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-class AnySite:
-    """A daemon, a user whose calls go wrong, and a bystander whose do not."""
-
-    def __init__(self, daemon: Daemon, engine_url: str, make_user: Any) -> None:
-        self.daemon = daemon
-        self.engine = Engine(engine_url)
-        self.user = make_user(daemon, "anna")
-        self.bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
-
-    def call(self, code: Any, **options: Any) -> Any:
-        self.user.deploy("subject", code, **options)
-        return self.user.invoke("subject")
-
-    def finished_rows(self) -> dict[str, int]:
-        """Count the ledger's rows of the user's ended activations, by activation."""
-        self.user.ask("GET", "activations?limit=1")  # answered when all that was finished before is committed
-        found: dict[str, int] = {}
-        for month in (self.daemon.state_dir / "ledger").glob("*.db"):
-            with contextlib.closing(sqlite3.connect(f"file:{month}?mode=ro", uri=True)) as ledger:
-                query = "SELECT subject, count(*) FROM ledger WHERE type = 'finished' AND namespace = 'anna' GROUP BY subject"
-                found |= dict(ledger.execute(query))
-        return found
-
-    def pooled(self) -> dict[str, str]:
-        """Every container of the pool, and its state."""
-        return {each["container"]: each["state"] for each in json.loads(self.daemon.control("pool", "--json"))["containers"]}
-
-    def orphans(self) -> set[str]:
-        """Containers that the engine has and the pool does not own."""
-        listed = {each["Names"][0].removeprefix("/") for each in self.engine.containers(f"invokerd.node={self.daemon.node}")}
-        return listed - set(self.pooled())
-
-    @contextlib.contextmanager
-    def undisturbed(self, case: str) -> Iterator[None]:
-        """Let the bystander call its warm action while the block runs: each call must be answered, by the same container."""
-        over = threading.Event()
-
-        def calls() -> set[tuple[int, str]]:
-            seen = set()
-            while not over.is_set():
-                answer = self.bystander.invoke("echo", {"still": "here"})
-                seen.add((answer.status, answer.annotations["container"] if answer.status == 200 else answer.text))
-                time.sleep(0.02)
-            return seen
-
-        with ThreadPoolExecutor(1) as pool:
-            held = self.bystander.invoke("echo").annotations["container"]
-            seen = pool.submit(calls) if case not in EVERYBODYS else None
-            try:
-                yield
-            finally:
-                over.set()
-            assert seen is None or seen.result() <= {(200, held)}
-            assert self.bystander.invoke("echo").annotations["container"] == held
-
-
-class Site(AnySite):
+class Site(WatchedSite):
     """A daemon with a proxy before its engine, and on a disk of its own."""
 
     proxy: CountingProxy
@@ -224,7 +163,7 @@ class TightDaemon(Daemon):
         self.start()
 
 
-class TightSite(AnySite):
+class TightSite(WatchedSite):
     """A daemon with room for one container of the user's and one of the bystander's."""
 
     def run(self, case: str) -> Any:
@@ -250,7 +189,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(disk)], check=True)
     try:
         with CountingProxy(root / "engine.sock", engine_url.removeprefix("unix://")) as proxy:
-            small = {"store.journal_segment_bytes": 1 << 20}  # so that a full disk is felt after some hundred calls
+            # So that a full disk is felt after some hundred calls, and a hung engine after some seconds.
+            small = {"store.journal_segment_bytes": 1 << 20, "engine.create_deadline_s": 8.0}
             daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "state_dir": str(disk / "state")} | small)
             daemon.state_dir = disk / "state"
             daemon.start()
@@ -301,9 +241,9 @@ def test_the_table_names_each_case_once_and_says_what_is_answered():
 @pytest.mark.docker
 @pytest.mark.parametrize("row", [row for row in rows() if row.case not in ON_THE_FAKE], ids=lambda row: row.case)
 def test_row(request: pytest.FixtureRequest, row: Row):
-    site: AnySite = request.getfixturevalue("tight_site" if row.case in TIGHT else "site")
+    site: WatchedSite = request.getfixturevalue("tight_site" if row.case in TIGHT else "site")
     before = site.finished_rows()
-    with site.undisturbed(row.case):
+    with site.undisturbed() if row.case not in EVERYBODYS else contextlib.nullcontext():
         answer = site.run(row.case)
     assert answer.status == row.status, answer.text[:2000]
     assert answer.headers.get("x-invokerd-reason") == (row.reason if row.status != 200 else None)
@@ -323,7 +263,7 @@ def test_row(request: pytest.FixtureRequest, row: Row):
     site.daemon.wait(lambda: not site.orphans(), "to have no container that the pool does not own")
 
 
-def check_record(site: AnySite, row: Row, activation_id: str, new: dict[str, int]) -> None:
+def check_record(site: WatchedSite, row: Row, activation_id: str, new: dict[str, int]) -> None:
     """One record, one ledger row, and the container as the table says."""
     record = site.user.record(activation_id)
     assert record.annotations["outcome"] == row.reason

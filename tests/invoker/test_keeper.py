@@ -1,0 +1,192 @@
+"""The node's self-test, on the fake engine: what it finds of the kernel's freezer, and what then becomes of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from invoker import keeper as keeper_module
+from invoker.health import Check
+from invoker.keeper import Keeper
+from invoker.systemd import Notifier
+from pool.fake import FakeBackend, FakeContainer
+from pool.lease import Lease
+from pool.machine import PoolSettings
+from pool.model import ActivationId, ContainerSpec, ContainerState, ReuseKey, StartKind
+from pool.pool import Pool, PoolHooks
+from pool.table import ContainerTable
+
+SPEC = ContainerSpec(
+    namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="python:3", memory_mib=256, server_keep_alive_s=86400.0
+)
+KEY = ReuseKey(spec=SPEC, action="anna/hello", revision="r1")
+
+
+class Node:
+    """A pool on a fake engine, and its keeper."""
+
+    def __init__(self, group: asyncio.TaskGroup, table: ContainerTable) -> None:
+        self.backend = FakeBackend()
+        self.failures = 0
+        hooks = PoolHooks(freeze_failed=self._freeze_failed)
+        settings = PoolSettings(memory_mib=2048, freeze_grace_s=0.0)
+        self.pool = Pool(self.backend, settings, node="n", group=group, table=table, hooks=hooks)
+        self.keeper = Keeper(
+            pool=self.pool,
+            notifier=Notifier.from_environment(),
+            engine=lambda: Check(name="engine", ok=True),
+            extra_checks=list,
+            on_lag=lambda _s: None,
+        )
+        self._calls = 0
+
+    def _freeze_failed(self) -> None:
+        self.failures += 1
+        self.keeper.test_soon()
+
+    async def call(self) -> StartKind:
+        self._calls += 1
+        deadline = asyncio.get_running_loop().time() + 10
+        async with self.pool.lease(ActivationId(f"{self._calls:032x}"), KEY, facts=b"{}", deadline=deadline) as lease:
+            if lease.needs_init:
+                await lease.request(b"/init", b"{}", deadline=deadline, limit=100)
+                lease.initialised()
+            await lease.request(b"/run", b"{}", deadline=deadline, limit=100)
+            lease.clean = True
+            return lease.start_kind
+
+    def states(self) -> list[ContainerState]:
+        return [each.state for each in self.pool.containers() if each.key is not None and each.key.action == KEY.action]
+
+    def freezing(self) -> Check:
+        (check,) = [check for check in self.keeper.health().checks if check.name == "freezing"]
+        return check
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running(tmp_path: Path) -> AsyncIterator[Node]:
+    table = ContainerTable.open(tmp_path / "table", "boot")
+    try:
+        async with asyncio.TaskGroup() as group:
+            node = Node(group, table)
+            yield node
+            node.keeper.draining = True
+            await node.pool.close()
+            node.backend.bury_all()
+            await node.backend.close()
+    finally:
+        table.close()
+
+
+@asynccontextmanager
+async def under_test(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Run the self-test, without pauses, while the block runs."""
+    monkeypatch.setattr(keeper_module, "PROBE_PAUSE_S", 0.0)
+    monkeypatch.setattr(keeper_module, "PROBE_SECOND_S", 0.0)
+    monkeypatch.setattr(keeper_module, "PROBE_EVERY_S", 0.005)
+    monkeypatch.setattr(keeper_module, "FREEZE_WITHIN_S", 0.05)
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(node.keeper.probe_loop("sha256:00", 65534))
+        yield
+        loop.cancel()
+
+
+def refuse(_self: FakeContainer) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+async def test_where_the_kernel_freezes_the_self_test_says_so_and_idle_containers_are_frozen(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    async with running(tmp_path) as node, under_test(node, monkeypatch):
+        await node.until(lambda: "took" in node.freezing().detail)
+        assert node.keeper.freezing_works
+        await node.call()
+        await node.until(lambda: node.states() == [ContainerState.FROZEN])
+    assert [line for line in caplog.messages if "containers can be frozen" in line]
+
+
+@pytest.mark.parametrize("how", ["refuses", "does not obey"])
+async def test_where_it_does_not_the_node_says_so_and_the_second_call_is_warm(tmp_path, monkeypatch, caplog, how):
+    async with running(tmp_path) as node:
+        with pytest.MonkeyPatch.context() as kernel:
+            kernel.setattr(FakeContainer, "freeze", refuse if how == "refuses" else lambda _self: None)
+            async with under_test(node, monkeypatch):
+                await node.until(lambda: not node.freezing().ok)
+                assert [await node.call() for _ in range(3)] == [StartKind.COLD, StartKind.WARM, StartKind.WARM]
+                assert node.states() == [ContainerState.WARM]
+                assert node.failures == 0, "the pool goes on trying what the self-test found not to work"
+                assert not node.keeper.freezing_works
+                assert not node.keeper.health().ok
+                assert node.keeper.ready().ok, "it takes work all the same"
+                node.pool.machine.check_invariants()
+                kernel.undo()
+                await node.until(lambda: node.freezing().ok)  # somebody has mended it
+                await node.until(lambda: node.states() == [ContainerState.FROZEN])
+                assert await node.call() is StartKind.FROZEN
+                node.pool.machine.check_invariants()
+    assert len([line for line in caplog.messages if "cannot be frozen" in line and "self-test" in line]) == 1
+
+
+async def test_a_single_container_that_cannot_be_frozen_stays_warm_and_makes_the_node_test_itself(tmp_path):
+    async with running(tmp_path) as node:
+        with pytest.MonkeyPatch.context() as kernel:
+            kernel.setattr(FakeContainer, "freeze", refuse)
+            await node.call()
+            await node.until(lambda: node.failures == 1 and node.states() == [ContainerState.WARM])
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert node.failures == 1, "it is tried again and again"
+            assert await node.call() is StartKind.WARM
+        await node.until(lambda: node.states() == [ContainerState.WARM])
+        await node.call()
+        await node.until(lambda: node.states() == [ContainerState.FROZEN])
+
+
+async def test_a_call_whose_container_was_frozen_by_hand_is_thawed(tmp_path):
+    async with running(tmp_path) as node:
+        node.pool.freezing_works(works=False)
+        await node.call()
+        (container,) = node.backend.containers.values()
+        container.freeze()
+        async with asyncio.TaskGroup() as calls:
+            call = calls.create_task(node.call())
+            await node.until(lambda: node.states() == [ContainerState.BUSY])
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not call.done()
+            node.pool.thaw_held()
+        assert call.result() is StartKind.WARM
+
+
+async def test_the_self_tests_own_freeze_is_left_alone(tmp_path):
+    async with running(tmp_path) as node:
+        deadline = asyncio.get_running_loop().time() + 10
+        async with node.pool.lease(ActivationId("b" * 32), KEY, facts=b"{}", deadline=deadline) as lease:
+            await lease.request(b"/init", b"{}", deadline=deadline, limit=100)
+            lease.initialised()
+            await _check_while_the_watch_looks(node, lease)
+            lease.clean = True
+
+
+async def _check_while_the_watch_looks(node: Node, lease: Lease) -> None:
+    (container,) = node.backend.containers.values()
+    frozen = []
+
+    def freeze() -> None:
+        container.frozen = True
+        node.pool.thaw_held()
+        frozen.append(container.frozen)
+
+    container.freeze = freeze  # type: ignore[method-assign]
+    await lease.check_freezing(1.0)
+    assert frozen == [True]
+    assert not container.frozen
