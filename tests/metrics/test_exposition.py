@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -207,13 +208,12 @@ async def test_promtool_finds_nothing_to_say(crowded, expose):
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-async def test_a_crowded_scrape_takes_less_than_a_tenth_of_a_second(crowded, expose):
-    """16 to 40 ms where this was written; the best of five, so that a busy machine does not decide."""
+async def test_a_crowded_scrape_takes_less_than_a_fifth_of_a_second_of_a_core(crowded, expose):
+    """16 to 40 ms where this was written. CPU time, not the clock's, and the best of five: a busy machine must not decide."""
     exposition = expose(crowded)
-    loop = asyncio.get_running_loop()
-    durations = []
+    used = []
     for _ in range(5):
-        began = loop.time()
+        began = time.process_time()
         await exposition.scrape(OPENMETRICS)
-        durations.append(loop.time() - began)
-    assert min(durations) <= 0.1
+        used.append(time.process_time() - began)
+    assert min(used) <= 0.2
