@@ -23,6 +23,10 @@ from invoker.sequence import MISSING, Length, RunNext, Sequence
 from pool.errors import InvokerError
 from pool.model import ActivationId
 
+#: How deep sequences and compositions may nest. What counts actions does not see a cycle that has none.
+MOST_NESTED = 50
+TOO_DEEP = f"Too many actions in the composition: sequences and compositions nest more than {MOST_NESTED} deep."
+
 Count = TypeVar("Count", Counts, Length)
 
 #: There is no such action, or it is not for this caller.
@@ -97,6 +101,8 @@ class Composer:
     async def conduct(self, course: Course) -> Outcome:
         """Run all of it. What goes wrong is in the outcome."""
         course.began = time.monotonic()
+        if _depth(course) > MOST_NESTED:
+            return Outcome.failure(Status.APPLICATION_ERROR, TOO_DEEP, "composition-too-long")
         run = self._run_sequence if course.call.action.exec.kind == SEQUENCE else self._run_composition
         try:
             return await run(course)
@@ -119,7 +125,7 @@ class Composer:
             nested = target.action.exec.kind == SEQUENCE
             if not nested and (too_many := sequence.count_action()) is not None:
                 return too_many
-            within = Within(cause=course.activation_id, counts=length if nested else None)
+            within = Within(cause=course.activation_id, counts=length if nested else None, depth=_depth(course) + 1)
             step = sequence.after(await self._run(course, target, step.payload, within))
         return step
 
@@ -141,7 +147,7 @@ class Composer:
             composition = target.action.is_composed and target.action.exec.kind != SEQUENCE
             if not composition:
                 conductor.count_component()
-            within = Within(cause=course.activation_id, counts=counts if composition else None)
+            within = Within(cause=course.activation_id, counts=counts if composition else None, depth=_depth(course) + 1)
             step = conductor.after_component(await self._run(course, target, step.payload, within))
         return step.outcome
 
@@ -183,6 +189,11 @@ class Composer:
         if course.cancelled:
             raise _Cancelled
         return part
+
+
+def _depth(course: Course) -> int:
+    """How many sequences and compositions are around this one."""
+    return 0 if course.call.within is None else course.call.within.depth
 
 
 def _shared(within: Within | None, kind: type[Count]) -> Count:

@@ -16,11 +16,13 @@ class Within(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     Attributes:
         cause: its id.
         counts: what it has run so far, where this one goes on counting.
+        depth: how many sequences and compositions are around it.
         plain: run the action itself: it is the conductor.
     """
 
     cause: ActivationId
     counts: Counts | Length | None = None
+    depth: int = 1
     plain: bool = False
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import EntityNotFound, InvalidRequest, MalformedContent, WrongCollection
-from invoker.http.limits import SEQUENCE_LENGTH
 from invoker.http.references import Reference
 from invoker.manifest import SEQUENCE
 from invoker.model import Action, Exec, Identity
 from invoker.resolve import Lookup, resolve_action, resolve_package
+from invoker.sequence import SEQUENCE_LENGTH
 
 
 def sequence_exec(entities: Lookup, identity: Identity, sent: Sequence[str] | None, *, own_path: str) -> Exec:

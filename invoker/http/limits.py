@@ -22,8 +22,6 @@ LIST_MAXIMUM = 200
 NAME_LENGTH = 256
 #: Characters of an `Idempotency-Key`, and of an `X-Request-ID` that is taken over.
 KEY_LENGTH = 256
-#: Components of a sequence.
-SEQUENCE_LENGTH = 50
 
 
 def default_limits(site: LimitsConfig) -> Limits:

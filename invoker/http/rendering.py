@@ -34,9 +34,10 @@ import msgspec
 from invoker.config.model import LimitsConfig
 from invoker.health import Health
 from invoker.http.documents import limits_document
-from invoker.http.limits import PARAMETERS_BYTES, SEQUENCE_LENGTH
+from invoker.http.limits import PARAMETERS_BYTES
 from invoker.manifest import Manifest
 from invoker.model import MIB, Activation, Composition, Status
+from invoker.sequence import SEQUENCE_LENGTH
 from pool.model import ActivationId
 
 #: What an activation costs: `amount`, `currency`, `plan`; None when nothing prices it.

@@ -283,3 +283,12 @@ async def test_without_room_in_the_journal_for_another_part_it_ends_as_our_fault
         done = await s.run(sequence("s", "a", "a"))
         assert (done.status, done.meter.outcome) == (Status.INTERNAL_ERROR, "journal-full")
         assert len(ran) == 1
+
+
+async def test_a_cycle_without_any_action_in_it_ends(tmp_path: Path):
+    async with site(tmp_path) as s:
+        add(s, sequence("one", "other"), sequence("other", "one"))
+        done = await s.run(s.actions["anna/one"])
+        assert (done.status, done.meter.outcome) == (Status.APPLICATION_ERROR, "composition-too-long")
+        assert "nest more than 50 deep" in error_of(done)
+        assert len(s.finished) == 52
