@@ -35,6 +35,7 @@ from invoker.http.services import Services
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
 from invoker.manifest import SEQUENCE, Manifest
+from invoker.minute import MinuteFile
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
 from invoker.reconcile import Reconciler
@@ -187,6 +188,8 @@ class Daemon:
             on_lag=self.observer.loop_lag,
         )
         self.authenticator = Authenticator(stores.entities, stores.pepper)
+        self.admission = Admission(lambda: self.config.limits, self.observer.throttled)
+        self.minute = MinuteFile(config.state_dir / "minute.json", self.admission)
         self.operations = Operations(
             config=lambda: self.config,
             entities=stores.entities,
@@ -224,6 +227,7 @@ class Daemon:
         if image := await self._find_probe_image():
             loops.append(self.group.create_task(self.keeper.probe_loop(image, NOBODY), name="self-test"))
         async with AsyncExitStack() as listeners:
+            await listeners.enter_async_context(self.minute.kept(self.group))
             await listeners.enter_async_context(serve_control(self.operations, self.config.control_socket))
             await self._listen(listeners)
             gc.collect()
@@ -264,7 +268,7 @@ class Daemon:
     def _services(self) -> Services:
         return Services(
             authenticator=self.authenticator,
-            admission=Admission(lambda: self.config.limits, self.observer.throttled),
+            admission=self.admission,
             manifest=self.manifest,
             entities=self.stores.entities,
             activations=self.stores.recorder,

@@ -328,7 +328,7 @@ class Invoker:
                 return
             outcome = await self._composer.conduct(course)
             activation = finished_composition(course, outcome, node=self._node, wall=ticket.wall)
-            await self._record(activation, [])
+            await self._record(activation, [], stored=ticket.call.identity.namespace.limits.store_activations)
             ticket.resolve(activation)
         finally:
             self._leave(ticket)
@@ -463,12 +463,15 @@ class Invoker:
     async def _end(self, ticket: Ticket, outcome: Outcome, *, logs: list[str] | None, error: InvokerError | None = None) -> None:
         """Write the finished record, then answer: in this order, so that no answer is without its record."""
         activation = finished_activation(ticket, outcome, node=self._node)
-        await self._record(activation, logs)
+        await self._record(activation, logs, stored=ticket.call.identity.namespace.limits.store_activations)
         ticket.resolve(activation, error)
 
-    async def _record(self, activation: Activation, logs: list[str] | None) -> None:
+    async def _record(self, activation: Activation, logs: list[str] | None, *, stored: bool | None = None) -> None:
         try:
-            self._recorder.finish(activation, logs=logs)
+            if stored is False:
+                self._recorder.finish_unstored(activation)
+            else:
+                self._recorder.finish(activation, logs=logs)
         except RecordTooLarge:
             await self._recorder.finish_large(activation, logs=logs)
         self._on_finished(activation)

@@ -124,6 +124,30 @@ def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
     _print_key(_decode(reply.body, messages.KeyReply), as_json)
 
 
+@namespace.command("limits")
+@click.argument("name")
+@click.option("--invocations-per-minute", type=click.IntRange(min=0), help="Invocations in a clock minute; 0 allows none.")
+@click.option("--concurrent-invocations", type=click.IntRange(min=0), help="Activations in flight.")
+@click.option("--fires-per-minute", type=click.IntRange(min=0), help="Triggers fired in a clock minute.")
+@click.option("--kind", "allowed_kinds", multiple=True, help="A kind that it may write actions of; may be repeated.")
+@click.option("--store-activations/--no-store-activations", default=None, help="Whether records, results and logs are kept.")
+@json_option
+@click.pass_obj
+def namespace_limits(
+    target: Target, /, name: str, *, allowed_kinds: tuple[str, ...], as_json: bool, **limits: int | bool | None
+) -> None:
+    """Give a namespace limits of its own. What is not named is the site's, `[limits]` of the configuration.
+
+    \b
+    Example:
+      invokerctl namespace limits alice --invocations-per-minute 6000 --concurrent-invocations 200
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+    wanted = messages.limits_of(limits | {"allowed_kinds": allowed_kinds or None})
+    reply = target.operator().ask("PUT", path_to(messages.NAMESPACE_LIMITS, name=name), body=messages.encode(wanted))
+    if as_json:
+        _print(_decode(reply.body, messages.NamespaceLimits))
+
+
 @click.command()
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")

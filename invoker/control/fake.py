@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from invoker.control.messages import CancelReply, PoolRow, StatusReply, UsageRow
 from invoker.control.server import serve_control
 from invoker.errors import EntityExists, EntityNotFound
-from invoker.model import Namespace
+from invoker.model import LimitOverrides, Namespace
 from pool.model import ActivationId
 
 
@@ -73,6 +75,10 @@ class FakeControl:
     async def rotate_key(self, name: str) -> str:
         """See `Control`."""
         return self._new_key(name)
+
+    async def change_limits(self, name: str, limits: LimitOverrides) -> None:
+        """See `Control`."""
+        self.namespaces[name] = msgspec.structs.replace(self._find(name), limits=limits)
 
     def pool_rows(self) -> list[PoolRow]:
         """See `Control`."""

@@ -14,6 +14,7 @@ import msgspec
 NAMESPACES = "/v1/namespaces"
 NAMESPACE = "/v1/namespaces/{name}"
 NAMESPACE_KEY = "/v1/namespaces/{name}/key"
+NAMESPACE_LIMITS = "/v1/namespaces/{name}/limits"
 POOL = "/v1/pool"
 STATUS = "/v1/status"
 USAGE = "/v1/usage"
@@ -35,6 +36,16 @@ class CreateNamespace(Message, frozen=True, kw_only=True):
     gid: int
     groups: tuple[int, ...] = ()
     mounts: tuple[str, ...] = ()
+
+
+class NamespaceLimits(Message, frozen=True, kw_only=True):
+    """What one namespace may do beside the site's defaults; null is the site's. A request and its reply."""
+
+    invocations_per_minute: int | None = None
+    concurrent_invocations: int | None = None
+    fires_per_minute: int | None = None
+    allowed_kinds: tuple[str, ...] | None = None
+    store_activations: bool | None = None
 
 
 class KeyReply(Message, frozen=True, kw_only=True):
@@ -185,3 +196,8 @@ def encode(message: Message) -> bytes:
 def to_builtins(message: Message) -> Any:
     """Turn a message into dictionaries, lists and texts."""
     return msgspec.to_builtins(message)
+
+
+def limits_of(values: dict[str, Any]) -> NamespaceLimits:
+    """Make the limits of a namespace from their names and values."""
+    return msgspec.convert(values, NamespaceLimits)

@@ -16,7 +16,7 @@ from invoker.health import Health
 from invoker.http.auth import Authenticator
 from invoker.http.parsing import check_namespace
 from invoker.invoke import Invoker
-from invoker.model import Collection, Namespace
+from invoker.model import Collection, LimitOverrides, Namespace
 from invoker.record.entities import EntityStore
 from pool.books import Container
 from pool.model import ActivationId
@@ -117,6 +117,12 @@ class Operations:
         _, key = self._authenticator.make_key()
         await self._entities.put_namespace(msgspec.structs.replace(namespace, key_hash=self._authenticator.hash_key(key)))
         return f"{namespace.uuid}:{key}"
+
+    async def change_limits(self, name: str, limits: LimitOverrides) -> None:
+        """See `Control`."""
+        if problems := limits.problems():
+            raise InvalidRequest("; ".join(problems))
+        await self._entities.put_namespace(msgspec.structs.replace(self._namespace(name), limits=limits))
 
     def pool_rows(self) -> Sequence[PoolRow]:
         """See `Control`."""

@@ -20,6 +20,7 @@ from invoker.control.messages import (
     DRAIN,
     NAMESPACE,
     NAMESPACE_KEY,
+    NAMESPACE_LIMITS,
     NAMESPACES,
     POOL,
     STATUS,
@@ -30,6 +31,7 @@ from invoker.control.messages import (
     ErrorReply,
     KeyReply,
     Message,
+    NamespaceLimits,
     NamespaceRow,
     NamespacesReply,
     PoolReply,
@@ -39,7 +41,7 @@ from invoker.control.messages import (
     UsageRow,
 )
 from invoker.errors import MalformedContent, MalformedQuery, answer_of
-from invoker.model import Namespace
+from invoker.model import LimitOverrides, Namespace
 from pool.errors import InvokerError
 from pool.model import ActivationId
 
@@ -63,6 +65,9 @@ class Control(Protocol):
 
     async def rotate_key(self, name: str) -> str:
         """Give a namespace a new key, which is returned; the old one is refused from now on."""
+
+    async def change_limits(self, name: str, limits: LimitOverrides) -> None:
+        """Let a namespace do more or less than the site's limits say, from now on."""
 
     def pool_rows(self) -> Sequence[PoolRow]:
         """Return every container."""
@@ -90,21 +95,6 @@ class Control(Protocol):
 
 def build_control_app(control: Control) -> web.Application:
     """Build the application of the control socket."""
-
-    async def create_namespace(request: web.Request) -> web.Response:
-        wanted = await _read(request, CreateNamespace)
-        key = await control.create_namespace(wanted.name, wanted.uid, wanted.gid, wanted.groups, wanted.mounts)
-        return _reply(KeyReply(key=key), status=201)
-
-    async def list_namespaces(_: web.Request) -> web.Response:
-        return _reply(NamespacesReply(namespaces=tuple(_row(each) for each in control.list_namespaces())))
-
-    async def delete_namespace(request: web.Request) -> web.Response:
-        await control.delete_namespace(request.match_info["name"])
-        return web.json_response({})
-
-    async def rotate_key(request: web.Request) -> web.Response:
-        return _reply(KeyReply(key=await control.rotate_key(request.match_info["name"])))
 
     async def pool(_: web.Request) -> web.Response:
         now = control.status()
@@ -134,16 +124,41 @@ def build_control_app(control: Control) -> web.Application:
         return _reply(DrainReply(running=now.running + now.waiting))
 
     app = web.Application(middlewares=[_errors_as_json])
-    app.router.add_post(NAMESPACES, create_namespace)
-    app.router.add_get(NAMESPACES, list_namespaces, allow_head=False)
-    app.router.add_delete(NAMESPACE, delete_namespace)
-    app.router.add_post(NAMESPACE_KEY, rotate_key)
+    _route_namespaces(app, control)
     app.router.add_get(POOL, pool, allow_head=False)
     app.router.add_get(STATUS, status, allow_head=False)
     app.router.add_get(USAGE, usage, allow_head=False)
     app.router.add_post(CANCEL, cancel)
     app.router.add_post(DRAIN, drain)
     return app
+
+
+def _route_namespaces(app: web.Application, control: Control) -> None:
+    async def create_namespace(request: web.Request) -> web.Response:
+        wanted = await _read(request, CreateNamespace)
+        key = await control.create_namespace(wanted.name, wanted.uid, wanted.gid, wanted.groups, wanted.mounts)
+        return _reply(KeyReply(key=key), status=201)
+
+    async def list_namespaces(_: web.Request) -> web.Response:
+        return _reply(NamespacesReply(namespaces=tuple(_row(each) for each in control.list_namespaces())))
+
+    async def delete_namespace(request: web.Request) -> web.Response:
+        await control.delete_namespace(request.match_info["name"])
+        return web.json_response({})
+
+    async def rotate_key(request: web.Request) -> web.Response:
+        return _reply(KeyReply(key=await control.rotate_key(request.match_info["name"])))
+
+    async def change_limits(request: web.Request) -> web.Response:
+        wanted = await _read(request, NamespaceLimits)
+        await control.change_limits(request.match_info["name"], LimitOverrides(**msgspec.structs.asdict(wanted)))
+        return _reply(wanted)
+
+    app.router.add_post(NAMESPACES, create_namespace)
+    app.router.add_get(NAMESPACES, list_namespaces, allow_head=False)
+    app.router.add_delete(NAMESPACE, delete_namespace)
+    app.router.add_post(NAMESPACE_KEY, rotate_key)
+    app.router.add_put(NAMESPACE_LIMITS, change_limits)
 
 
 @asynccontextmanager

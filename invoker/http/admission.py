@@ -1,5 +1,7 @@
 """How often and how much at once a namespace may invoke. Pure: no I/O, no clock of its own.
 
+`Admission.counts` and `restore` let a restart of the daemon within a minute forget nothing: see `minute.py`.
+
 A minute is a minute of the wall clock: the count begins again at its boundary, as in OpenWhisk. What is in flight is not
 counted here but asked of the invoker, so that nothing can be forgotten to be given back.
 """
@@ -9,11 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from invoker.config.model import LimitsConfig
 from invoker.errors import Throttled
 from invoker.model import Namespace
 
 _MINUTE_S = 60
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted in one minute of the wall clock, by namespace uuid.
+
+    Attributes:
+        minute: since the epoch.
+    """
+
+    minute: int
+    invocations: dict[str, int]
+    fires: dict[str, int]
 
 
 class _RateLimit:
@@ -23,6 +39,8 @@ class _RateLimit:
         #: Requests in `_minute` by namespace uuid, refused ones included; all are dropped when another minute begins.
         self._counts: dict[str, int] = {}
         self._minute = -1
+        #: Requests counted since the beginning.
+        self.total = 0
 
     def count(self, uuid: str, allowed: int, now_wall: float) -> None:
         """Count one request.
@@ -34,12 +52,22 @@ class _RateLimit:
         if minute != self._minute:
             self._counts.clear()
             self._minute = minute
+        self.total += 1
         count = self._counts[uuid] = self._counts.get(uuid, 0) + 1
         if count > allowed:
             raise Throttled(
                 f"Too many requests in the last minute (count: {count}, allowed: {allowed}).",
                 retry_after_s=math.ceil((minute + 1) * _MINUTE_S - now_wall),
             )
+
+    def of_minute(self, minute: int) -> dict[str, int]:
+        """Return the counts of a minute; nothing of one that is over, or has not begun."""
+        return dict(self._counts) if minute == self._minute else {}
+
+    def restore(self, minute: int, counts: dict[str, int]) -> None:
+        """Go on counting where somebody else stopped."""
+        self._minute = minute
+        self._counts = dict(counts)
 
 
 class Admission:
@@ -115,6 +143,21 @@ class Admission:
         except Throttled:
             self._tell(namespace, "fires")
             raise
+
+    @property
+    def counted(self) -> int:
+        """How much was counted since the beginning: it tells whether `counts` has anything new."""
+        return self._invocations.total + self._fires.total
+
+    def counts(self, now_wall: float) -> Counts:
+        """Return what was counted in this minute."""
+        minute = int(now_wall // _MINUTE_S)
+        return Counts(minute=minute, invocations=self._invocations.of_minute(minute), fires=self._fires.of_minute(minute))
+
+    def restore(self, counts: Counts) -> None:
+        """Go on with the counts of an earlier daemon; those of a minute that is over fall away with the next request."""
+        self._invocations.restore(counts.minute, counts.invocations)
+        self._fires.restore(counts.minute, counts.fires)
 
     def _tell(self, namespace: Namespace, reason: str) -> None:
         if self._on_throttled is not None:

@@ -94,10 +94,10 @@ async def get_limits(services: Services, exchange: Exchange) -> Reply:
     return Reply(
         render_limits(
             services.limits(),
+            namespace.limits,
             invocations=admission.invocations_per_minute(namespace),
             concurrent=admission.concurrent_invocations(namespace),
             fires=admission.fires_per_minute(namespace),
-            allowed_kinds=namespace.limits.allowed_kinds,
         )
     )
 

@@ -36,7 +36,7 @@ from invoker.health import Health
 from invoker.http.documents import limits_document
 from invoker.http.limits import PARAMETERS_BYTES
 from invoker.manifest import Manifest
-from invoker.model import MIB, Activation, Composition, Status
+from invoker.model import MIB, Activation, Composition, LimitOverrides, Status
 from invoker.sequence import SEQUENCE_LENGTH
 from pool.model import ActivationId
 
@@ -266,11 +266,9 @@ def render_api_info(build: str, build_number: str) -> bytes:
     )
 
 
-def render_limits(
-    limits: LimitsConfig, *, invocations: int, concurrent: int, fires: int, allowed_kinds: Sequence[str] | None = None
-) -> bytes:
+def render_limits(limits: LimitsConfig, own: LimitOverrides, *, invocations: int, concurrent: int, fires: int) -> bytes:
     """Render `NS/limits`: the site's ranges, the namespace's rates, and the kinds it may write where these are restricted."""
-    granted = {} if allowed_kinds is None else {"allowedKinds": allowed_kinds}
+    granted = {"allowedKinds": own.allowed_kinds, "storeActivations": own.store_activations}
     return _encode(
         {
             "invocationsPerMinute": invocations,
@@ -286,6 +284,6 @@ def render_limits(
             "maxActionConcurrency": limits.concurrency_max,
             "maxParameterSize": f"{PARAMETERS_BYTES} B",
             "maxActionInstances": concurrent,
-            **granted,
+            **{name: value for name, value in granted.items() if value is not None},
         }
     )

@@ -60,6 +60,12 @@ class FinishedEntry(msgspec.Struct, frozen=True, tag="finished"):
         return cls(msgspec.structs.replace(activation, result=None), _text(activation.result), lines)
 
 
+class BilledEntry(msgspec.Struct, frozen=True, tag="billed"):
+    """An activation ended, and nothing but its bill is kept: its namespace stores no records. Without the result."""
+
+    activation: Activation
+
+
 class LogsEntry(msgspec.Struct, frozen=True, tag="logs"):
     """The log lines of an activation that ended before."""
 
@@ -136,7 +142,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True, tag="correction"):
     memory_mib_us: int = 0
 
 
-Entry = AcceptedEntry | BegunEntry | FinishedEntry | LogsEntry | TailEntry | IdleEntry | ContainerEntry | Correction
+Entry = AcceptedEntry | BegunEntry | FinishedEntry | BilledEntry | LogsEntry | TailEntry | IdleEntry | ContainerEntry | Correction
 
 encode_entry = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Entry]).decode

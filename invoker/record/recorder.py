@@ -30,6 +30,7 @@ from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, Idempot
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
+    BilledEntry,
     ContainerEntry,
     Correction,
     FinishedEntry,
@@ -292,6 +293,16 @@ class Recorder:
             raise RecordTooLarge
         self.finish(activation)
         self.logs(activation.activation_id, logs)
+
+    def finish_unstored(self, activation: Activation) -> None:
+        """Write the end of an activation of which only the bill is kept. It survives `kill -9` when this returns.
+
+        Raises:
+            JournalFull: not even the reserve is left.
+        """
+        entry = BilledEntry(msgspec.structs.replace(activation, result=None))
+        self._intake.append_any(entry)
+        self._open.pop(activation.activation_id, None)
 
     async def finish_large(self, activation: Activation, *, logs: Sequence[str] | None = None) -> None:
         """Write the end of an activation of any size. It survives `kill -9` when this returns.

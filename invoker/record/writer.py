@@ -34,6 +34,7 @@ from invoker.record.activations import (
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
+    BilledEntry,
     ContainerEntry,
     Correction,
     Entry,
@@ -347,6 +348,10 @@ class _Rows:
         if entry.lines:
             batch.logs.append(TextRow(activation_id, namespace, start_ms, encode_entry(entry.lines).decode()))
 
+    def billed(self, entry: BilledEntry) -> None:
+        self.items.append(LedgerItem.finished(entry.activation))
+        self.batch.kept.append(entry.activation.activation_id)
+
     def logs(self, entry: LogsEntry) -> None:
         if entry.lines:
             row = TextRow(entry.activation_id, entry.namespace, entry.at_ms, encode_entry(entry.lines).decode())
@@ -380,6 +385,7 @@ _ADD: dict[type[Entry], Callable[[_Rows, Any], None]] = {
     AcceptedEntry: _Rows.accepted,
     BegunEntry: _Rows.begun,
     FinishedEntry: _Rows.finished,
+    BilledEntry: _Rows.billed,
     LogsEntry: _Rows.logs,
     TailEntry: _Rows.tail,
     IdleEntry: _Rows.idle,

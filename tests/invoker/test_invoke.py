@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import action, error_of, site
+from invoker_site import ANNA, action, error_of, site
 
 from invoker.errors import IdempotencyConflict, ParametersNotAllowed
 from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202
-from invoker.model import Accepted, Annotation, Exec, Limits, Parameter, Status
+from invoker.model import Accepted, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.plan import Facts
+from invoker.record.recorder import Recorder
 from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ActivationId, StartKind
@@ -303,3 +304,25 @@ async def test_lost_activations_are_recorded_once_and_what_had_not_begun_is_run(
         await s.invoker.wait_idle()
         assert s.finished[1].activation_id == accepted.activation_id
         assert s.finished[1].status is Status.SUCCESS
+
+
+async def test_a_namespace_that_stores_nothing_is_answered_and_billed_and_has_no_record(tmp_path: Path):
+    async with site(tmp_path) as s:
+        unstored = msgspec.structs.replace(ANNA, name="bob", limits=LimitOverrides(store_activations=False))
+        identity = Identity(namespace=unstored, api_key="u:k")
+        done = await s.run(identity=identity)
+        accepted = await s.invoker.invoke(s.call(identity=identity, blocking=False))
+        await s.invoker.wait_idle()
+        assert bytes(done.result or b"") == b'{"x":1}'
+        for each in (done.activation_id, accepted.activation_id):
+            assert await s.recorder.get("bob", each) is None
+            assert await s.recorder.get_logs("bob", each) is None
+        assert await s.recorder.count("bob", skip=0) == 0
+        (row,) = await s.recorder.usage(namespace="bob", since_ms=0, upto_ms=2**53)
+        assert (row.charged_activations, row.billed_us > 0) == (2, True)
+        s.finished.clear()
+    recorder = await Recorder.open(tmp_path, node="n")
+    try:
+        assert (recorder.recovery.unbegun, recorder.recovery.begun) == ([], [])
+    finally:
+        await recorder.close()

@@ -48,6 +48,18 @@ def test_a_new_key_is_alone_on_stdout(ctl: Ctl, control: FakeControl) -> None:
     assert json.loads(ctl.run("namespace", "rotate-key", "alice", "--json").stdout) == {"key": control.keys["alice"]}
 
 
+def test_a_namespace_is_given_limits_of_its_own_and_the_sites_again(ctl: Ctl, control: FakeControl) -> None:
+    ctl.run("namespace", "create", "alice", "--uid", "4711", "--gid", "4712")
+    ctl.run("namespace", "limits", "alice", "--invocations-per-minute", "0", "--kind", "python:3", "--no-store-activations")
+    limits = control.namespaces["alice"].limits
+    assert (limits.invocations_per_minute, limits.allowed_kinds, limits.store_activations) == (0, ("python:3",), False)
+    assert limits.concurrent_invocations is None
+    shown = json.loads(ctl.run("namespace", "limits", "alice", "--fires-per-minute", "5", "--json").stdout)
+    assert (shown["fires_per_minute"], shown["invocations_per_minute"], shown["store_activations"]) == (5, None, None)
+    assert "-1" in ctl.run("namespace", "limits", "alice", "--fires-per-minute", "-1", code=2).stderr
+    assert "does not exist" in ctl.run("namespace", "limits", "bob", code=1).stderr
+
+
 def test_namespaces_are_listed_and_deleted(ctl: Ctl, control: FakeControl) -> None:
     ctl.run("namespace", "create", "alice", "--uid", "4711", "--gid", "4712")
     lines = ctl.run("namespace", "list").stdout.splitlines()
