@@ -181,7 +181,6 @@ class Composer:
             received=time.monotonic(),
             authenticate_us=0,
             authorise_us=0,
-            resolve_us=0,
             idempotency_key=None,
         )
         part = await self._run_part(course, call)

@@ -42,7 +42,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             (authentication, authorisation) is added in front, so that now minus `received` is work, never waiting for the client.
         authenticate_us: spent on finding out who calls, parsing included, microseconds.
         authorise_us: spent on rights and limits, microseconds.
-        resolve_us: spent on finding the action, microseconds.
         idempotency_key: from the header `Idempotency-Key`.
         binding: full path of the package binding that the action was called through.
         within: what it is a part of; None when a caller asked for it.
@@ -58,7 +57,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     received: float
     authenticate_us: int
     authorise_us: int
-    resolve_us: int
     idempotency_key: str | None = None
     binding: str | None = None
     within: Within | None = None

@@ -39,7 +39,7 @@ from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
 from pool.lease import Lease, Usage
-from pool.model import ActivationId, PeakQuality, StartKind
+from pool.model import ActivationId, MemoryReading, PeakQuality, StartKind
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,16 @@ LOG_DEADLINE_S = 2.0
 _NOTHING = msgspec.Raw(b"{}")
 #: A container that would not thaw has run nothing: the activation may have another, this often.
 THAW_ATTEMPTS = 3
+#: Counters of an activation that never had a container, or whose container's are gone.
+_NOTHING_USED = Usage(
+    cpu_us=0,
+    throttled_us=0,
+    oom_kills=0,
+    memory=MemoryReading(peak=0, peak_quality=PeakQuality.LIFETIME, anonymous=0, shared=0, cache=0),
+)
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(msgspec.Struct):
     """Stamps of one activation, seconds of the monotonic clock; 0 where it did not get."""
 
     received: float
@@ -563,20 +569,26 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
     began = trace.init_began or trace.run_began or trace.ended
     billed_us = phases.init + phases.run
     start_ms = int((ticket.wall + began - trace.received) * 1000)
-    usage = trace.usage
+    limits = action.limits
+    usage = trace.usage or _NOTHING_USED
+    if trace.usage is None:
+        cpu_quality = CpuQuality.MISSING
+    else:
+        cpu_quality = CpuQuality.EXACT if limits.concurrency == 1 else CpuQuality.SHARED
+    memory = usage.memory
     meter = Meter(
         start_kind=trace.start_kind,
-        memory_limit_mib=action.limits.memory,
+        memory_limit_mib=limits.memory,
         billed_us=billed_us,
-        cpu_us=usage.cpu_us if usage else 0,
-        cpu_quality=(CpuQuality.SHARED if action.limits.concurrency > 1 else CpuQuality.EXACT) if usage else CpuQuality.MISSING,
-        peak_bytes=usage.memory.peak if usage else 0,
-        peak_quality=usage.memory.peak_quality if usage else PeakQuality.LIFETIME,
-        anonymous_bytes=usage.memory.anonymous if usage else 0,
-        shared_bytes=usage.memory.shared if usage else 0,
-        cache_bytes=usage.memory.cache if usage else 0,
-        throttled_us=usage.throttled_us if usage else 0,
-        oom_kills=usage.oom_kills if usage else 0,
+        cpu_us=usage.cpu_us,
+        cpu_quality=cpu_quality,
+        peak_bytes=memory.peak,
+        peak_quality=memory.peak_quality,
+        anonymous_bytes=memory.anonymous,
+        shared_bytes=memory.shared,
+        cache_bytes=memory.cache,
+        throttled_us=usage.throttled_us,
+        oom_kills=usage.oom_kills,
         request_bytes=call.payload_bytes,
         response_bytes=outcome.response_bytes,
         outcome=outcome.reason,
@@ -590,7 +602,7 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
         path=action.full_path,
         version=action.version,
         kind=action.exec.kind,
-        limits=action.limits,
+        limits=limits,
         start_ms=start_ms,
         end_ms=start_ms + round(billed_us / 1000),
         status=outcome.status,
@@ -615,32 +627,31 @@ def phases_of(ticket: Ticket) -> Phases:
     planned = trace.planned or now
     pulled = trace.pulled or (now if trace.planned else planned)
     granted = trace.granted or now
-    create = (
-        max(0.0, min(granted, trace.created_to) - max(pulled, trace.created_from)) if trace.start_kind is StartKind.COLD else 0.0
-    )
-    run_began = trace.run_began or trace.ended or now
     ended = trace.ended or now
-    thaw = init = run_time = 0.0
+    create = thaw = init = run = 0.0
+    if trace.start_kind is StartKind.COLD:
+        create = max(0.0, min(granted, trace.created_to) - max(pulled, trace.created_from))
     if trace.granted:
+        run_began = trace.run_began or ended
         if trace.init_began:
             init = run_began - granted
         else:
             thaw = max(0.0, (trace.sent or run_began) - granted)
             run_began = granted + thaw
-        run_time = max(0.0, ended - run_began)
-    queue = max(0.0, granted - pulled - create)
-    spans = {
-        "resolve": planned - trace.received - known,
-        "queue": queue,
-        "pull": pulled - planned,
-        "create": create,
-        "thaw": thaw,
-        "init": init,
-        "run": run_time,
-        "collect": now - ended if trace.granted else 0.0,
-    }
+        run = ended - run_began
     return Phases(
         authenticate=call.authenticate_us,
         authorise=call.authorise_us,
-        **{name: max(0, round(seconds * 1e6)) for name, seconds in spans.items()},
+        resolve=_microseconds(planned - trace.received - known),
+        queue=_microseconds(granted - pulled - create),
+        pull=_microseconds(pulled - planned),
+        create=_microseconds(create),
+        thaw=_microseconds(thaw),
+        init=_microseconds(init),
+        run=_microseconds(run),
+        collect=_microseconds(now - ended) if trace.granted else 0,
     )
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6) if seconds > 0.0 else 0

@@ -63,7 +63,6 @@ async def take_over(
             received=time.monotonic(),
             authenticate_us=0,
             authorise_us=0,
-            resolve_us=0,
             binding=accepted.binding,
         )
         invoker.resume(accepted, call)

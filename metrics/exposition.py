@@ -125,6 +125,7 @@ class Exposition:
     def snapshot(self) -> Snapshot:
         """Copy all numbers, of one instant. On the loop; the caps bound it to some thousand samples, 2 ms."""
         observer, pool = self._observer, self._sources.pool()
+        observer.settle()
         seconds_in = dict.fromkeys(pool.containers, 0.0)
         for (before, _), entry in observer.transitions.items():
             if before is not None:

@@ -230,20 +230,15 @@ class Books:
         self._enter(container)
 
     def _leave(self, container: Container) -> None:
+        """Take it out of the indexes of its state. `ready` is brought up to date when it has entered the next."""
         container_id, state = container.container_id, container.state
-        self.warm.pop(container_id, None)
-        self.resting.pop(container_id, None)
-        if container.key is not None:
-            ready = self.ready.get(container.key.digest)
-            if ready and ready.pop(container_id, None) is not None and not ready:
-                del self.ready[container.key.digest]
-            if container.held_mib < container.spec.memory_mib:
-                _drop(self.shrunk, container.key.digest, container_id)
-        if state is S.STEM or state is S.STEM_FROZEN:
-            stems = self.stems[container.spec.digest]
-            del stems[container_id]
-            if not stems:
-                del self.stems[container.spec.digest]
+        if state in EVICTABLE:
+            self.warm.pop(container_id, None)
+            self.resting.pop(container_id, None)
+        if state is S.FROZEN and container.key is not None:
+            _drop(self.shrunk, container.key.digest, container_id)
+        elif state is S.STEM or state is S.STEM_FROZEN:
+            _drop(self.stems, container.spec.digest, container_id)
         elif state is S.STARTING:
             self.starting -= 1
         elif state is S.REMOVING:
@@ -252,10 +247,14 @@ class Books:
     def _enter(self, container: Container) -> None:
         container_id, state = container.container_id, container.state
         self.note_ready(container)
-        if state is S.FROZEN and container.key is not None and container.held_mib < container.spec.memory_mib:
-            self.shrunk.setdefault(container.key.digest, {})[container_id] = container
-        if state is S.WARM and not self._rests(container):
-            self.warm[container_id] = container
+        if state is S.BUSY:
+            return  # in no other index: the usual case
+        if state is S.WARM:
+            if not self._rests(container):
+                self.warm[container_id] = container
+        elif state is S.FROZEN:
+            if container.key is not None and container.held_mib < container.spec.memory_mib:
+                self.shrunk.setdefault(container.key.digest, {})[container_id] = container
         elif state is S.STEM or state is S.STEM_FROZEN:
             self.stems.setdefault(container.spec.digest, {})[container_id] = container
         elif state is S.STARTING:
@@ -263,7 +262,7 @@ class Books:
         elif state is S.REMOVING:
             self.removing_mib += container.held_mib
             self._unlink_key(container)
-        if self._rests(container):
+        if state in EVICTABLE and self._rests(container):
             self._begin_rest(container)
 
     def _begin_rest(self, container: Container) -> None:
@@ -320,7 +319,7 @@ class Books:
             self.by_key.setdefault(key.digest, {})[container.container_id] = container
 
     def unspecialise(self, container: Container) -> None:
-        """It has no code, and may become any action of its spec."""
+        """It has no code, and may become any action of its spec. It is not in `ready`, where containers with code are."""
         if container.key is not None:
             self._leave(container)
             self._unlink_key(container)

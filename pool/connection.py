@@ -7,18 +7,18 @@ container in the next line, and the function wakes to a request that is already 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-from dataclasses import dataclass, field
 
 import httptools
+import msgspec
 
 from pool.errors import ConnectionLost, ResponseNotHttp
 
 READ_BYTES = 256 * 1024
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct, gc=False):
     """What the container answered.
 
     Attributes:
@@ -29,7 +29,7 @@ class Response:
     """
 
     status: int = 0
-    body: bytearray = field(default_factory=bytearray)
+    body: bytes | bytearray = b""
     length: int = 0
     logs: str | None = None
 
@@ -57,21 +57,32 @@ class Connection:
         self.usable = True
         #: When it last carried something, seconds of the loop's clock.
         self.used_at = now
+        #: Until when the request in flight may take, and the timer that sees to it, with the time when it rings: never later.
+        self._deadline = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         loop.add_reader(sock.fileno(), self._on_readable)
 
-    def send(self, path: bytes, body: bytes, *, limit: int, method: bytes = b"POST") -> asyncio.Future[Response]:
+    def send(
+        self, path: bytes, body: bytes, *, limit: int, deadline: float = math.inf, method: bytes = b"POST"
+    ) -> asyncio.Future[Response]:
         """Write a request and return the future of its response.
 
         Args:
             path: of the URL, e.g. `b"/run"`.
             body: JSON, on one line.
             limit: bytes of the response's body that are kept.
+            deadline: until when it may take, seconds of the loop's clock.
             method: verb.
 
         Returns:
-            A future that may be cancelled; the connection is then unusable. It fails with ConnectionLost or ResponseNotHttp.
+            A future that may be cancelled; the connection is then unusable. It fails with ConnectionLost or ResponseNotHttp,
+            or with TimeoutError at the deadline; then the caller closes the connection.
         """
         assert self._answer is None, "one request at a time"
+        self._deadline = deadline
+        if deadline < self._alarm_at:
+            self._set_alarm()
         self._answer = answer = self._loop.create_future()
         self._response = Response()
         self._limit = limit
@@ -94,6 +105,23 @@ class Connection:
         self._fail(ConnectionLost())
 
     # ---- the loop's callbacks
+
+    def _set_alarm(self) -> None:
+        """Have the timer ring at the deadline. One that rings earlier is left: most requests end in time, and cost no timer."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = self._deadline
+        self._alarm = self._loop.call_at(self._alarm_at, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        due = self._alarm_at
+        self._alarm, self._alarm_at = None, math.inf
+        if self._answer is None:
+            return
+        if self._deadline > due:
+            self._set_alarm()
+        elif not self._answer.done():
+            self._answer.set_exception(TimeoutError())
 
     def _on_writable(self) -> None:
         try:
@@ -136,7 +164,13 @@ class Connection:
         room = self._limit - response.length
         response.length += len(data)
         if room > 0:
-            response.body += data[:room]
+            kept = data if len(data) <= room else data[:room]
+            if not response.body:
+                response.body = kept  # most come in one piece
+                return
+            if not isinstance(response.body, bytearray):
+                response.body = bytearray(response.body)
+            response.body += kept
 
     def on_message_complete(self) -> None:
         """Hand the response over."""
@@ -156,6 +190,9 @@ class Connection:
             answer.set_exception(error)
 
     def _shut(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if self.usable:
             self.usable = False
             fd = self._sock.fileno()

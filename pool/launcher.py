@@ -121,6 +121,10 @@ class Launcher:
             return True
         return self._user_at_cap(key.spec.uid)
 
+    def may_grow(self, key: ReuseKey) -> bool:
+        """Whether a launch could bring the line of this key another container."""
+        return key.digest in self._books.shrunk or not self.at_cap(key)
+
     def may_have_stem(self, key: ReuseKey) -> bool:
         """Whether the action may have one more of its user's stem cells. Those count as the user's already."""
         return len(self._books.by_key.get(key.digest, ())) < self._settings().max_containers_per_action

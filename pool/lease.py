@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from pool.backend import ContainerBackend, ContainerHandle
 from pool.connection import Connection, Response
 from pool.errors import ConnectionLost, ContainerStartFailed, ThawFailed
@@ -71,6 +73,20 @@ class Live:
         self.cpu_us = now_us
         return self.last_activation, tail_us
 
+    def kept_connection(self, now: float) -> Connection | None:
+        """Return the kept connection, None where there is none that may be used; see `connect`.
+
+        Args:
+            now: seconds of the loop's clock.
+        """
+        connection = self.connection
+        if connection is not None:
+            if connection.usable and now - connection.used_at < self.spec.server_keep_alive_s / 2:
+                return connection
+            connection.close()
+            self.connection = None
+        return None
+
     async def connect(
         self,
         backend: ContainerBackend,
@@ -90,12 +106,8 @@ class Live:
             ContainerStartFailed: the container ended.
             OSError: its network namespace is gone.
         """
-        connection = self.connection
-        if connection is not None:
-            if connection.usable and loop.time() - connection.used_at < self.spec.server_keep_alive_s / 2:
-                return connection
-            connection.close()
-            self.connection = None
+        if (kept := self.kept_connection(loop.time())) is not None:
+            return kept
         eager_until = loop.time() + DIAL_EAGER_S
         while True:
             try:
@@ -119,8 +131,7 @@ class Live:
             await connection.send(b"/", b"", limit=1024, method=b"GET")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the kernel counted from `Lease.begin` to `Lease.read_usage`."""
 
     cpu_us: int
@@ -129,8 +140,42 @@ class Usage:
     memory: MemoryReading
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whom a lease tells what. None may raise.
+
+    Attributes:
+        initialised: the container took its code.
+        tail: CPU time used after the reply of an activation: (activation, container, microseconds).
+        repaired: a container was found frozen with a call in flight, and thawed.
+    """
+
+    initialised: Callable[[ActivationId], None]
+    tail: Callable[[ActivationId, ContainerId, int], None] | None = None
+    repaired: Callable[[ContainerId], None] | None = None
+
+
 class Lease:
     """A container held for one activation. Made by the pool."""
+
+    __slots__ = (
+        "_backend",
+        "_cpu_us",
+        "_facts",
+        "_key_digest",
+        "_live",
+        "_loop",
+        "_to_thaw",
+        "_told",
+        "_touched",
+        "activation",
+        "being_tested",
+        "clean",
+        "log_frames",
+        "needs_init",
+        "sent_at",
+        "start_kind",
+    )
 
     def __init__(
         self,
@@ -141,22 +186,18 @@ class Lease:
         start_kind: StartKind,
         needs_init: bool,
         loop: asyncio.AbstractEventLoop,
-        initialised: Callable[[ActivationId], None],
-        on_tail: Callable[[ActivationId, ContainerId, int], None] | None,
-        on_repair: Callable[[ContainerId], None] | None,
+        told: Told,
         key_digest: str,
     ) -> None:
         self._backend = backend
         self._live = live
         self._loop = loop
-        self._initialised = initialised
-        self._on_tail = on_tail
-        self._on_repair = on_repair
+        self._told = told
         self._key_digest = key_digest
         self._facts = b""
         #: It was dialled: from then on the container is reusable only after a clean end.
         self._touched = False
-        self._to_thaw = start_kind in {StartKind.STEM, StartKind.FROZEN}
+        self._to_thaw = start_kind is StartKind.FROZEN or start_kind is StartKind.STEM
         self._cpu_us = 0
         #: Log frames in the pipe, as the runtime says with its answer; None before, and where it says nothing.
         self.log_frames: int | None = None
@@ -203,8 +244,8 @@ class Lease:
         except OSError as error:
             self._touched = True  # it must not be used again
             raise ThawFailed(f"the container's counters cannot be read: {error}") from error
-        if previous is not None and tail_us > 0 and self._on_tail:
-            self._on_tail(previous, live.container_id, tail_us)
+        if previous is not None and tail_us > 0 and self._told.tail:
+            self._told.tail(previous, live.container_id, tail_us)
         self._cpu_us = live.cpu_us
         live.last_activation = self.activation
         self._facts = facts
@@ -221,7 +262,7 @@ class Lease:
 
     def initialised(self) -> None:
         """The container took its code."""
-        self._initialised(self.activation)
+        self._told.initialised(self.activation)
 
     async def request(self, path: bytes, body: bytes, *, deadline: float, limit: int) -> Response:
         """Send one request and wait for its response.
@@ -244,13 +285,8 @@ class Lease:
         if self.needs_init and not self._touched:
             live.slot.specialise(self._key_digest, self._facts)
         self._touched = True
-        try:
-            connection = await live.connect(self._backend, loop, deadline=deadline, on_refused=self._thaw_now)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise ContainerStartFailed(f"the container cannot be reached: {error}") from error
-        answer = connection.send(path, body, limit=limit)
+        connection = live.kept_connection(loop.time()) or await self._connect(deadline)
+        answer = connection.send(path, body, limit=limit, deadline=deadline)
         verify: asyncio.TimerHandle | None = None
         if self._to_thaw:
             try:
@@ -260,18 +296,25 @@ class Lease:
                 raise
             verify = loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
         self.sent_at = self.sent_at or time.monotonic()
-        expire = loop.call_at(deadline, _expire, answer)
         try:
             response = await answer
-            if response.logs is not None:
-                self._note_logs(response.logs)
-            return response
+        except BaseException:  # cancelled, too late or broken: nothing more is to come over it
+            connection.close()
+            raise
         finally:
-            expire.cancel()
             if verify is not None:
                 verify.cancel()
-            if not answer.done() or answer.cancelled() or answer.exception() is not None:
-                connection.close()
+        if response.logs is not None:
+            self._note_logs(response.logs)
+        return response
+
+    async def _connect(self, deadline: float) -> Connection:
+        try:
+            return await self._live.connect(self._backend, self._loop, deadline=deadline, on_refused=self._thaw_now)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ContainerStartFailed(f"the container cannot be reached: {error}") from error
 
     def _thaw_now(self) -> None:
         """Thaw it, once."""
@@ -284,6 +327,9 @@ class Lease:
 
     def _note_logs(self, said: str) -> None:
         """Take the runtime's word, `frames,dropped`: how many are in the pipe, and how many did not fit."""
+        if said == "0,0":
+            self.log_frames = 0
+            return
         frames, _, dropped = said.partition(",")
         self.log_frames = _count(frames)
         if lines := _count(dropped):
@@ -297,8 +343,8 @@ class Lease:
         try:
             if live.handle.is_frozen():
                 live.handle.thaw()
-                if self._on_repair:
-                    self._on_repair(live.container_id)
+                if self._told.repaired:
+                    self._told.repaired(live.container_id)
                 self._loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
         except OSError as error:
             answer.set_exception(ConnectionLost(f"the container cannot be thawed: {error}"))
@@ -347,8 +393,3 @@ async def _until(holds: Callable[[], bool], within_s: float) -> None:
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-
-
-def _expire(answer: asyncio.Future[Response]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())

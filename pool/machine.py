@@ -25,6 +25,17 @@ S = ContainerState
 #: A timer may fire a hair early, s.
 EARLY_S = 1e-6
 
+#: What an activation finds that is granted a container in this state.
+_START_KINDS = {
+    S.STARTING: StartKind.COLD,
+    S.STEM: StartKind.STEM,
+    S.STEM_FROZEN: StartKind.STEM,
+    S.BUSY: StartKind.WARM,
+    S.WARM: StartKind.WARM,
+    S.FREEZING: StartKind.FROZEN,
+    S.FROZEN: StartKind.FROZEN,
+}
+
 
 class Machine:
     """Decides which container serves which activation. See the module docstring."""
@@ -155,7 +166,8 @@ class Machine:
             return
         self._wait(event.activation, key)
         self._serve(key)
-        self.launcher.launch()
+        if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
+            self.launcher.launch()
 
     def _refusal(self, key: ReuseKey) -> InvokerError | None:
         """Say why an activation may not even wait: too many do already. None when it may."""
@@ -200,17 +212,7 @@ class Machine:
             if event.activation in self._queue:
                 self._queue.remove(event.activation)
             return
-        now = self.books.now
-        granted = container.leases.pop(event.activation)
-        container.freezable = True
-        if container.state is S.BUSY and container.key is not None:
-            pace = self.launcher.pace_of(container.key)
-            pace.note_end(now - granted, now)
-            if not container.leases and container.idle_since > container.born:
-                pace.habits.note_gap(granted - container.idle_since)
-        container.idle_since = now
-        container.clock = self.launcher.clock
-        self.books.users[container.spec.uid].active_at = now
+        self._note_end(container, granted=container.leases.pop(event.activation))
         if container.state is S.INITIALISING and event.reusable and not self._closed:
             self.books.move(container, S.STARTING)
             self._offer(container, exercised=False)
@@ -222,12 +224,25 @@ class Machine:
         elif container.leases:
             self.books.note_ready(container)
             self._serve_with(container)
-        else:
-            self._rest(container)
+        elif self._rest(container):
+            return  # it serves on: nothing has come free that a launch could use
         self.launcher.launch()
 
-    def _rest(self, container: Container) -> None:
-        """A busy container's last lease has ended: give it to the next in its line, else let it rest."""
+    def _note_end(self, container: Container, *, granted: float) -> None:
+        """Learn from a lease that has ended, granted at that time."""
+        now = self.books.now
+        container.freezable = True
+        if container.state is S.BUSY and container.key is not None:
+            pace = self.launcher.pace_of(container.key)
+            pace.note_end(now - granted, now)
+            if not container.leases and container.idle_since > container.born:
+                pace.habits.note_gap(granted - container.idle_since)
+        container.idle_since = now
+        container.clock = self.launcher.clock
+        self.books.users[container.spec.uid].active_at = now
+
+    def _rest(self, container: Container) -> bool:
+        """A busy container's last lease has ended: give it to the next in its line (True), else let it rest."""
         key = container.key
         assert key is not None
         line = self._queue.line(key.digest)
@@ -241,19 +256,13 @@ class Machine:
         else:  # BUSY to BUSY is no transition: it goes straight to the next activation
             self.books.note_ready(container)
             self._serve_with(container)
+            return True
+        return False
 
     def _grant(self, activation: ActivationId, container: Container) -> None:
         """Hand out a container that can take one more lease."""
         before = container.state
-        kind = {
-            S.STARTING: StartKind.COLD,
-            S.STEM: StartKind.STEM,
-            S.STEM_FROZEN: StartKind.STEM,
-            S.BUSY: StartKind.WARM,
-            S.WARM: StartKind.WARM,
-            S.FREEZING: StartKind.FROZEN,
-            S.FROZEN: StartKind.FROZEN,
-        }[before]
+        kind = _START_KINDS[before]
         container.leases[activation] = self.books.now
         self._holds[activation] = container
         needs_init = kind is StartKind.COLD or kind is StartKind.STEM

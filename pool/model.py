@@ -166,9 +166,8 @@ class PeakQuality(enum.Enum):
     LIFETIME = "lifetime"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryReading:
-    """Memory of a container's cgroup, bytes.
+class MemoryReading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Memory of a container's cgroup, bytes. A struct, not a dataclass: one is made for each activation.
 
     Attributes:
         peak: high-water mark, page cache included.

@@ -18,7 +18,7 @@ from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container, Observer
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
-from pool.lease import Lease, Live
+from pool.lease import Lease, Live, Told
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import Machine
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, Reactive, ReuseKey
@@ -120,6 +120,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._table = table
         self._hooks = hooks or PoolHooks()
+        self._told = Told(self._initialised, self._hooks.tail, self._hooks.repaired)
         self._node = node
         self.machine = Machine(settings, name=self._new_name, observer=self._hooks.transition)
         #: Every container that has a handle.
@@ -343,10 +344,8 @@ class Pool:
             start_kind=command.start_kind,
             needs_init=command.needs_init,
             loop=self._loop,
-            initialised=self._initialised,
-            on_tail=self._hooks.tail,
-            on_repair=self._hooks.repaired,
-            key_digest=self._key_digest(command.container),
+            told=self._told,
+            key_digest=self._key_digest(command.container) if command.needs_init else "",
         )
         self._leases[command.activation] = lease
         waiter = self._waiting.get(command.activation)

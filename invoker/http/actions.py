@@ -20,7 +20,7 @@ from invoker.http.bodies import ActionBody, ExecBody, parse_action
 from invoker.http.components import sequence_exec
 from invoker.http.documents import action_document, action_entry
 from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms
-from invoker.http.exchange import REASON, Exchange, Reply, microseconds_since
+from invoker.http.exchange import REASON, Exchange, Reply
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
 from invoker.http.rendering import is_array, render, render_accepted, render_activation, render_result
@@ -40,10 +40,10 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     idempotency_key = exchange.http.headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= KEY_LENGTH:
         raise InvalidRequest(f"The Idempotency-Key must have 1 to {KEY_LENGTH} characters.")
-    body_begins = time.monotonic()
-    whole_body_was_there = exchange.http.body_is_here()
-    body = await exchange.read_json(services.limits().payload_bytes, required=False)
-    body_ends = time.monotonic()
+    limit_bytes = services.limits().payload_bytes
+    body_is_here = exchange.http.body_is_here()
+    body = exchange.take_json(limit_bytes) if body_is_here else await exchange.read_json(limit_bytes, required=False)
+    arrived = exchange.authorised if body_is_here else time.monotonic()
     payload = parse_payload(body)
     parsed = time.monotonic()
     found = _find(services, exchange)
@@ -53,9 +53,9 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
         for component in action.exec.components:
             owner, _, path = component.partition("/")
             authorise(services.entities, exchange.identity, Right.ACTIVATE, Resource(owner, "actions", path))
-    services.admission.check_concurrency(
-        exchange.identity.namespace, services.invoker.in_flight(exchange.identity.namespace.name)
-    )
+    if not body_is_here:  # others may have begun meanwhile
+        caller = exchange.identity.namespace
+        services.admission.check_concurrency(caller, services.invoker.in_flight(caller.name))
     outcome = await services.invoker.invoke(
         Call(
             identity=exchange.identity,
@@ -65,10 +65,9 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
             transaction=exchange.transaction,
             blocking=options.blocking,
             wait_s=options.wait_s,
-            received=exchange.started if whole_body_was_there else exchange.started + (body_ends - body_begins),
-            authenticate_us=exchange.authenticate_us + int((parsed - body_ends) * 1e6),
+            received=exchange.started + (arrived - exchange.authorised),
+            authenticate_us=exchange.authenticate_us + int((parsed - arrived) * 1e6),
             authorise_us=exchange.authorise_us,
-            resolve_us=microseconds_since(parsed),
             idempotency_key=idempotency_key,
             binding=found.binding_path,
         )

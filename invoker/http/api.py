@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
+import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from invoker.gateway.serve import find_apis, serve_api
 from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
-from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request, microseconds_since
+from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.packages import delete_package, get_package, list_packages, put_package
 from invoker.http.parsing import accepts_json, check_namespace, split_target
@@ -37,6 +38,8 @@ from invoker.web.target import parse_web_target
 from pool.errors import InvokerError
 
 _log = logging.getLogger(__name__)
+#: Ids of requests are unique, not secret: no system call for each.
+_random_bits = random.Random(secrets.token_bytes(32)).getrandbits  # noqa: S311
 
 Handler = Callable[[Services, Exchange], Awaitable[Reply]]
 _Public = Callable[[Services], Reply]
@@ -151,16 +154,17 @@ class Api:
     async def _route(self, request: Request, transaction: str, started: float) -> Reply:
         services, method = self._services, request.method
         segments, query = split_target(request.target)
-        if segments[2:3] != ("namespaces",) and (answering := self._elsewhere(request, segments, transaction, started)):
-            return await answering
-        if (reply := await self._outside_of_namespaces(request, segments)) is not None:
-            return reply
+        route = _usual_route(segments, method)
+        if route is None:
+            if segments[2:3] != ("namespaces",) and (answering := self._elsewhere(request, segments, transaction, started)):
+                return await answering
+            if (reply := await self._outside_of_namespaces(request, segments)) is not None:
+                return reply
         identity = services.authenticator.identify(request.headers.get("authorization"))
         own = identity.namespace.name
-        if segments[2:] in (("namespaces",), ("namespaces", "")) and method == "GET":
-            route = _Route(api_node.list_namespaces, own, "namespaces", "")
-        else:
-            route = _match(segments, method)
+        if route is None:
+            listing = segments[2:] in (("namespaces",), ("namespaces", "")) and method == "GET"
+            route = _Route(api_node.list_namespaces, own, "namespaces", "") if listing else _match(segments, method)
         handler, namespace, collection, path = route
         if namespace == "_":
             namespace = own
@@ -173,16 +177,17 @@ class Api:
             path=path,
             query=query,
             started=started,
-            authenticate_us=microseconds_since(started),
         )
         authenticated = time.monotonic()
+        exchange.authenticate_us = int((authenticated - started) * 1e6)
         if handler is invoke_action:
             services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
         if namespace != own or "/" in path or collection == "packages":  # else it is the caller's own, and needs no look-up
             authorise(services.entities, identity, Right(method), Resource(check_namespace(namespace), collection, path))
         if not accepts_json(request.headers.get("accept")):
             raise NotAcceptable
-        exchange.authorise_us = microseconds_since(authenticated)
+        exchange.authorised = time.monotonic()
+        exchange.authorise_us = int((exchange.authorised - authenticated) * 1e6)
         return await handler(services, exchange)
 
     def _elsewhere(self, request: Request, segments: Sequence[str], transaction: str, started: float) -> Awaitable[Reply] | None:
@@ -250,6 +255,17 @@ def _match(segments: tuple[str, ...], method: str) -> _Route:
     return _Route(handler, segments[3], collection, f"{path}/" if handler is list_actions and path else path)
 
 
+@functools.lru_cache(maxsize=1024)
+def _usual_route(segments: tuple[str, ...], method: str) -> _Route | None:
+    """Find the route of what is certainly a resource of a namespace; None means: look closer."""
+    if segments[:3] != ("api", "v1", "namespaces") or method in {"OPTIONS", "TRACE"}:
+        return None
+    try:
+        return _match(segments, method)
+    except (NoRoute, InvalidName):
+        return None
+
+
 def _shape_of(rest: Sequence[str]) -> str:
     """Shape of what follows a collection: nothing (or a slash), `name`, `name/`, `name/name`; else none that is routed."""
     match rest:
@@ -269,7 +285,7 @@ def _transaction_of(request: Request) -> str:
     given = request.headers.get("x-request-id")
     if given and not given.startswith("sid_") and len(given) <= KEY_LENGTH and given.isascii() and given.isprintable():
         return given
-    return os.urandom(16).hex()
+    return f"{_random_bits(128):032x}"
 
 
 class _Protocol(RequestHandler):
@@ -286,7 +302,7 @@ class _Protocol(RequestHandler):
         if status >= 500:
             _log.error("the connection failed: %s", message, exc_info=exc)
         error: InvokerError = BadHttp(f"The request is not well-formed HTTP: {message}") if status < 500 else InvokerError()
-        transaction = os.urandom(16).hex()
+        transaction = f"{_random_bits(128):032x}"
         response = Reply.of_error(error, transaction).to_response(transaction)
         response.force_close()
         return response

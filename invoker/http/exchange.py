@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
@@ -114,8 +114,7 @@ class AiohttpRequest:
         return b"".join(parts)
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """What is answered: made by a handler, sent by the envelope.
 
     Attributes:
@@ -129,7 +128,7 @@ class Reply:
     body: bytes
     status: int = 200
     content_type: str = JSON
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     cors: bool = True
 
     @classmethod
@@ -171,8 +170,7 @@ class Reply:
         return head.encode() + self.body
 
 
-@dataclass(slots=True, kw_only=True)
-class Exchange:
+class Exchange(msgspec.Struct, kw_only=True):
     """One authenticated request, routed to a handler.
 
     Attributes:
@@ -187,6 +185,7 @@ class Exchange:
         started: `time.monotonic()` when the request's head was there.
         authenticate_us: spent since on finding out who calls.
         authorise_us: spent since on rights and limits.
+        authorised: `time.monotonic()` when that was done, and the handler began.
     """
 
     http: Request
@@ -199,6 +198,7 @@ class Exchange:
     started: float
     authenticate_us: int = 0
     authorise_us: int = 0
+    authorised: float = 0.0
 
     async def read_json(self, limit_bytes: int, *, required: bool) -> bytes:
         """Read the body of a request that takes JSON. It is not decoded here.
@@ -212,8 +212,18 @@ class Exchange:
             UnsupportedMediaType: there is a body, and its type is another, or not told.
             MalformedContent: no body where one is required.
         """
-        content_type = self.http.headers.get("content-type")
         body = await read_body(self.http, limit_bytes)
+        return self._checked_json(body, required=required)
+
+    def take_json(self, limit_bytes: int) -> bytes:
+        """Do the same, without waiting, for a body that is here and may be empty. Raises as `read_json`."""
+        body = self.http.take_body()
+        if len(body) > limit_bytes:
+            raise TooLarge.measured("Request", len(body), limit_bytes)
+        return self._checked_json(body, required=False)
+
+    def _checked_json(self, body: bytes, *, required: bool) -> bytes:
+        content_type = self.http.headers.get("content-type")
         if body or (required and content_type is not None):
             check_json_type(content_type)
         if required and not body:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 from aiohttp.web_protocol import RequestHandler
@@ -132,21 +133,70 @@ class Front(AiohttpLane):
             connection.close_if_idle(since=since)
 
 
-class _Request:
-    """A request of this lane; its head is complete. As `Request`; httptools calls back `on_header`."""
+class _Head(NamedTuple):
+    """The head of a request of this lane, understood. Shared by all requests that begin with the same bytes: not changed.
 
-    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_headers_seen", "_missing", "declared_length", "headers", "target")
+    Attributes:
+        target: path and query, as they came.
+        headers: by name in lower case.
+        length: of the body by the head, bytes; None when it is not told.
+    """
+
+    target: str
+    headers: Mapping[str, str]
+    length: int | None
+
+
+class _Headers:
+    """What httptools calls back."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.seen.append((name.decode().lower(), value.decode().rstrip(" \t")))
+
+
+@functools.lru_cache(maxsize=1024)
+def _understand(head: bytes) -> _Head | None:
+    """Parse a head; None when it is not for this lane. A client's requests begin alike, so results are kept."""
+    line_end = head.find(b"\r\n")
+    if head[line_end - len(_VERSION) : line_end] != _VERSION or not head.isascii() or b"\0" in head:
+        return None
+    found = _Headers()
+    try:
+        httptools.HttpRequestParser(found).feed_data(head)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        return None
+    target = head[len(b"POST ") : line_end - len(_VERSION)].decode()
+    headers = dict(found.seen)
+    if "/actions/" not in target or len(headers) != len(found.seen) or not _is_plain(headers):
+        return None
+    length = headers.get("content-length")
+    return _Head(target, headers, None if length is None else int(length))  # only digits: the parser has looked
+
+
+def _is_plain(headers: Mapping[str, str]) -> bool:
+    """Tell whether the headers are such as this lane knows to treat."""
+    if len(headers) > _HEADERS or "host" not in headers:
+        return False
+    return headers.get("connection", "keep-alive").lower() == "keep-alive" and _UNUSUAL.isdisjoint(headers)
+
+
+class _Request:
+    """A request of this lane; its head is complete. As `Request`."""
+
+    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_missing", "declared_length", "headers", "target")
 
     method = "POST"
 
-    def __init__(self) -> None:
-        self.target = ""
-        self.headers: Mapping[str, str] = {}
-        self.declared_length: int | None = None
-        self._headers_seen: list[tuple[str, str]] = []
-        self._body: bytes | bytearray = b""
+    def __init__(self, head: _Head, body: bytes, missing: int) -> None:
+        """Begin with what is there of the body, and how many bytes of it are not."""
+        self.target, self.headers, self.declared_length = head
+        self._body: bytes | bytearray = body
         #: Bytes of the body that have not come.
-        self._missing = 0
+        self._missing = missing
         #: Nobody will read the body any more.
         self._dropped = False
         #: The client is gone: nothing more will come.
@@ -165,44 +215,17 @@ class _Request:
         Returns:
             The request, with what is there of its body, and the bytes behind it; None when it is not for this lane.
         """
-        line_end = data.find(b"\r\n")
-        head_end = data.find(b"\r\n\r\n", line_end) + 4
-        if not data.startswith(_BEGIN) or not 4 <= head_end <= _HEAD_BYTES:
+        head_end = data.find(b"\r\n\r\n") + 4
+        if not 4 <= head_end <= _HEAD_BYTES or not data.startswith(_BEGIN):
             return None
-        head = data[:head_end]
-        if head[line_end - len(_VERSION) : line_end] != _VERSION or not head.isascii() or b"\0" in head:
+        head = _understand(data[:head_end])
+        if head is None:
             return None
-        request = cls()
-        try:
-            httptools.HttpRequestParser(request).feed_data(head)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return None
-        request.target = head[len(b"POST ") : line_end - len(_VERSION)].decode()
-        if "/actions/" not in request.target or not request._is_plain():
-            return None
-        length = request.declared_length or 0
+        length = head.length or 0
         if length > limit_bytes:
             return None
         body_end = head_end + length
-        request._body = data[head_end:body_end]
-        request._missing = max(body_end - len(data), 0)
-        return request, data[body_end:]
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        self._headers_seen.append((name.decode().lower(), value.decode().rstrip(" \t")))
-
-    def _is_plain(self) -> bool:
-        """Tell whether the headers are such as this lane knows to treat: no name twice, nothing unusual."""
-        headers = self.headers = dict(self._headers_seen)
-        if len(headers) != len(self._headers_seen) or len(headers) > _HEADERS or "host" not in headers:
-            return False
-        if headers.get("connection", "keep-alive").lower() != "keep-alive" or not _UNUSUAL.isdisjoint(headers):
-            return False
-        length = headers.get("content-length")
-        if length is not None:
-            self.declared_length = int(length)  # only digits: the parser has looked
-        return True
+        return cls(head, data[head_end:body_end], max(body_end - len(data), 0)), data[body_end:]
 
     # ---- the body
 

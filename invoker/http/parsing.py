@@ -138,7 +138,10 @@ def boolean(query: Mapping[str, str], name: str, *, default: bool = False) -> bo
     Raises:
         MalformedQuery: it is none.
     """
-    text = query.get(name)
+    return _boolean(name, query.get(name), default=default)
+
+
+def _boolean(name: str, text: str | None, *, default: bool = False) -> bool:
     if text is None:
         return default
     value = _BOOLEANS.get(text.lower())
@@ -182,25 +185,23 @@ def parse_activation_filter(query: Mapping[str, str]) -> ActivationFilter:
     return ActivationFilter(name or None, bounds[0], bounds[1], docs)
 
 
-#: What most invocations ask for.
-_PLAIN = InvokeOptions(blocking=False, result_only=False, wait_s=BLOCKING_WAIT_MS / 1000)
-
-
 def parse_invoke_options(query: Mapping[str, str]) -> InvokeOptions:
     """Read the parameters of an invocation.
 
     Raises:
         MalformedQuery: a boolean that is none, a timeout outside 1 to 60000 ms.
     """
-    if not query:
-        return _PLAIN
+    return _invoke_options(query.get("blocking"), query.get("result"), query.get("timeout"))
+
+
+@functools.lru_cache(maxsize=256)
+def _invoke_options(blocking: str | None, result: str | None, timeout: str | None) -> InvokeOptions:
     wait_ms = BLOCKING_WAIT_MS
-    text = query.get("timeout")
-    if text is not None:
-        wait_ms = int(text) if _INTEGER.fullmatch(text) else 0
+    if timeout is not None:
+        wait_ms = int(timeout) if _INTEGER.fullmatch(timeout) else 0
         if not 1 <= wait_ms <= BLOCKING_WAIT_MS:
             raise MalformedQuery.because("timeout", f"Timeout must be number of milliseconds up to {BLOCKING_WAIT_MS}.")
-    return InvokeOptions(boolean(query, "blocking"), boolean(query, "result"), wait_ms / 1000)
+    return InvokeOptions(_boolean("blocking", blocking), _boolean("result", result), wait_ms / 1000)
 
 
 def _integer(query: Mapping[str, str], name: str, complaint: str, default: int) -> int:

@@ -121,7 +121,6 @@ async def _answer(services: Services, call: WebCall, owner: Identity, found: Res
             received=call.started + (received - waited),
             authenticate_us=microseconds_since(received),
             authorise_us=authorised_us,
-            resolve_us=0,
             binding=found.binding_path,
         )
     )

@@ -62,5 +62,6 @@ def finish() -> Callable[..., None]:
             "memory_limit_mib": 256,
         }
         observer.activation_finished(**(activation | different))
+        observer.settle()
 
     return report

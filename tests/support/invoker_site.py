@@ -98,7 +98,6 @@ class Site:
             "received": time.monotonic(),
             "authenticate_us": 3,
             "authorise_us": 2,
-            "resolve_us": 1,
         }
         return Call(**(values | changes))
 
