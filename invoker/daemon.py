@@ -45,6 +45,7 @@ from invoker.recovery import take_over
 from invoker.signals import Signals
 from invoker.stores import Stores, boot_id, open_stores
 from invoker.systemd import Notifier, inherited_sockets
+from invoker.vault import Vault
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
 from pool.docker import DockerBackend
@@ -164,7 +165,9 @@ class Daemon:
         stores.recorder.on_journal_write(self.observer.journal_write)
         self.pool = Pool(backend, _pool_settings(config), node=config.node, group=group, table=stores.table, hooks=hooks)
         self.planner = Planner(config=lambda: self.config, manifest=manifest, backend=backend, code=stores.code)
+        self.vault = Vault(stores.parameter_key, seals_all=lambda: self.config.store.encrypt_parameters)
         self.invoker = Invoker(
+            vault=self.vault,
             pool=self.pool,
             planner=self.planner,
             recorder=stores.recorder,
@@ -271,6 +274,7 @@ class Daemon:
             admission=self.admission,
             manifest=self.manifest,
             entities=self.stores.entities,
+            vault=self.vault,
             activations=self.stores.recorder,
             apis=self.stores.apis,
             invoker=self.invoker,

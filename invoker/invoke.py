@@ -37,6 +37,7 @@ from invoker.plan import Facts, Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
+from invoker.vault import Vault
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
 from pool.lease import Lease, Usage
 from pool.model import ActivationId, MemoryReading, PeakQuality, StartKind
@@ -112,6 +113,7 @@ class Invoker:
         planner: Planner,
         recorder: Recorder,
         code: CodeFiles,
+        vault: Vault,
         group: asyncio.TaskGroup,
         node: str,
         max_wait_s: Callable[[], float],
@@ -126,6 +128,7 @@ class Invoker:
             planner: knows what an action needs.
             recorder: journal and stores.
             code: of actions; held for those in flight.
+            vault: opens sealed parameters.
             group: runs the activations.
             node: in every record.
             max_wait_s: how long an activation may wait for a container.
@@ -137,6 +140,7 @@ class Invoker:
         self._planner = planner
         self._recorder = recorder
         self._code = code
+        self._vault = vault
         self._group = group
         self._loop = asyncio.get_running_loop()
         self._node = node
@@ -387,7 +391,7 @@ class Invoker:
         if ticket.durable:
             await self._recorder.begun(ticket.activation_id)
         lease.logs.begin(ticket.activation_id, limit_bytes=action.limits.logs * MIB)
-        arguments, environment = merge_arguments(action.parameters, call.payload)
+        arguments, environment = merge_arguments(self._vault.open(action.parameters), call.payload)
         try:
             outcome = None
             if lease.needs_init:

@@ -24,6 +24,16 @@ from pool.table import ContainerTable
 log = logging.getLogger("invokerd")
 
 
+#: Length of the node's secrets.
+SECRET_BYTES = 32
+
+
+class SecretUnreadable(PlatformError):
+    """A secret of the node cannot be read."""
+
+    code = "secret-unreadable"
+
+
 class StateDirectoryInUse(PlatformError):
     """Another daemon uses this state directory."""
 
@@ -39,7 +49,10 @@ class Stores:
     recorder: Recorder
     table: ContainerTable
     code: CodeStore
+    #: That keys are hashed with: without it no key is any good.
     pepper: bytes
+    #: That parameters are encrypted with: without it they are lost.
+    parameter_key: bytes
 
 
 @asynccontextmanager
@@ -77,7 +90,13 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         code = CodeStore(directory / "unpacked", entities.code.read_blocking)
         stack.callback(code.close)
         yield Stores(
-            entities=entities, apis=apis, recorder=recorder, table=table, code=code, pepper=_pepper(directory / "pepper")
+            entities=entities,
+            apis=apis,
+            recorder=recorder,
+            table=table,
+            code=code,
+            pepper=_secret(directory / "pepper"),
+            parameter_key=_secret(store.parameter_key_file or directory / "parameters.key"),
         )
 
 
@@ -97,14 +116,28 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _pepper(path: Path) -> bytes:
-    """Read the secret that keys are hashed with, or make it. Without it no key is any good: it belongs in the backup."""
+def _secret(path: Path) -> bytes:
+    """Read a secret of the node, or make it.
+
+    Raises:
+        SecretUnreadable: it is not there, cannot be made, or is something else.
+    """
+    try:
+        secret = _read_or_make(path)
+    except OSError as error:
+        raise SecretUnreadable(f"{path}: {error.strerror}") from error
+    if len(secret) != SECRET_BYTES:
+        raise SecretUnreadable(f"{path} has {len(secret)} bytes, not {SECRET_BYTES}: restore it from a copy")
+    return secret
+
+
+def _read_or_make(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(fd, "wb") as file:  # noqa: PTH123 - by descriptor
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()
             os.fsync(fd)
         return path.read_bytes()

@@ -353,6 +353,14 @@ class StoreConfig:
     keep_results_bytes: int = key(2**30, "Results of one namespace; the oldest go first.", at_least=_MIB)
     keep_logs_s: int = key(7 * _DAY_S, "Age at which logs are deleted.", at_least=60)
     keep_logs_bytes: int = key(2**30, "Logs of one namespace; the oldest go first.", at_least=_MIB)
+    encrypt_parameters: bool = key(
+        False, "Encrypt the parameters of actions and packages when they are written, not only those that ask for it."
+    )
+    parameter_key_file: Path | None = key(
+        None,
+        "The 32 bytes that parameters are encrypted with; made when it is missing. Keep it apart from copies of `state_dir`.",
+        shown="`parameters.key` in `state_dir`",
+    )
     journal_segment_bytes: int = key(
         16 * _MIB, "Size of a journal segment, allocated before it is needed.", at_least=_MIB, at_most=2**30
     )

@@ -77,9 +77,12 @@ def _places(config: Config) -> Iterator[Problem]:
     ):
         if path is not None and not path.is_file():
             yield Problem(name, f"{path} is no file that can be read")
-    secret = config.registry.credentials_file
-    if secret is not None and secret.is_file() and secret.stat().st_mode & 0o077:
-        yield Problem("registry.credentials_file", f"{secret} may be read by others; chmod 600 it")
+    for name, secret in (
+        ("registry.credentials_file", config.registry.credentials_file),
+        ("store.parameter_key_file", config.store.parameter_key_file),
+    ):
+        if secret is not None and secret.is_file() and secret.stat().st_mode & 0o077:
+            yield Problem(name, f"{secret} may be read by others; chmod 600 it")
 
 
 def _http(http: HttpConfig, metrics: Address) -> Iterator[Problem]:

@@ -157,6 +157,7 @@ def _example_value(declared: Any, value: Any) -> str:
         "file": '"/etc/invokerd/prices.toml"',
         "manifest": '"/etc/invokerd/runtimes.json"',
         "credentials_file": '"/etc/invokerd/registry.json"',
+        "parameter_key_file": '"/etc/invokerd/parameters.key"',
     }
     return plausible.get(declared.name) or to_toml(value)
 

@@ -19,7 +19,7 @@ from invoker.http.action_writes import (
 from invoker.http.bodies import ActionBody, ExecBody, parse_action
 from invoker.http.components import sequence_exec
 from invoker.http.documents import action_document, action_entry
-from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms
+from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms, seal
 from invoker.http.exchange import REASON, Exchange, Reply
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
@@ -107,6 +107,7 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
     check_sizes(body, services.limits())
     _refuse_binding(services, exchange)
     old = find_replaced(services, exchange, Action)
+    body = seal(services, exchange, body)
     written = None if body.exec is None else _resolve_exec(services, exchange, body.exec)
     execution, code = written or (None, None)
     action = _write(services, exchange, old, body, execution)

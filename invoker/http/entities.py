@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from invoker.http.services import Services
 from invoker.model import Collection, Entity
 
 E = TypeVar("E", bound=Entity)
+B = TypeVar("B", bound=EntityBody)
 
 
 def find(services: Services, exchange: Exchange, kind: type[E]) -> E:
@@ -113,6 +115,17 @@ def check_size(field: str, size: int, allowed: int) -> None:
     """
     if size > allowed:
         raise TooLarge.measured(field, size, allowed)
+
+
+def seal(services: Services, exchange: Exchange, body: B) -> B:
+    """Encrypt the parameters of a body, where they or the site want that.
+
+    Raises:
+        SealedElsewhere: one is encrypted already, and not here.
+    """
+    if not body.parameters:
+        return body
+    return dataclasses.replace(body, parameters=services.vault.seal(exchange.namespace, body.parameters))
 
 
 def written_fields(old: Entity | None, body: EntityBody, now_ms: int) -> dict[str, Any]:

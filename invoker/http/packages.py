@@ -8,7 +8,7 @@ from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import EntityConflict, EntityNotFound, InvalidRequest, WrongCollection
 from invoker.http.bodies import PackageBody, parse_package
 from invoker.http.documents import package_contents, package_document, package_entry
-from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, written_fields
+from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, written_fields
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, check_namespace
@@ -53,6 +53,7 @@ async def put_package(services: Services, exchange: Exchange) -> Reply:
         raise EntityConflict("Resource is a package and cannot be converted into a binding.")
     if binding is not None:
         _check_target(services, binding)
+    body = seal(services, exchange, body)
     package = write_package(old, body, binding=binding, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))
     await services.entities.put(package, expected_revision=None if old is None else old.revision)
     return Reply(render(package_document(package)))

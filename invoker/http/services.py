@@ -15,6 +15,7 @@ from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
 from invoker.model import Activation, Collection, Entity, Namespace, Rule, Trigger
+from invoker.vault import Vault
 from pool.model import ActivationId
 
 
@@ -123,6 +124,7 @@ class Services:
 
     Attributes:
         limits: gives the site's limits of this moment: they may be reloaded.
+        vault: seals parameters that are written.
         price: what an activation costs.
         health, ready: what `/health` and `/ready` tell.
         wall_clock: seconds since the epoch.
@@ -136,6 +138,7 @@ class Services:
     admission: Admission
     manifest: Manifest
     entities: Entities
+    vault: Vault
     activations: Activations
     apis: Apis
     invoker: Invoking

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, action, error_of, site
+from invoker_site import ANNA, VAULT, action, error_of, site
 
 from invoker.errors import IdempotencyConflict, ParametersNotAllowed
 from invoker.http.exchange import Reply
@@ -17,6 +17,7 @@ from invoker.invocation import Accepted202
 from invoker.model import Accepted, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.plan import Facts
 from invoker.record.recorder import Recorder
+from invoker.vault import ParameterUnreadable, Vault
 from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ActivationId, StartKind
@@ -69,6 +70,30 @@ async def test_what_the_action_is_told(tmp_path: Path):
         assert environment["__OW_API_KEY"] == "u:k"
         assert told["/run"]["value"] == {"x": 1, "y": 2}
         assert all(isinstance(value, str) for key, value in told["/run"].items() if key != "value")
+
+
+async def test_encrypted_parameters_are_opened_for_the_action_alone(tmp_path: Path):
+    told: dict[str, Any] = {}
+
+    async with site(tmp_path) as s:
+        s.backend.action = lambda path, body: (told.update({path: body}), echo(path, body))[1]
+        plain = (
+            Parameter(key="SECRET", value=msgspec.Raw(b'"hush"'), init=True, encryption="aes-256"),
+            Parameter(key="y", value=msgspec.Raw(b'{"deep": 2}'), encryption="aes-256"),
+        )
+        done = await s.run(action(parameters=VAULT.seal("anna", plain)))
+        assert told["/init"]["value"]["env"]["SECRET"] == "hush"
+        assert told["/run"]["value"] == {"x": 1, "y": {"deep": 2}}
+        assert b"hush" not in msgspec.json.encode(msgspec.structs.replace(done, result=None))
+
+
+async def test_parameters_of_another_key_are_the_platforms_failure_and_named(tmp_path: Path):
+    async with site(tmp_path) as s:
+        plain = (Parameter(key="y", value=msgspec.Raw(b"2"), encryption="aes-256"),)
+        with pytest.raises(ParameterUnreadable, match="'y' cannot be opened"):
+            await s.run(action(parameters=Vault(b"another key of 32 bytes in total").seal("anna", plain)))
+        (done,) = s.finished
+        assert (done.status, done.meter.outcome) == (Status.INTERNAL_ERROR, "parameter-unreadable")
 
 
 async def test_action_that_may_not_have_the_key_does_not_get_it(tmp_path: Path):

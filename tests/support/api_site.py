@@ -27,6 +27,7 @@ from invoker.manifest import Manifest
 from invoker.model import Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
 from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
+from invoker.vault import KEY_BYTES, Vault
 from pool.model import ActivationId, PeakQuality, StartKind
 
 MANIFEST = b"""{
@@ -186,6 +187,7 @@ class Site:
     invoker: FakeInvoker = field(default_factory=FakeInvoker)
     limits: LimitsConfig = field(default_factory=lambda: LimitsConfig.of_profile("openwhisk"))
     health: Health = field(default_factory=lambda: Health(checks=(Check(name="engine", ok=True),)))
+    seals_all: bool = False
     now: float = 1_700_000_000.0
     cost: dict | None = None
     url: str = ""
@@ -193,6 +195,7 @@ class Site:
     auth: str = ""
 
     def __post_init__(self):
+        self.vault = Vault(b"k" * KEY_BYTES, seals_all=lambda: self.seals_all)
         self.authenticator = Authenticator(self.entities, b"p" * 32)
         self.auth = self.add_namespace("guest")
 
@@ -202,6 +205,7 @@ class Site:
             admission=Admission(lambda: self.limits),
             manifest=Manifest.parse(MANIFEST),
             entities=self.entities,
+            vault=self.vault,
             activations=self.activations,
             apis=self.apis,
             invoker=self.invoker,

@@ -23,6 +23,7 @@ from invoker.plan import Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder
 from invoker.resolve import ResolvedAction
+from invoker.vault import KEY_BYTES, Vault
 from pool.fake import FakeBackend
 from pool.machine import PoolSettings
 from pool.pool import Pool
@@ -40,6 +41,10 @@ def action(path: str = "hello", **changes: Any) -> Action:
         "exec": Exec(kind="python:3", code="c"),
     }
     return Action(**(values | changes))
+
+
+#: Opens what tests seal for the action.
+VAULT = Vault(b"k" * KEY_BYTES)
 
 
 class AnyCode(CodeFiles):
@@ -73,6 +78,7 @@ class Site:
             planner=self.planner,
             recorder=recorder,
             code=AnyCode(tmp_path / "code"),
+            vault=VAULT,
             group=group,
             node="n",
             max_wait_s=lambda: self.config.pool.max_wait_s,

@@ -88,13 +88,14 @@ def test_a_cpu_quota_that_the_policy_ignores_is_refused() -> None:
     assert keys_at_fault(isolation__cpu_policy="by-memory") == set()
 
 
-def test_credentials_that_others_may_read_are_refused(tmp_path: Path) -> None:
-    secret = tmp_path / "registry.json"
+@pytest.mark.parametrize("key", ["registry.credentials_file", "store.parameter_key_file"])
+def test_secrets_that_others_may_read_are_refused(tmp_path: Path, key: str) -> None:
+    secret = tmp_path / "secret"
     secret.write_text("{}")
     secret.chmod(0o644)
-    assert keys_at_fault(registry__credentials_file=secret) == {"registry.credentials_file"}
+    assert keys_at_fault(**{key.replace(".", "__"): secret}) == {key}
     secret.chmod(0o600)
-    assert keys_at_fault(registry__credentials_file=secret) == set()
+    assert keys_at_fault(**{key.replace(".", "__"): secret}) == set()
 
 
 def mounts_at_fault(source: str, target: str, name: str = "m") -> set[str]:
