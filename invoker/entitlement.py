@@ -11,7 +11,7 @@ import enum
 from typing import NamedTuple
 
 from invoker.errors import NotAuthorised
-from invoker.model import Identity, Package
+from invoker.model import Action, Identity, Package
 from invoker.resolve import Lookup, ResolvedAction, resolve_action
 
 
@@ -64,6 +64,17 @@ def resolve_entitled(entities: Lookup, identity: Identity, path: str) -> Resolve
     namespace, _, rest = path.partition("/")
     authorise(entities, identity, Right.ACTIVATE, Resource(namespace, "actions", rest))
     return resolve_action(entities, namespace, rest)
+
+
+def authorise_components(entities: Lookup, identity: Identity, sequence: Action) -> None:
+    """Let pass who may run each action of a sequence, or refuse.
+
+    Raises:
+        NotAuthorised: naming the first that may not be run.
+    """
+    for component in sequence.exec.components:
+        owner, _, path = component.partition("/")
+        authorise(entities, identity, Right.ACTIVATE, Resource(owner, "actions", path))
 
 
 def may_read_package(entities: Lookup, caller: str, namespace: str, name: str) -> bool:

@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from invoker.entitlement import Resource, Right, authorise
+from invoker.entitlement import authorise_components
 from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, WrongCollection
 from invoker.http.action_writes import (
     WrittenExec,
@@ -49,10 +49,8 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     found = _find(services, exchange)
     action = found.action
     services.manifest.check(action.exec.kind)
-    if action.exec.kind == SEQUENCE:  # whoever runs it needs the right to run each
-        for component in action.exec.components:
-            owner, _, path = component.partition("/")
-            authorise(services.entities, exchange.identity, Right.ACTIVATE, Resource(owner, "actions", path))
+    if action.exec.kind == SEQUENCE:
+        authorise_components(services.entities, exchange.identity, action)
     if not body_is_here:  # others may have begun meanwhile
         caller = exchange.identity.namespace
         services.admission.check_concurrency(caller, services.invoker.in_flight(caller.name))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from multidict import CIMultiDict
 
-from invoker.entitlement import Resource, Right, authorise
+from invoker.entitlement import Resource, Right, authorise, authorise_components
 from invoker.errors import (
     EntityNotFound,
     MethodNotAllowed,
@@ -161,7 +161,7 @@ def _find(services: Services, call: WebCall) -> tuple[Identity, ResolvedAction]:
 
     Raises:
         EntityNotFound: no such namespace, package or action, or it is not exported; which, is not told.
-        NotAuthorised: it is behind a binding, and the package is not published any more.
+        NotAuthorised: it is behind a binding, or a sequence, and a package is not published any more.
         MethodNotAllowed: no web action has this method.
     """
     target, entities = call.target, services.entities
@@ -178,6 +178,7 @@ def _find(services: Services, call: WebCall) -> tuple[Identity, ResolvedAction]:
         raise EntityNotFound
     owner = Identity(namespace=namespace, api_key=services.authenticator.derived_key(namespace))
     authorise(entities, owner, Right.ACTIVATE, Resource(namespace.name, "actions", target.entity_path))
+    authorise_components(entities, owner, found.action)
     return owner, found
 
 

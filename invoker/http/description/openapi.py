@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from invoker.http.description.operations import JSON, OPERATIONS, PARAMETERS, Operation, path_parameters, security_of
+from invoker.http.description.operations import JSON, OPERATIONS, PARAMETERS, Operation, parameters_of, security_of
 from invoker.http.description.schemas import SCHEMAS, ref
 
 _ACTIVATION_HEADER = {"x-openwhisk-activation-id": {"$ref": "#/components/headers/ActivationId"}}
@@ -55,8 +55,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": [
-            *({"name": name, "in": "path", "required": True, **PARAMETERS[name]} for name in path_parameters(operation.path)),
-            *({"name": name, "in": "query", **PARAMETERS[name]} for name in operation.query),
+            {"name": name, "in": place, **({"required": True} if place == "path" else {}), **PARAMETERS[name]}
+            for name, place in parameters_of(operation)
         ],
         "security": security_of(operation),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from invoker.http.description.schemas import NAME_PATTERN, Schema, ref
-from invoker.http.limits import BLOCKING_WAIT_MS, LIST_DEFAULT, LIST_MAXIMUM, NAME_LENGTH
+from invoker.http.limits import BLOCKING_WAIT_MS, KEY_LENGTH, LIST_DEFAULT, LIST_MAXIMUM, NAME_LENGTH
 
 JSON = "application/json"
 _TEXT = "text/plain"
@@ -43,7 +43,7 @@ class Operation:
         name: unique; clients generated from the description call it by this.
         tag: of what it is about.
         summary: one line.
-        query: names in `PARAMETERS`.
+        query, headers: names in `PARAMETERS`.
         body: schema of the body; None takes none.
         body_required: an empty body is refused.
         answers: by status, or `default`.
@@ -57,6 +57,7 @@ class Operation:
     tag: str
     summary: str
     query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
     body: Schema | None = None
     body_required: bool = False
     answers: Mapping[str, Answer]
@@ -102,6 +103,10 @@ PARAMETERS: dict[str, Schema] = {
     "timeout": {
         "description": "How long a blocking invocation waits, milliseconds.",
         "schema": {"type": "integer", "minimum": 1, "maximum": BLOCKING_WAIT_MS, "default": BLOCKING_WAIT_MS},
+    },
+    "Idempotency-Key": {
+        "description": "The same key and body again get the first activation, and run nothing. This server's own.",
+        "schema": {"type": "string", "pattern": f"^[!-~]{{1,{KEY_LENGTH}}}$"},
     },
     "name": {
         "description": "Only activations of this `action` or `package/action`.",
@@ -189,6 +194,7 @@ def _invoke(path: str, suffix: str = "") -> Operation:
         tag="Actions",
         summary="Invoke an action.",
         query=("blocking", "result", "timeout"),
+        headers=("Idempotency-Key",),
         body=ref("Payload"),
         answers={
             "200": Answer(description="It succeeded.", schema=ended, has_activation=True),
@@ -404,6 +410,15 @@ OPERATIONS: tuple[Operation, ...] = (
 def path_parameters(path: str) -> list[str]:
     """Name the parameters of a path, in its order."""
     return [part.partition("}")[0] for part in path.split("{")[1:]]
+
+
+def parameters_of(operation: Operation) -> list[tuple[str, str]]:
+    """Name the parameters of an operation, and where each one is: `path`, `query` or `header`."""
+    return [
+        *((name, "path") for name in path_parameters(operation.path)),
+        *((name, "query") for name in operation.query),
+        *((name, "header") for name in operation.headers),
+    ]
 
 
 def security_of(operation: Operation) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from invoker.http.description.operations import OPERATIONS, PARAMETERS, Operation, path_parameters
+from invoker.http.description.operations import OPERATIONS, PARAMETERS, Operation, parameters_of
 
 #: What OpenWhisk's tests look for in the page.
 TITLE = "Swagger UI"
@@ -34,8 +34,9 @@ def build_page(version: str) -> str:
 
 
 def _operation(operation: Operation) -> str:
-    names = [*path_parameters(operation.path), *operation.query]
-    parameters = "".join(f"<dt><code>{name}</code></dt><dd>{escape(PARAMETERS[name]['description'])}</dd>" for name in names)
+    parameters = "".join(
+        f"<dt><code>{name}</code></dt><dd>{escape(PARAMETERS[name]['description'])}</dd>" for name, _ in parameters_of(operation)
+    )
     answers = [f"{status}: {answer.description}" for status, answer in operation.answers.items()]
     refused = ", ".join(map(str, operation.errors))
     return (

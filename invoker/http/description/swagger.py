@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from invoker.http.description.operations import JSON, OPERATIONS, PARAMETERS, Operation, path_parameters, security_of
+from invoker.http.description.operations import JSON, OPERATIONS, PARAMETERS, Operation, parameters_of, security_of
 from invoker.http.description.schemas import SCHEMAS
 
 BASE_PATH = "/api/v1"
@@ -58,10 +58,7 @@ def convert(schema: Any) -> Any:
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [
-        *(_parameter(name, "path") for name in path_parameters(operation.path)),
-        *(_parameter(name, "query") for name in operation.query),
-    ]
+    parameters = [_parameter(name, place) for name, place in parameters_of(operation)]
     if operation.body is not None:
         parameters.append({"name": "body", "in": "body", "required": operation.body_required, "schema": convert(operation.body)})
     responses: dict[str, Any] = {}

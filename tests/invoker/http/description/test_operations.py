@@ -1,6 +1,6 @@
 from invoker.gateway.management import _OPERATIONS as MANAGEMENT
 from invoker.http.api import OWN_ACTIVATIONS, PUBLIC, ROUTES
-from invoker.http.description.operations import APIMGMT, NS, OPERATIONS, PARAMETERS, WEB, path_parameters
+from invoker.http.description.operations import APIMGMT, NS, OPERATIONS, PARAMETERS, WEB, parameters_of
 from invoker.http.description.schemas import SCHEMAS
 from invoker.web.handler import METHODS
 
@@ -41,7 +41,7 @@ def test_what_is_routed_by_hand_is_described():
 def test_names_are_unique_and_parameters_are_known():
     names = [each.name for each in OPERATIONS]
     assert len(set(names)) == len(names)
-    used = {name for each in OPERATIONS for name in (*path_parameters(each.path), *each.query)}
+    used = {name for each in OPERATIONS for name, _ in parameters_of(each)}
     assert used == set(PARAMETERS)
 
 
