@@ -429,6 +429,7 @@ def _pool_settings(config: Config) -> PoolSettings:
     return PoolSettings(
         memory_mib=pool.memory_mib,
         freeze_grace_s=pool.freeze_grace_s,
+        freeze_grace_most_s=pool.freeze_grace_most_s,
         keep_alive_s=pool.keep_alive_s,
         policy=POLICIES[pool.keep_alive_policy](pool.keep_alive_s),
         stem_keep_s=pool.stem_cells.keep_s,

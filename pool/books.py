@@ -152,8 +152,12 @@ class Books:
         self.stems: dict[str, dict[ContainerId, Container]] = {}
         #: Reuse key's digest -> containers of that key, in any state but REMOVING.
         self.by_key: dict[str, dict[ContainerId, Container]] = {}
-        #: All and only containers in WARM that may be frozen, by entry: the first is the first to be.
+        #: Containers in WARM that may be frozen, by entry: the first is the first whose grace is over.
         self.warm: dict[ContainerId, Container] = {}
+        #: The other ones in WARM that may be frozen: their grace is over, but their next use is expected soon.
+        self.lingering: dict[ContainerId, Container] = {}
+        #: When to look at which of these again.
+        self.lingers = Expiries()
         #: All and only containers that rest: in FROZEN or STEM_FROZEN, and in WARM or STEM what will not be frozen; by entry.
         self.resting: dict[ContainerId, Container] = {}
         #: Reuse key's digest -> its containers in FROZEN that hold less than their limit: they must grow before they run.
@@ -204,6 +208,7 @@ class Books:
         self._unlink_key(container)
         del self.containers[container.container_id]
         self.expiries.forget(container.container_id)
+        self.lingers.forget(container.container_id)
         self.used_mib -= container.held_mib
         user = self.users[container.spec.uid]
         user.held_mib -= container.held_mib
@@ -220,6 +225,12 @@ class Books:
             user = self.users[uid] = User()
         return user
 
+    def linger(self, container: Container, until: float) -> None:
+        """Leave a container in WARM running beyond its grace, until this time."""
+        self.warm.pop(container.container_id, None)
+        self.lingering[container.container_id] = container
+        self.lingers.plan(container.container_id, until)
+
     def hold(self, container: Container, held_mib: int) -> None:
         """Reserve this much for a container from now on: its limit before it runs, what it holds while it is frozen."""
         more = held_mib - container.held_mib
@@ -234,6 +245,7 @@ class Books:
         container_id, state = container.container_id, container.state
         if state in EVICTABLE:
             self.warm.pop(container_id, None)
+            self.lingering.pop(container_id, None)
             self.resting.pop(container_id, None)
         if state is S.FROZEN and container.key is not None:
             _drop(self.shrunk, container.key.digest, container_id)
@@ -280,6 +292,7 @@ class Books:
     def sort_idle(self) -> None:
         """Build `warm` and `resting` anew: the node was found to freeze, or not to."""
         self.warm.clear()
+        self.lingering.clear()
         self.resting.clear()
         for container in sorted(self.containers.values(), key=lambda each: each.since):
             if self._rests(container):
@@ -364,7 +377,8 @@ class Books:
             elif container.state not in {S.STARTING, S.ADOPTING, S.REMOVING}:
                 assert container.key is not None
         assert self.resting == {c.container_id: c for c in containers if self._rests(c)}
-        assert self.warm == {name: c for name, c in those(S.WARM).items() if name not in self.resting}
+        assert not self.warm.keys() & self.lingering.keys()
+        assert self.warm | self.lingering == {name: c for name, c in those(S.WARM).items() if name not in self.resting}
         assert self.flat(self.stems) == those(S.STEM, S.STEM_FROZEN)
         assert self.flat(self.ready) == {c.container_id: c for c in containers if c.key and self.can_take(c)}
         assert self.flat(self.by_key) == {c.container_id: c for c in containers if c.key and c.state is not S.REMOVING}

@@ -272,7 +272,7 @@ class Launcher:
         """Give every idle container with what it is worth. Stem cells go first: nobody has used them yet."""
         policy = self._settings().policy
         books = self._books
-        idle = {**books.flat(books.stems), **books.warm, **books.resting}
+        idle = {**books.flat(books.stems), **books.warm, **books.lingering, **books.resting}
         positions: dict[str, int] = {}
         for container in sorted(idle.values(), key=lambda each: -each.idle_since):
             if container.key is None:

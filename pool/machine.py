@@ -14,6 +14,7 @@ from dataclasses import replace
 from pool import events as ev
 from pool.books import EVICTABLE, Books, Container, Observer
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed, PoolOverloaded, TooManyWaiting
+from pool.grace import grace_s
 from pool.launcher import Launcher, Orders
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, StartKind
 from pool.queueing import FairQueue, Line, Waiter
@@ -116,6 +117,8 @@ class Machine:
         wakes = []
         if self.books.warm and self.settings.freezing:
             wakes.append(next(iter(self.books.warm.values())).since + self.settings.freeze_grace_s)
+        if (look := self.books.lingers.soonest()) is not None:
+            wakes.append(look)
         if (look := self.books.expiries.soonest()) is not None:
             wakes.append(look)
         if self.launcher.again is not None:
@@ -492,7 +495,10 @@ class Machine:
         settings = self.settings
         if settings.freezing:
             for container in self._due(self.books.warm, settings.freeze_grace_s):
-                self._freeze(container)
+                self._freeze_unless_expected(container)
+        for container_id in self.books.lingers.due(self.books.now + EARLY_S):
+            if settings.freezing and (lingering := self.books.lingering.get(container_id)) is not None:
+                self._freeze_unless_expected(lingering)
         for container_id in self.books.expiries.due(self.books.now + EARLY_S):
             container = self.books.containers[container_id]
             if container_id in self.books.resting:
@@ -542,6 +548,17 @@ class Machine:
     def _reject(self, waiter: Waiter, error: InvokerError) -> None:
         self._queue.remove(waiter.activation)
         self._commands.append(ev.Reject(waiter.activation, error))
+
+    def _freeze_unless_expected(self, container: Container) -> None:
+        """Freeze a container whose grace is over, unless its action is usually called again within a while that is not."""
+        settings, key = self.settings, container.key
+        pace = self.launcher.find_pace(key.digest) if key is not None else None
+        grace = grace_s(pace.habits if pace else None, least_s=settings.freeze_grace_s, most_s=settings.freeze_grace_most_s)
+        until = container.since + grace
+        if until > self.books.now + EARLY_S:
+            self.books.linger(container, until)
+        else:
+            self._freeze(container)
 
     def _freeze(self, container: Container) -> None:
         self.books.move(container, S.FREEZING)

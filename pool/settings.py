@@ -14,6 +14,7 @@ class PoolSettings:
     Attributes:
         memory_mib: the sum of what is reserved for all containers never exceeds it.
         freeze_grace_s: how long an idle container stays runnable. 0 freezes at once.
+        freeze_grace_most_s: likewise, where an action's calls usually come again within that; see `grace.grace_s`.
         freezing: false where the self-test found that this node cannot freeze: then warm, never frozen.
         keep_alive_s: how long an idle container is kept at most.
         policy: for how long one is kept, and which goes first when memory is wanted.
@@ -32,6 +33,7 @@ class PoolSettings:
 
     memory_mib: int
     freeze_grace_s: float = 0.05
+    freeze_grace_most_s: float = 0.5
     freezing: bool = True
     keep_alive_s: float = 600.0
     policy: Policy = field(default_factory=lambda: Blend(float("inf")))

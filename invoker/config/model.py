@@ -176,6 +176,12 @@ class PoolConfig:
         at_least=64,
     )
     freeze_grace_s: float = key(0.05, "How long an idle container runs on before it is frozen.", at_least=0, at_most=60)
+    freeze_grace_most_s: float = key(
+        0.5,
+        "The same, at most, for an action whose calls usually come again within that time. 0 treats all alike.",
+        at_least=0,
+        at_most=60,
+    )
     keep_alive_s: float = key(600.0, "How long an idle container is kept at most before it is removed.", at_least=0)
     keep_alive_policy: str = key(
         "blend",
