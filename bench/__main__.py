@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import crash, engine_requests, latency, leaks, starts, throughput
+from bench import crash, engine_requests, latency, leaks, starts, stored, throughput
 from bench.container import Engine
 from bench.measure import Line, dump
 from bench.setting import Setting
@@ -33,10 +33,12 @@ SCENARIOS = {
     "relay": Scenario(latency.relay, rounds=5),
     "warm": Scenario(latency.warm),
     "frozen": Scenario(latency.frozen),
+    "paced": Scenario(latency.paced, calls=25, blocks=8),
     "frozen-paced": Scenario(latency.frozen_paced, calls=25, blocks=8),
     "cold": Scenario(starts.cold, rounds=30),
     "stem": Scenario(starts.stem, rounds=30),
     "throughput": Scenario(throughput.throughput, calls=300, blocks=7),
+    "stored": Scenario(stored.stored, blocks=15, rounds=100),
     "engine-requests": Scenario(engine_requests.engine_requests),
     "crash": Scenario(crash.crash, calls=1000, rounds=10),
     "leaks": Scenario(leaks.leaks, rounds=10),

@@ -115,11 +115,13 @@ class Run(NamedTuple):
     Attributes:
         unanswered: connections lost with a request in flight.
         seconds: from the first write to the end of the last connection.
+        cpu_us: CPU time of the process that was measured; 0 where nobody looked.
     """
 
     answers: list[Answer]
     unanswered: int
     seconds: float
+    cpu_us: float = 0.0
 
     def latencies_us(self) -> list[float]:
         """Give the latencies of a run in which every call succeeded; raise CallFailed if one did not."""

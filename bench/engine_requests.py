@@ -13,14 +13,14 @@ from bench.measure import Line, make_line
 from bench.proxy import CountingProxy
 from bench.setting import CODE, WARM_UP, Setting
 
-CALLS = 1000
+CALLS = 10_000
 _ACTION = "echo"
 #: No request for so long: what the first calls set off is over.
 _QUIET_S = 1.0
 
 
 def engine_requests(setting: Setting) -> Line:
-    """Count requests to the engine during 1,000 warm and 1,000 frozen calls, less those of as long an idle time."""
+    """Count requests to the engine during 10,000 warm and 10,000 frozen calls, less those of as long an idle time."""
     blocks: dict[str, list[list[float]]] = {}
     facts: dict[str, Any] = {}
     for kind, config in (("warm", {}), ("frozen", {"pool.freeze_grace_s": 0.0})):

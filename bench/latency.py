@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import uvloop
 
 from bench import client, relay_process
 from bench.daemon import Daemon
-from bench.measure import Line, added, make_line
-from bench.setting import CODE, RUN, Setting, Subject, in_turn, latencies
+from bench.measure import Distribution, Line, added, make_line
+from bench.setting import CODE, RUN, Setting, Subject, cpu_us_a_call, in_turn, latencies
 
 ACTION = "echo"
 #: Longer than the default grace: by the next call the container is frozen.
@@ -32,8 +33,8 @@ def relay(setting: Setting) -> Line:
     attempts = []
     with setting.by_hand(2) as (one, other):
         for _ in range(setting.rounds):
-            with relay_process.running([other.connection]) as port:
-                subjects = {"direct": Subject([one.connection], RUN), "relay": Subject(setting.connect(port), RUN)}
+            with relay_process.running([other.connection]) as running:
+                subjects = {"direct": Subject([one.connection], RUN), "relay": Subject(setting.connect(running.port), RUN)}
                 attempts.append(latencies(uvloop.run(in_turn(setting, subjects))))
     means = [added(blocks["relay"], blocks["direct"]).median for blocks in attempts]
     best = means.index(min(means))
@@ -49,30 +50,39 @@ def relay(setting: Setting) -> Line:
 
 def warm(setting: Setting) -> Line:
     """Call a running container through the daemon, with its default configuration."""
-    return _through_daemon(setting, "warm", {}, must_us=600)
+    return _through_daemon(setting, "warm", {}, must_us=600, must_find="warm")
 
 
 def frozen(setting: Setting) -> Line:
     """Call through the daemon that freezes at once, so that every call thaws."""
-    return _through_daemon(setting, "frozen", {"pool.freeze_grace_s": 0.0}, must_us=1000)
+    return _through_daemon(setting, "frozen", {"pool.freeze_grace_s": 0.0}, must_us=1000, must_find="frozen")
+
+
+def paced(setting: Setting) -> Line:
+    """Call through the daemon with its default configuration, once each 100 ms."""
+    return _through_daemon(setting, "paced", {}, must_us=1000, pace_s=PAUSE_S)
 
 
 def frozen_paced(setting: Setting) -> Line:
-    """Call through the daemon with its default configuration, at a pace at which every call finds its container frozen."""
-    return _through_daemon(setting, "frozen", {}, must_us=1000, pause_s=PAUSE_S)
+    """Do the same with a grace that does not learn, so that every call finds its container frozen."""
+    config = {"pool.freeze_grace_most_s": 0.0}
+    return _through_daemon(setting, "frozen-paced", config, must_us=1000, must_find="frozen", pace_s=PAUSE_S)
 
 
-def _through_daemon(setting: Setting, kind: str, config: dict[str, Any], *, must_us: int, pause_s: float = 0.0) -> Line:
+def _through_daemon(
+    setting: Setting, name: str, config: dict[str, Any], *, must_us: int, must_find: str | None = None, pace_s: float = 0.0
+) -> Line:
     """Measure direct call, relay and daemon in turn; the containers of the first two are like the daemon's.
 
     Args:
         setting: where and how.
-        kind: which start the daemon's calls must find.
+        name: of the scenario.
         config: keys of the daemon that are not at their default.
         must_us: promise for the latency added to the direct call.
-        pause_s: between two calls, for all subjects alike.
+        must_find: which start the daemon's calls must find; None any. For `frozen` the relay thaws and freezes, too.
+        pace_s: between two calls, for all subjects alike.
     """
-    freeze = kind == "frozen"
+    freeze = must_find == "frozen"
     with setting.daemon(config) as daemon:
         key = daemon.create_namespace()
         daemon.deploy(key, ACTION, CODE)
@@ -81,36 +91,47 @@ def _through_daemon(setting: Setting, kind: str, config: dict[str, Any], *, must
         uvloop.run(_first_call(through, call))
         with setting.by_hand(2, setting.spec_of(daemon)) as (one, other):
             freezers = [other.open_freezer()] if freeze else []
-            with relay_process.running([other.connection], freezers, other.cgroup) as port:
+            with relay_process.running([other.connection], freezers, other.cgroup) as running:
                 subjects = {
                     "direct": Subject([one.connection], RUN),
-                    "relay": Subject(setting.connect(port), RUN),
-                    kind: Subject(through, call),
+                    "relay": Subject(setting.connect(running.port), RUN, running.pid),
+                    "daemon": Subject(through, call, daemon.pid),
                 }
-                starts, runs = _counted(setting, daemon, subjects, pause_s)
+                starts, runs = _counted(setting, daemon, subjects, pace_s)
     blocks = latencies(runs)
-    share = starts[kind] / max(1, sum(starts.values()))
-    added_us = added(blocks[kind], blocks["direct"]).median
+    share = 1.0 if must_find is None else starts[must_find] / max(1, sum(starts.values()))
+    added_us = {subject: added(blocks[subject], blocks["direct"]).median for subject in ("relay", "daemon")}
+    p99_us = {subject: Distribution.of(list(itertools.chain(*of_it))).p99 for subject, of_it in blocks.items()}
+    to_relay = added_us["daemon"] / max(added_us["relay"], 1.0)
+    p99_to_relay = p99_us["daemon"] / p99_us["relay"]
+    found = f", {_SHARE:.0%} of the calls {must_find}" if must_find else ""
     return make_line(
-        "frozen-paced" if pause_s else kind,
+        name,
         seed=setting.seed,
         engine=setting.engine.version,
         blocks=blocks,
         config=config,
-        facts={"starts": starts, "pause_s": pause_s, "direct": _DIRECT_CALL, "relay_freezes": freeze},
-        must=(
-            f"adds <= {must_us} us p50 to the direct call, {_SHARE:.0%} of the calls {kind}",
-            added_us <= must_us and share >= _SHARE,
+        facts={
+            "starts": starts,
+            "pause_s": pace_s,
+            "direct": _DIRECT_CALL,
+            "relay_freezes": freeze,
+            "cpu_us_a_call": cpu_us_a_call(runs),
+        },
+        must=(f"adds <= {must_us} us p50 to the direct call{found}", added_us["daemon"] <= must_us and share >= _SHARE),
+        goals=(
+            ("adds to the direct call <= 1.3 x what the relay adds, p50", to_relay, to_relay <= 1.3),
+            ("p99 <= 1.5 x the relay's", p99_to_relay, p99_to_relay <= 1.5),
         ),
     )
 
 
 def _counted(
-    setting: Setting, daemon: Daemon, subjects: dict[str, Subject], pause_s: float
+    setting: Setting, daemon: Daemon, subjects: dict[str, Subject], pace_s: float
 ) -> tuple[dict[str, int], dict[str, list[client.Run]]]:
     """Measure, and count what the daemon's calls found meanwhile."""
     before = daemon.starts()
-    runs = uvloop.run(in_turn(setting, subjects, pause_s=pause_s))
+    runs = uvloop.run(in_turn(setting, subjects, pause_s=pace_s))
     return {kind: count - before[kind] for kind, count in daemon.starts().items()}, runs
 
 

@@ -10,11 +10,14 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+#: Their versions are part of a line.
+_PACKAGES = ("uvloop", "httptools", "msgspec", "aiohttp")
 #: Samples of one subject, microseconds, one list a block.
 Blocks = Sequence[Sequence[float]]
 
@@ -63,7 +66,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         added: what each subject adds to `direct`: differences of the medians of each block, `unit`.
         ratio: each subject's median over that of the reference, by block.
         facts: counts and what else belongs to this scenario.
+        packages: versions of what the warm path runs on.
         must: the promise, as text, and whether it was met; None where this scenario holds no promise.
+        goals: what is aimed at beyond that: text, what it is, and whether that was reached.
     """
 
     scenario: str
@@ -82,6 +87,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     ratio: dict[str, Spread]
     facts: dict[str, Any]
     must: dict[str, Any] | None
+    packages: dict[str, str] = {}
+    goals: list[dict[str, Any]] = []
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -110,6 +117,7 @@ def make_line(
     config: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     must: tuple[str, bool] | None = None,
+    goals: Sequence[tuple[str, float, bool]] = (),
 ) -> Line:
     """Make the line of a scenario.
 
@@ -123,6 +131,7 @@ def make_line(
         config: keys of the daemon that are not at their default.
         facts: what else belongs to it.
         must: the promise and whether it was met.
+        goals: what is aimed at, what it is, and whether that was reached.
     """
     others = [name for name in blocks if reference is not None and name != reference]
     return Line(
@@ -142,6 +151,8 @@ def make_line(
         ratio={name: ratio(blocks[name], blocks[reference]) for name in others if reference is not None},
         facts=dict(facts or {}),
         must=None if must is None else {"what": must[0], "met": must[1]},
+        packages={name: metadata.version(name) for name in _PACKAGES},
+        goals=[{"what": what, "is": round(value, 3), "met": met} for what, value, met in goals],
     )
 
 

@@ -8,13 +8,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _ROOT = Path(__file__).parents[1]
 
 
+class Running(NamedTuple):
+    """The port on which a relay listens, and its process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def running(backends: Sequence[socket.socket], freezers: Sequence[int] = (), cgroup: str = "v1") -> Iterator[int]:
-    """Run the relay before connected sockets, and yield the port on which it listens.
+def running(backends: Sequence[socket.socket], freezers: Sequence[int] = (), cgroup: str = "v1") -> Iterator[Running]:
+    """Run the relay before connected sockets.
 
     Args:
         backends: one connection to each container; the caller keeps and closes its own copy.
@@ -28,7 +36,7 @@ def running(backends: Sequence[socket.socket], freezers: Sequence[int] = (), cgr
     words += [f"--freeze={freezer}" for freezer in freezers]
     process = subprocess.Popen([sys.executable, "-m", "bench.relay", *words], pass_fds=descriptors, cwd=_ROOT)
     try:
-        yield listening.getsockname()[1]
+        yield Running(listening.getsockname()[1], process.pid)
     finally:
         process.terminate()
         process.wait()

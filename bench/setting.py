@@ -6,7 +6,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import msgspec
 
 from bench import client
 from bench.container import ByHand, Engine, EngineRefused, make_log_directory, open_freezer, post, thaw
+from bench.cpu import cpu_us
 from bench.daemon import DEADLINE_S, GID, LOOK_S, NAMESPACE, UID, Daemon
 from pool.model import ContainerSpec
 from pool.recipe import LABEL_NODE, LABEL_SPEC, EngineFacts, create_request
@@ -70,12 +71,25 @@ class Setting:
         return opened
 
     @contextmanager
-    def daemon(self, config: Mapping[str, Any] | None = None, engine_url: str | None = None) -> Iterator[Daemon]:
-        """Run a daemon; afterwards it and all of its containers are gone."""
+    def daemon(
+        self,
+        config: Mapping[str, Any] | None = None,
+        engine_url: str | None = None,
+        prepare: Callable[[Path], None] | None = None,
+    ) -> Iterator[Daemon]:
+        """Run a daemon; afterwards it and all of its containers are gone.
+
+        Args:
+            config: keys that are not at their default.
+            engine_url: another engine than the setting's.
+            prepare: called with its state directory before it starts.
+        """
         root = self.root / secrets.token_hex(4)
         root.mkdir()
         daemon = Daemon(root, engine_url or self.engine.url, config)
         try:
+            if prepare is not None:
+                prepare(daemon.state_dir)
             daemon.start()
             yield daemon
         except Exception as error:
@@ -158,10 +172,11 @@ class Runner:
 
 
 class Subject(NamedTuple):
-    """One of those that are measured in turn: where to send what."""
+    """One of those that are measured in turn: where to send what, and whose CPU time to read."""
 
     connections: list[Any]
     request: bytes
+    pid: int = 0
 
 
 RUN = client.request("POST", "/run", {"value": {}})
@@ -185,13 +200,15 @@ async def in_turn(
         order = list(subjects)
         setting.random.shuffle(order)
         for name in order:
-            connections, request = subjects[name]
+            connections, request, pid = subjects[name]
             try:
                 warm_up = client.repeated(request, WARM_UP * len(connections))
                 (await client.drive(connections, warm_up, pause_s=pause_s)).latencies_us()
                 counted = client.repeated(request, calls or setting.calls)
-                runs[name].append(await client.drive(connections, counted, pause_s=pause_s))
-                runs[name][-1].latencies_us()
+                before = cpu_us(pid) if pid else 0.0
+                run = await client.drive(connections, counted, pause_s=pause_s)
+                runs[name].append(run._replace(cpu_us=cpu_us(pid) - before if pid else 0.0))
+                run.latencies_us()
             except client.CallFailed as error:
                 error.add_note(f"while {name} was measured")
                 raise
@@ -201,6 +218,15 @@ async def in_turn(
 def latencies(runs: Mapping[str, list[client.Run]]) -> dict[str, list[list[float]]]:
     """Give the latencies of each subject by block, us."""
     return {name: [run.latencies_us() for run in of_it] for name, of_it in runs.items()}
+
+
+def cpu_us_a_call(runs: Mapping[str, list[client.Run]]) -> dict[str, float]:
+    """Give the CPU time of a call, where it was read, us: of the process that was measured, not of container and client."""
+    return {
+        name: round(sum(run.cpu_us for run in of_it) / sum(len(run.answers) for run in of_it), 1)
+        for name, of_it in runs.items()
+        if any(run.cpu_us for run in of_it)
+    }
 
 
 def remove_containers(engine: Engine, node: str) -> None:

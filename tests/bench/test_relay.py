@@ -44,7 +44,7 @@ def runtime_port():
 async def test_bodies_pass_unchanged_in_both_directions(runtime_port):
     bodies = [{"text": "ä" * size, "list": list(range(size % 7))} for size in (0, 1, 100, 4096, 70_000, 300_000)]
     (back,) = client.connect(runtime_port)
-    with relay_process.running([back]) as port:
+    with relay_process.running([back]) as (port, _):
         (front,) = connections = client.connect(port)
         run = await client.drive(connections, [client.request("POST", "/any", body) for body in bodies])
         front.close()
@@ -54,7 +54,7 @@ async def test_bodies_pass_unchanged_in_both_directions(runtime_port):
 
 async def test_a_status_passes_too(runtime_port):
     (back,) = client.connect(runtime_port)
-    with relay_process.running([back]) as port:
+    with relay_process.running([back]) as (port, _):
         (front,) = connections = client.connect(port)
         run = await client.drive(connections, [client.request("POST", "/any", {"please": "fail"})])
         front.close()
@@ -64,7 +64,7 @@ async def test_a_status_passes_too(runtime_port):
 
 async def test_more_clients_than_containers_wait_their_turn(runtime_port):
     (back,) = client.connect(runtime_port)
-    with relay_process.running([back]) as port:
+    with relay_process.running([back]) as (port, _):
         fronts = client.connect(port, 8)
         run = await client.drive(fronts, [client.request("POST", "/any", {"n": n}) for n in range(200)])
         for front in fronts:
@@ -80,7 +80,7 @@ async def test_it_thaws_before_and_freezes_after_each_call(runtime_port, tmp_pat
     freezer = os.open(file, os.O_RDWR)
     (back,) = client.connect(runtime_port)
     request = client.request("POST", "/any", {"read": str(file)})
-    with relay_process.running([back], [freezer]) as port:
+    with relay_process.running([back], [freezer]) as (port, _):
         (front,) = connections = client.connect(port)
         for _ in range(3):
             run = await client.drive(connections, [request])
@@ -103,7 +103,7 @@ async def test_it_adds_next_to_nothing(runtime_port):
         direct_run = await client.drive(connections, client.repeated(request, 200))
         straight.close()
         (back,) = client.connect(runtime_port)
-        with relay_process.running([back]) as port:
+        with relay_process.running([back]) as (port, _):
             (front,) = connections = client.connect(port)
             relay_run = await client.drive(connections, client.repeated(request, 200))
             front.close()

@@ -1,0 +1,142 @@
+"""What a call costs a node whose stores are full: 1,000,000 activations and 10,000 actions, against one that begins empty."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bench import client
+from bench.measure import Line, make_line, ratio
+from bench.setting import CODE, Setting, Subject, in_turn, latencies
+from invoker.ids import ActivationIds
+from invoker.model import Action, Activation, CpuQuality, Exec, Limits, Meter, Phases, Status
+from invoker.record.activations import RecordRow
+from invoker.record.ledger import finished_values, month_of
+from invoker.record.store import load_queries, open_writer
+from pool.model import StartKind
+
+CLIENTS = 16
+CONTAINERS = 4
+#: Activations for each of the scenario's rounds.
+ACTIVATIONS = 10_000
+ACTIONS = 10_000
+#: So that none has more than retention leaves to it.
+_NAMESPACES = 20
+_OVER_S = 6 * 3600
+_BATCH = 10_000
+_ACTION = "echo"
+
+
+def stored(setting: Setting) -> Line:
+    """Call through a daemon with 1,000,000 stored activations and 10,000 actions, and through one with none, in turn."""
+    config = {"pool.max_containers_per_action": CONTAINERS}
+    activations = ACTIVATIONS * setting.rounds
+    with ExitStack() as stack:
+        daemons = {
+            "empty": stack.enter_context(setting.daemon(config)),
+            "stored": stack.enter_context(setting.daemon(config, prepare=lambda directory: fill(directory, activations))),
+        }
+        one: dict[str, Subject] = {}
+        many: dict[str, Subject] = {}
+        for name, daemon in daemons.items():
+            key = daemon.create_namespace()
+            daemon.deploy(key, _ACTION, CODE)
+            call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
+            through = setting.connect(daemon.port, CLIENTS)
+            uvloop.run(client.drive(through, client.repeated(call, 400))).latencies_us()
+            one[name] = Subject(through[:1], call)
+            many[f"{name} x{CLIENTS}"] = Subject(through, call)
+        alone = latencies(uvloop.run(in_turn(setting, one)))
+        runs = uvloop.run(in_turn(setting, many, calls=8 * setting.calls))
+    rates = {name: [[len(run.answers) / run.seconds] for run in of_it] for name, of_it in runs.items()}
+    slower = ratio(alone["stored"], alone["empty"])
+    rate = ratio(rates[f"stored x{CLIENTS}"], rates[f"empty x{CLIENTS}"])
+    return make_line(
+        "stored",
+        seed=setting.seed,
+        engine=setting.engine.version,
+        blocks=alone,
+        reference=None,
+        config=config,
+        facts={
+            "activations": activations,
+            "actions": ACTIONS,
+            "p50_ratio": msgspec.to_builtins(slower),
+            "throughput_ratio": msgspec.to_builtins(rate),
+            "throughput": {name: round(sum(rate for (rate,) in of_it) / len(of_it)) for name, of_it in rates.items()},
+        },
+        must=("p50 and throughput within 10 % of the empty node's", slower.median <= 1.1 and rate.median >= 0.9),
+    )
+
+
+def fill(state_dir: Path, activations: int) -> None:
+    """Fill the stores of a daemon that has never run."""
+    with closing(open_writer(state_dir / "entities.db", "entities", durable=False)) as entities:
+        entities.execute("BEGIN")
+        for number in range(ACTIONS):
+            action = Action(
+                namespace=f"n{number % _NAMESPACES}",
+                path=f"action{number}",
+                revision=f"{number:032x}",
+                updated=time.time_ns() // 1_000_000,
+                exec=Exec(kind="python:3"),
+            )
+            value = msgspec.json.encode(action).decode()
+            row = {"namespace": action.namespace, "path": action.path, "collection": "actions", "updated": action.updated}
+            entities.execute(load_queries("entities")["put_entity"], {**row, "value": value})
+        entities.execute("COMMIT")
+    made = _made(activations)
+    month = month_of(time.time_ns() // 1_000_000)
+    queries = load_queries("activations")
+    with (
+        closing(open_writer(state_dir / "ledger" / f"{month}.db", "ledger", durable=False)) as ledger,
+        closing(open_writer(state_dir / "activations.db", "activations", durable=False)) as store,
+    ):
+        for begin in range(0, activations, _BATCH):
+            batch = [next(made) for _ in range(min(_BATCH, activations - begin))]
+            ledger.execute("BEGIN")
+            ledger.executemany(load_queries("ledger")["finished"], map(finished_values, batch))
+            ledger.execute("COMMIT")
+            store.execute("BEGIN")
+            store.executemany(queries["add_records"], map(RecordRow.of, batch))
+            store.executemany(queries["add_results"], [(a.activation_id, a.namespace, a.start_ms, '{"ok":true}') for a in batch])
+            store.execute("COMMIT")
+            for each in (ledger, store):
+                each.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _made(activations: int) -> Iterator[Activation]:
+    """Make activations that have ended in the last hours, oldest first."""
+    ids, begin = ActivationIds(), time.time() - _OVER_S
+    for number in range(activations):
+        start = begin + number * (_OVER_S - 60) / activations
+        namespace = f"n{number % _NAMESPACES}"
+        yield Activation(
+            activation_id=ids.new(start),
+            node="node",
+            namespace=namespace,
+            subject=namespace,
+            path=f"{namespace}/action{number % ACTIONS}",
+            version="0.0.1",
+            kind="python:3",
+            limits=Limits(),
+            start_ms=int(start * 1000),
+            end_ms=int(start * 1000) + 1,
+            status=Status.SUCCESS,
+            size=11,
+            transaction=f"{number:032x}",
+            container="invokerd-node-000000000000",
+            meter=Meter(
+                start_kind=StartKind.WARM,
+                memory_limit_mib=256,
+                billed_us=300,
+                cpu_us=200,
+                cpu_quality=CpuQuality.EXACT,
+                phases=Phases(authenticate=20, resolve=20, run=300, collect=40),
+            ),
+        )
