@@ -13,7 +13,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -77,8 +76,7 @@ class Trace(msgspec.Struct):
     usage: Usage | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One activation in flight."""
 
     activation_id: ActivationId
@@ -94,7 +92,7 @@ class Ticket:
     cancelled: bool = False
     done: Activation | None = None
     error: InvokerError | None = None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = []
 
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
@@ -649,9 +647,9 @@ def phases_of(ticket: Ticket) -> Phases:
         resolve=_microseconds(planned - trace.received - known),
         queue=_microseconds(granted - pulled - create),
         pull=_microseconds(pulled - planned),
-        create=_microseconds(create),
+        create=_microseconds(create) if create else 0,
         thaw=_microseconds(thaw),
-        init=_microseconds(init),
+        init=_microseconds(init) if init else 0,
         run=_microseconds(run),
         collect=_microseconds(now - ended) if trace.granted else 0,
     )

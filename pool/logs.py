@@ -10,7 +10,8 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pool.fifo import PIPE_BYTES
 from pool.frames import Frame, FrameParser
@@ -22,8 +23,7 @@ READ_BYTES = 256 * 1024
 QUIET_S = 0.1
 
 
-@dataclass(slots=True)
-class LogCollection:
+class LogCollection(msgspec.Struct):
     """The lines of one activation so far.
 
     Attributes:
@@ -33,12 +33,12 @@ class LogCollection:
     """
 
     limit_bytes: int
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = []
     taken: int = 0
     truncated: bool = False
     dropped: int = 0
     #: Stream -> text of a line that goes on in the next frame, and when it began, microseconds.
-    partial: dict[str, tuple[int, list[bytes]]] = field(default_factory=dict)
+    partial: dict[str, tuple[int, list[bytes]]] = {}
 
     def add(self, stream: str, time_us: int, text: bytes) -> None:
         """Take one line, or drop it when the limit is reached. Limit 0 collects nothing, and says nothing."""

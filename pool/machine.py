@@ -50,6 +50,8 @@ class Machine:
             observer: told of each transition (container, before, after, seconds in before); may not raise.
         """
         self.settings = settings
+        #: How far ahead anything can be planned from now on at the soonest, seconds.
+        self.soonest_s = _soonest_s(settings)
         self._name = name
         self.books = Books(freezing=lambda: self.settings.freezing, keep_s=self._keep_s, observer=observer)
         #: Every activation that waits.
@@ -105,12 +107,8 @@ class Machine:
     def change_settings(self, settings: PoolSettings) -> None:
         """Decide by other numbers from the next event on."""
         self.settings = settings
+        self.soonest_s = _soonest_s(settings)
         self.launcher.forget_weights()
-
-    def soonest(self) -> float:
-        """How far ahead anything can be planned from now on at the soonest, seconds."""
-        settings = self.settings
-        return min(settings.freeze_grace_s, settings.keep_alive_s, settings.stem_keep_s, settings.launch_patience_s)
 
     def next_wake(self) -> float | None:
         """When the next `Tick` is due, seconds of the pool's clock; None when nothing is planned."""
@@ -602,3 +600,7 @@ class Machine:
             for container in books.shrunk.get(waiter.key.digest, {}).values():
                 fits = books.used_mib + container.missing_mib <= self.settings.memory_mib
                 assert not fits, "an activation waits beside a container that could be given its memory back"
+
+
+def _soonest_s(settings: PoolSettings) -> float:
+    return min(settings.freeze_grace_s, settings.keep_alive_s, settings.stem_keep_s, settings.launch_patience_s)

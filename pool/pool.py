@@ -298,7 +298,7 @@ class Pool:
         now = self._loop.time()
         for command in self.machine.handle(event, now):
             self._run[type(command)](command)
-        if self._wake is None or self._wake_due > now + self.machine.soonest():
+        if self._wake is None or self._wake_due > now + self.machine.soonest_s:
             self._plan_wake()
 
     def _plan_wake(self) -> None:
