@@ -13,6 +13,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -86,7 +87,7 @@ class Ticket(msgspec.Struct, eq=False):
     #: Accepted in the journal before it begins: it survives the daemon.
     durable: bool
     trace: Trace
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Any] | None = None
     #: Of a sequence or composition: what it has come to.
     course: Course | None = None
     cancelled: bool = False
@@ -158,7 +159,8 @@ class Invoker:
     async def invoke(self, call: Call) -> Activation | Accepted202:
         """Run an action.
 
-        A client that goes away changes nothing: the activation has a task of its own.
+        A client that goes away changes nothing: the activation has a task of its own, or, where a container stands ready and
+        it cannot outlast the wait, that of the caller, who must not cancel it.
 
         Returns:
             The finished activation of a blocking call; else, or when it takes longer than `call.wait_s`, its id.
@@ -192,10 +194,29 @@ class Invoker:
             except BaseException:
                 self._leave(ticket)
                 raise
-        self._begin(ticket)
+        if not durable and self._ends_in_time(call):
+            ticket.task = asyncio.current_task()
+            await self._conduct_here(ticket)
+        else:
+            self._begin(ticket)
         if not call.blocking:
             return Accepted202(activation_id=activation_id)
         return await self._wait(ticket, call.wait_s)
+
+    def _ends_in_time(self, call: Call) -> bool:
+        """Whether an activation is sure to end while its caller waits: a container is ready, its time limit within the wait."""
+        if call.action.is_composed or call.action.limits.timeout > call.wait_s * 1000:
+            return False
+        plan = self._planner.find(call.identity.namespace, call.action)
+        return plan is not None and self._pool.is_ready(plan.key)
+
+    async def _conduct_here(self, ticket: Ticket) -> None:
+        """Conduct an activation in the caller's task: what most calls are, at the price of no task and no timer."""
+        try:
+            await self._conduct(ticket)
+        except Exception as error:
+            self._group.create_task(_raise(error), name="bug")  # brings the daemon down, as it would in a task of its own
+            raise
 
     def in_flight(self, namespace: str) -> int:
         """Activations of a namespace that have not ended."""
@@ -557,6 +578,10 @@ class Invoker:
             idempotency_key=call.idempotency_key,
             body_sha256=digest,
         )
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -128,6 +128,10 @@ class Machine:
         container = self._holds.get(activation)
         return container.container_id if container else None
 
+    def is_ready(self, key: ReuseKey) -> bool:
+        """Whether an activation of this key would be granted a container with its code at once."""
+        return key.digest in self.books.ready and not self._closed
+
     def is_waiting(self, activation: ActivationId) -> bool:
         """Whether the activation is in the queue."""
         return activation in self._queue

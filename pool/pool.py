@@ -171,6 +171,10 @@ class Pool:
         """
         return Leasing(self, activation, key, facts, deadline)
 
+    def is_ready(self, key: ReuseKey) -> bool:
+        """Tell whether a lease for this key would be had at once, of a container with its code."""
+        return self.machine.is_ready(key)
+
     async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float) -> Lease:
         """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""
         self._feed(ev.Arrived(activation, key))

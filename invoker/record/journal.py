@@ -1,7 +1,8 @@
 """The journal: what was written here is true, whatever happens next.
 
-`append` is one `os.pwrite` on the event loop: after it the record survives `kill -9`. The journal's thread syncs in
-groups, at most `sync_s` behind: after that it survives a power cut. Bodies longer than a page are written by the thread.
+`append` copies the record into the mapped file, on the event loop: after it the record survives `kill -9`. The journal's
+thread syncs in groups, at most `sync_s` behind: after that it survives a power cut. Bodies longer than a page are written by
+the thread.
 
 Nothing here may need the disk to grow. Segments are allocated ahead, and a part of them is kept for the records of work
 that was admitted already: a full disk refuses new work (`has_room`), never the record of work that was done.
@@ -163,7 +164,7 @@ class Journal:
         if segment.end + size > segment.size:
             segment = self._next_segment()
         sequence = self._appended + 1
-        self._write(segment, frame_head(sequence, len(record)) + record + frame_tail(record))
+        segment.write(frame_head(sequence, len(record)) + record + frame_tail(record))
         self._advance(segment, sequence, size)
         if not self._nudged:
             self._nudged = True
@@ -189,7 +190,7 @@ class Journal:
         segment = self._segment_for_large(size)
         sequence = self._appended + 1
         head = frame_head(sequence, len(record))
-        self._write(segment, head)
+        segment.write(head)
         offset = segment.end + len(head)
         self._advance(segment, sequence, size)
         self._jobs.put(_Body(segment, offset, record, done))
@@ -295,18 +296,10 @@ class Journal:
             segment.begin(self._appended + 1)
         except OSError as error:
             raise JournalFull from error
+        self._current.finish()
         self._used.append(self._current)
         self._current = segment
         return segment
-
-    def _write(self, segment: Segment, data: bytes) -> None:
-        """Write at the end of a segment. A failed write leaves nothing behind: the next one starts at the same place."""
-        try:
-            written = os.pwrite(segment.fd, data, segment.end)
-        except OSError as error:
-            raise JournalFull from error
-        if written != len(data):
-            raise JournalFull
 
     def _advance(self, segment: Segment, sequence: int, size: int) -> None:
         segment.end += size

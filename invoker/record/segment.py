@@ -86,12 +86,14 @@ class Segment:
     `end` and `last` are the loop's; `synced` belongs to the journal's thread.
     """
 
-    __slots__ = ("end", "fd", "first", "last", "path", "size", "synced")
+    __slots__ = ("_map", "end", "fd", "first", "last", "path", "size", "synced")
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
         self.path = path
         self.fd = fd
         self.size = size
+        #: The file, while it is written.
+        self._map: mmap.mmap | None = None
         #: Sequence of its first record; 0 in a spare.
         self.first = 0
         #: Sequence of its last record, whole or not; `first - 1` before there is one.
@@ -151,6 +153,21 @@ class Segment:
         start = _START.pack(_MAGIC, first)
         os.pwrite(self.fd, start + _CRC.pack(zlib.crc32(start)), 0)
         self.first, self.last, self.end, self.synced = first, first - 1, START_BYTES, 0
+        self._map = mmap.mmap(self.fd, self.size)
+
+    def write(self, data: bytes) -> None:
+        """Write at its end, where there is room, through the mapping: no system call, and what is there survives `kill -9`.
+
+        The file has its blocks since it was made, so that no page of it can be missing on the disk.
+        """
+        assert self._map is not None, "it has not begun"
+        self._map[self.end : self.end + len(data)] = data
+
+    def finish(self) -> None:
+        """Nothing more is written to it."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
 
     def frames(self) -> Iterator[Frame]:
         """Yield its frames in order, up to the first that was never written or belongs to the file's earlier life."""
@@ -165,11 +182,12 @@ class Segment:
 
     def close(self) -> None:
         """Close the descriptor."""
+        self.finish()
         os.close(self.fd)
 
     def remove(self) -> None:
         """Close and delete it."""
-        os.close(self.fd)
+        self.close()
         self.path.unlink(missing_ok=True)
 
 
