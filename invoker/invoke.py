@@ -87,6 +87,8 @@ class Ticket(msgspec.Struct, eq=False):
     #: Accepted in the journal before it begins: it survives the daemon.
     durable: bool
     trace: Trace
+    #: Once it was looked up.
+    plan: Plan | None = None
     task: asyncio.Task[Any] | None = None
     #: Of a sequence or composition: what it has come to.
     course: Course | None = None
@@ -194,7 +196,7 @@ class Invoker:
             except BaseException:
                 self._leave(ticket)
                 raise
-        if not durable and self._ends_in_time(call):
+        if not durable and self._ends_in_time(ticket):
             ticket.task = asyncio.current_task()
             await self._conduct_here(ticket)
         else:
@@ -203,11 +205,12 @@ class Invoker:
             return Accepted202(activation_id=activation_id)
         return await self._wait(ticket, call.wait_s)
 
-    def _ends_in_time(self, call: Call) -> bool:
+    def _ends_in_time(self, ticket: Ticket) -> bool:
         """Whether an activation is sure to end while its caller waits: a container is ready, its time limit within the wait."""
+        call = ticket.call
         if call.action.is_composed or call.action.limits.timeout > call.wait_s * 1000:
             return False
-        plan = self._planner.find(call.identity.namespace, call.action)
+        ticket.plan = plan = self._planner.find(call.identity.namespace, call.action)
         return plan is not None and self._pool.is_ready(plan.key)
 
     async def _conduct_here(self, ticket: Ticket) -> None:
@@ -320,7 +323,7 @@ class Invoker:
         call, trace = ticket.call, ticket.trace
         try:
             trace.planned = time.monotonic()
-            plan = self._planner.find(call.identity.namespace, call.action)
+            plan = ticket.plan or self._planner.find(call.identity.namespace, call.action)
             if plan is None:
                 plan = await self._planner.make(call.identity.namespace, call.action)
             trace.pulled = time.monotonic()

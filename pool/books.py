@@ -243,8 +243,9 @@ class Books:
     def _leave(self, container: Container) -> None:
         """Take it out of the indexes of its state. `ready` is brought up to date when it has entered the next."""
         container_id, state = container.container_id, container.state
-        if state in EVICTABLE:
-            self.warm.pop(container_id, None)
+        if state is S.BUSY:
+            return  # in no other index than `ready`: the usual case
+        if state in EVICTABLE and self.warm.pop(container_id, None) is None:
             self.lingering.pop(container_id, None)
             self.resting.pop(container_id, None)
         if state is S.FROZEN and container.key is not None:
@@ -261,10 +262,11 @@ class Books:
         self.note_ready(container)
         if state is S.BUSY:
             return  # in no other index: the usual case
-        if state is S.WARM:
-            if not self._rests(container):
-                self.warm[container_id] = container
-        elif state is S.FROZEN:
+        if state in EVICTABLE and self._rests(container):
+            self._begin_rest(container)
+        elif state is S.WARM:
+            self.warm[container_id] = container
+        if state is S.FROZEN:
             if container.key is not None and container.held_mib < container.spec.memory_mib:
                 self.shrunk.setdefault(container.key.digest, {})[container_id] = container
         elif state is S.STEM or state is S.STEM_FROZEN:
@@ -274,8 +276,6 @@ class Books:
         elif state is S.REMOVING:
             self.removing_mib += container.held_mib
             self._unlink_key(container)
-        if state in EVICTABLE and self._rests(container):
-            self._begin_rest(container)
 
     def _begin_rest(self, container: Container) -> None:
         self.resting[container.container_id] = container
