@@ -45,7 +45,8 @@ async def manage_apis(services: Services, call: WebCall) -> Reply:
     body = await read_body(call.http, services.limits().payload_bytes)
     try:
         caller = _require_caller(services, call.http.headers.get("authorization"))
-        query = dict(split_target(call.http.target)[1])
+        # The JavaScript client writes `undefined` for what its caller leaves out.
+        query = {name: text for name, text in split_target(call.http.target)[1].items() if text != "undefined"}
         answer = await _OPERATIONS[call.target.action](services, caller, query, body)
     except DocumentError as error:
         return Reply(msgspec.json.encode({"error": str(error)}), 502, headers=cors, cors=False)

@@ -26,6 +26,7 @@ from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
 from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request
+from invoker.http.forwarding import answer_forwarding, is_forwarding
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.packages import delete_package, get_package, list_packages, put_package
 from invoker.http.parsing import accepts_json, check_namespace, split_target
@@ -216,6 +217,8 @@ class Api:
         if (tuple(segments[:3]), tuple(segments[4:]), method) == (OWN_ACTIVATIONS, ("cancel",), "POST"):
             identity = services.authenticator.identify(request.headers.get("authorization"))
             return await cancel_activation(services, identity, segments[3])
+        if is_forwarding(segments, method):
+            return await answer_forwarding(services, request, segments)
         if not in_api or method == "TRACE":
             raise MethodNotAllowed(["OPTIONS"] if public is None else ["OPTIONS", "GET"])
         return None

@@ -158,3 +158,12 @@ async def test_limit_and_skip_are_numbers(site):
     assert len((await site.ask("GET", f"{URL}/getApi.http?limit=0&skip=0")).json["apis"]) == 1
     assert (await site.ask("GET", f"{URL}/getApi.http?limit=30&skip=1")).json["apis"] == []
     assert "limit is no number" in refusal(await site.ask("GET", f"{URL}/getApi.http?limit=-1"))
+
+
+async def test_what_the_javascript_client_leaves_undefined_is_not_given(site):
+    await site.put_hello(annotations=[{"key": "web-export", "value": True}])
+    assert (await create(site)).status == 200
+    answered = await site.ask(
+        "GET", f"{URL}/getApi?basepath=undefined&relpath=undefined&operation=undefined&limit=undefined&skip=undefined"
+    )
+    assert (answered.status, len(answered.json["apis"])) == (200, 1)
