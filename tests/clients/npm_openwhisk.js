@@ -174,10 +174,75 @@ const cases = {
     assert.deepEqual(await patient.actions.invoke({ name: 'echo', blocking: true, result: true, params: { n: 5 } }), { n: 5 });
   },
 
-  async what_is_not_there_yet_says_so() {
-    const error = await refused(ow.triggers.create({ name: 'trigger' }), 501);
-    assert.match(error.message, /not implemented/);
-    assert.deepEqual(await ow.triggers.list(), []);
+  async packages_hold_actions_and_lend_them_their_parameters() {
+    await ow.packages.create({ name: 'tools', package: { parameters: [{ key: 'a', value: 1 }], publish: true } });
+    await ow.actions.update({ name: 'tools/echo', action: ECHO, kind: 'python:3', params: { b: 2 } });
+    assert.deepEqual(await ow.actions.invoke({ name: 'tools/echo', blocking: true, result: true, params: { c: 3 } }), { a: 1, b: 2, c: 3 });
+    const got = await ow.packages.get({ name: 'tools' });
+    assert.deepEqual([got.publish, got.binding, got.actions.map(each => each.name)], [true, {}, ['echo']]);
+    await ow.packages.create({ name: 'lent', package: { binding: { namespace: 'anna', name: 'tools' }, parameters: [{ key: 'b', value: 'binding' }] } });
+    assert.deepEqual(await ow.actions.invoke({ name: 'lent/echo', blocking: true, result: true }), { a: 1, b: 2 });
+    const listed = await ow.packages.list();
+    assert.deepEqual(listed.map(each => [each.name, each.binding]).sort(), [['lent', { name: 'tools', namespace: 'anna' }], ['tools', false]]);
+    await refused(ow.packages.delete({ name: 'tools' }), 409);
+    await ow.packages.update({ name: 'tools', package: { parameters: [{ key: 'a', value: 'new' }] } });
+    assert.equal((await ow.packages.get({ name: 'tools' })).version, '0.0.2');
+    await ow.packages.delete({ name: 'lent' });
+    await ow.actions.delete({ name: 'tools/echo' });
+    assert.equal((await ow.packages.delete({ name: 'tools' })).name, 'tools');
+    assert.deepEqual(await ow.packages.list(), []);
+  },
+
+  async triggers_and_rules() {
+    await ow.triggers.create({ name: 'event', trigger: { parameters: [{ key: 'x', value: 1 }] } });
+    await refused(ow.triggers.create({ name: 'event' }), 409);
+    const rule = await ow.rules.create({ name: 'link', action: 'echo', trigger: 'event' });
+    assert.deepEqual([rule.status, rule.action, rule.trigger], ['active', { name: 'echo', path: 'anna' }, { name: 'event', path: 'anna' }]);
+    await ow.rules.disable({ name: 'link' });
+    assert.equal((await ow.rules.get({ name: 'link' })).status, 'inactive');
+    await ow.rules.enable({ name: 'link' });
+    assert.equal((await ow.rules.get({ name: 'link' })).status, 'active');
+    const updated = await ow.rules.update({ name: 'link', action: 'array', trigger: 'event' });
+    assert.deepEqual([updated.version, updated.action.name, updated.status], ['0.0.2', 'array', 'active']);
+    assert.deepEqual((await ow.rules.list()).map(each => [each.name, 'status' in each]), [['link', false]]);
+    const trigger = await ow.triggers.get({ name: 'event' });
+    assert.deepEqual(trigger.rules, { 'anna/link': { action: { name: 'array', path: 'anna' }, status: 'active' } });
+    await refused(ow.rules.create({ name: 'broken', action: 'nobody', trigger: 'event' }), 400);
+    assert.equal((await ow.rules.delete({ name: 'link' })).status, 'inactive');
+    await ow.triggers.delete({ name: 'event' });
+    await refused(ow.triggers.get({ name: 'event' }), 404);
+  },
+
+  async feeds_are_told_of_each_event_of_a_life() {
+    await ow.actions.update({ name: 'feed', action: ECHO, kind: 'python:3', annotations: { feed: true } });
+    const trigger = '/anna/ticks';
+    const [, authKey] = [null, options.api_key];
+    for (const [call, event] of [['create', 'CREATE'], ['get', 'READ'], ['update', 'UPDATE'], ['delete', 'DELETE']]) {
+      const record = await ow.feeds[call]({ name: 'feed', trigger, params: { every: 5 } });
+      const told = { lifecycleEvent: event, triggerName: trigger, authKey };
+      assert.deepEqual(record.response.result, event === 'DELETE' || event === 'READ' ? { ...told, ...record.response.result } : { ...told, every: 5 });
+    }
+    await refused(ow.feeds.create({ name: 'nobody', trigger }), 404);
+  },
+
+  async routes_are_made_served_and_taken_away() {
+    await ow.actions.update({ name: 'web', action: 'const main = ({ name }) => ({ body: { hello: name } })', annotations: { 'web-export': true } });
+    const made = await ow.routes.create({ relpath: '/greet', basepath: '/demo', operation: 'GET', action: 'web' });
+    const answer = await fetch(`${made.gwApiUrl}/greet?name=Ada`);
+    assert.deepEqual([answer.status, (await answer.json())], [200, { body: { hello: 'Ada' } }]);
+    const { apis } = await ow.routes.list();
+    assert.deepEqual(apis.map(each => each.value.apidoc.basePath), ['/demo']);
+    assert.deepEqual(Object.keys(apis[0].value.apidoc.paths['/greet']), ['get']);
+    await ow.routes.delete({ basepath: '/demo' });
+    assert.deepEqual((await ow.routes.list()).apis, []);
+    assert.equal((await fetch(`${made.gwApiUrl}/greet`)).status, 405); // as any path that leads nowhere
+  },
+
+  async sequences() {
+    await ow.actions.update({ name: 'row', sequence: ['/_/echo', '/anna/array'] });
+    const got = await ow.actions.get({ name: 'row' });
+    assert.deepEqual(got.exec, { kind: 'sequence', components: ['/anna/echo', '/anna/array'] });
+    assert.deepEqual(await ow.actions.invoke({ name: 'row', blocking: true }), [1, { two: 2 }]);
   },
 };
 
