@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from api_site import make_activation, site
 from real_daemon import client, daemon, make_user
 
-__all__ = ["client", "daemon", "make_user", "modules", "node"]
+__all__ = ["client", "daemon", "make_activation", "make_user", "modules", "node", "site"]
 
 MODULES = Path(__file__).parents[2] / ".state/npm/node_modules"
 
