@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.client import request
+from bench.ports import reserve_port
 
 #: For a daemon to be ready, to drain, and for its pool to come to rest.
 DEADLINE_S = 60.0
@@ -44,7 +44,7 @@ class Daemon:
             engine_url: the engine, `unix:///path`.
             config: keys that are not at their default, by dotted name, `{"pool.freeze_grace_s": 0.0}`.
         """
-        self.port, self.metrics_port = _free_port(), _free_port()
+        self.port, self.metrics_port = reserve_port(), reserve_port()
         self.state_dir = root / "state"
         #: Of its own, so that no other daemon of this machine takes its containers for its own leftovers; with the process
         #: that made it, so that this one finds all of its own.
@@ -98,13 +98,13 @@ class Daemon:
         """Look until `holds()` is true; raise DaemonFailed when the daemon dies or the deadline passes first."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
+            if self._process is None or self._process.poll() is not None:
+                raise DaemonFailed(f"invokerd ended while it was waited for {what}. {self.end_of_log()}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if holds():
                     return
-            if self._process is None or self._process.poll() is not None:
-                raise DaemonFailed(f"invokerd ended while it was waited for {what}")
             if time.monotonic() > deadline:
-                raise DaemonFailed(f"invokerd did not come {what} within {DEADLINE_S:.0f} s")
+                raise DaemonFailed(f"invokerd did not come {what} within {DEADLINE_S:.0f} s. {self.end_of_log()}")
             time.sleep(LOOK_S)
 
     def end_of_log(self) -> str:
@@ -216,9 +216,3 @@ def _authorization(key: str) -> dict[str, str]:
     import base64
 
     return {"Authorization": "Basic " + base64.b64encode(key.encode()).decode()}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.ports import reserve_port
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIMES = ROOT / "runtimes"
 sys.path.insert(0, str(ROOT / "scripts" / "lib"))
@@ -156,9 +158,7 @@ class Process:
     """One runtime's process."""
 
     def __init__(self, command: list[str], directory: Path, environment: dict[str, str], *, piped: bool) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = reserve_port()
         self.pipe = LogPipe(directory / "log") if piped else None
         self.out, self.err = directory / "stdout", directory / "stderr"
         settings = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TMPDIR": str(directory), "__OW_PORT": str(self.port)}

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler
 from importlib.machinery import SourceFileLoader
@@ -143,7 +145,7 @@ def test_without_docker_on_another_system_it_says_what_to_do_and_installs_nothin
         no_dockerd.PrivateEngine(tmp_path / "s").start()
 
 
-def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_vfs(engine_script, monkeypatch, tmp_path):
+def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_vfs(engine_script, monkeypatch):
     launched = []
 
     class Process:
@@ -154,8 +156,7 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
             return 1  # it ends at once
 
     monkeypatch.setattr(engine_script.subprocess, "Popen", Process)
-    state = tmp_path / "s"
-    state.mkdir()
+    state = Path(tempfile.mkdtemp())  # short enough that the sockets stand in it
     engine = engine_script.PrivateEngine(state)
     engine._launch("overlay2")
     (command,) = launched
@@ -172,7 +173,8 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
         "_launch",
         lambda _self, driver: drivers.append(driver) or ("error initializing graphdriver" if driver == "overlay2" else None),
     )
-    assert engine_script.PrivateEngine(tmp_path / "t").start()
+    assert engine_script.PrivateEngine(state).start()
+    shutil.rmtree(state)
     assert drivers == ["overlay2", "vfs"]
 
 
