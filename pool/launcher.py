@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pool.books import Books, Container
+from pool.books import LEASED, Books, Container
 from pool.keepalive import Habits, Idle, choose_evictions
 from pool.launching import AVERAGE_WEIGHT, CLAIM_GOOD_FOR_S, PATIENCE_STARTS, Claim, Shares, StartWidth, wanted_starts
 from pool.model import ContainerId, ContainerSpec, ContainerState, ReuseKey
@@ -243,14 +243,16 @@ class Launcher:
         """Free memory for a container of this key: first what frozen ones do not really hold, then idle ones go."""
         if missing_mib <= 0:
             return
-        shares = self.shares()
+        shares, taker = self.shares(), key.spec.uid
+        # A user for whom nothing runs yet may take whatever idles: else a request beyond its user's share could wait for ever.
+        protects = not self._serves_nothing(taker)
         if self._settings().shrink_frozen:
             unmeasured = [
                 container
                 for container in self._books.resting.values()
                 if not container.measured
                 and container.state in {S.FROZEN, S.STEM_FROZEN}
-                and not shares.is_protected(container.spec.uid, key.spec.uid)
+                and not (protects and shares.is_protected(container.spec.uid, taker))
             ][:MEASURED_AT_ONCE]
             if unmeasured:
                 for container in unmeasured:
@@ -261,12 +263,16 @@ class Launcher:
             (worth, container.held_mib, container)
             for worth, container in self._worths()
             if not (container.key is not None and container.key.digest == key.digest)
-            and not shares.is_protected(container.spec.uid, key.spec.uid)
+            and not (protects and shares.is_protected(container.spec.uid, taker))
         ]
         for worth, container in choose_evictions(candidates, missing_mib):
             self.clock = max(self.clock, worth)
             self.evictions += 1
             self._orders.remove(container)
+
+    def _serves_nothing(self, uid: int) -> bool:
+        """Whether no container of a user runs an activation, or comes up."""
+        return not any(c.spec.uid == uid and c.state in {S.STARTING, *LEASED} for c in self._books.containers.values())
 
     def _worths(self) -> Iterator[tuple[float, Container]]:
         """Give every idle container with what it is worth. Stem cells go first: nobody has used them yet."""

@@ -58,6 +58,12 @@ def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
     assert only(driver.arrive("b1", of(2)), ev.Grant).container == kept
 
 
+def test_a_request_larger_than_its_users_share_takes_idle_containers_rather_than_wait_for_ever():
+    driver = Driver(memory_mib=512)
+    idle = driver.warm("b0", of(2))
+    assert ev.Remove(idle) in driver.arrive("a0", of(1, memory_mib=512))
+
+
 def test_the_idle_container_of_a_user_who_left_goes():
     driver = Driver(memory_mib=1024)
     left = driver.warm("b0", of(2))
