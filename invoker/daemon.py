@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.web_runner import BaseRunner
 
 from invoker import __version__
+from invoker.bookkeeping import Bookkeeper
 from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
 from invoker.control.operations import Operations
@@ -32,6 +33,7 @@ from invoker.http.admission import Admission
 from invoker.http.auth import Authenticator
 from invoker.http.front import build_front
 from invoker.http.services import Services
+from invoker.images import ImageShelf
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
 from invoker.manifest import SEQUENCE, Manifest
@@ -48,6 +50,7 @@ from invoker.systemd import Notifier, inherited_sockets
 from invoker.vault import Vault
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
+from pool.disk import room_on
 from pool.docker import DockerBackend
 from pool.errors import InvokerError
 from pool.guard import CallClass, Deadlines
@@ -153,6 +156,11 @@ class Daemon:
         self.notifier = notifier
         self.group = group
         self.observer = Observer()
+        self.bookkeeper = Bookkeeper(
+            recorder=stores.recorder,
+            observer=self.observer,
+            is_billed=lambda namespace: stores.entities.get_namespace(namespace) is not None,
+        )
         hooks = PoolHooks(
             transition=self.observer.container_moved,
             tail=self._book_tail,
@@ -160,6 +168,7 @@ class Daemon:
             dropped_lines=lambda lines: self.observer.log_lines(dropped=lines),
             repaired=lambda _container: self.observer.repaired(),
             freeze_failed=self._freeze_failed,
+            lived=self.bookkeeper.lived,
         )
         backend.guard.on_call = self.observer.engine_call
         stores.recorder.on_journal_write(self.observer.journal_write)
@@ -179,8 +188,19 @@ class Daemon:
             on_finished=self._observe,
             resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
         )
+        self.images = ImageShelf(
+            config.state_dir / "images.json",
+            backend=backend,
+            room=lambda: room_on(backend.facts.root_dir),
+            in_use=lambda: {container.spec.image for container in self.pool.containers()},
+            on_removed=self.planner.forget,
+        )
+        backend.on_pulled = self.images.pulled
         self.reconciler = Reconciler(
-            pool=self.pool, backend=backend, sick=lambda: [kind.value for kind in backend.guard.sick_classes()]
+            pool=self.pool,
+            backend=backend,
+            sick=lambda: [kind.value for kind in backend.guard.sick_classes()],
+            then=self.images.sweep,
         )
         backend.guard.on_sick = self.reconciler.nudge
         self.keeper = Keeper(
@@ -225,6 +245,7 @@ class Daemon:
             self.group.create_task(self.reconciler.loop(), name="look at the engine"),
             self.group.create_task(self.backend.watch_events(self.reconciler.nudge), name="engine events"),
             self.group.create_task(self._reload_loop(config_path, signals), name="reload"),
+            self.group.create_task(self.bookkeeper.loop(self.pool), name="book what idles"),
             self.group.create_task(self._raise_bugs(), name="bugs"),
         ]
         if image := await self._find_probe_image():
@@ -240,6 +261,7 @@ class Daemon:
             yield
             self.notifier.stopping("draining")
             await self._drain(signals)
+        self.bookkeeper.book_idle(self.pool)
         await self.pool.close()
         for task in loops:
             task.cancel()
@@ -298,6 +320,7 @@ class Daemon:
             recorder_backlog=lambda: recorder.lag().rows,
             engine_up=lambda: self.reconciler.engine_up,
             engine_sick=lambda: {kind.value: kind in self.backend.guard.sick_classes() for kind in CallClass},
+            kernel_cpu_us=self.pool.kernel_cpu_us,
             freezing_works=lambda: self.keeper.freezing_works,
         )
         facts = self.backend.facts

@@ -16,7 +16,7 @@ from invoker.health import Check, Health
 from invoker.systemd import Notifier
 from pool.errors import InvokerError, PoolOverloaded, WaitedTooLong
 from pool.lease import Lease
-from pool.model import ActivationId, ContainerSpec, LogTransport, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerSpec, ContainerState, LogTransport, ReuseKey, StartKind
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ PROBE_MEMORY_MIB = 64
 #: A probe older than this says nothing about now.
 PROBE_GOOD_FOR_S = 45.0
 LAG_EVERY_S = 0.5
+#: A container that takes longer to go is told of.
+REMOVED_WITHIN_S = 60.0
+#: Checks without which a node takes work all the same.
+WITHOUT_WHICH = frozenset({"freezing", "removals"})
 #: The loop is not well above this, s.
 LAG_LIMIT_S = 0.2
 
@@ -89,12 +93,27 @@ class Keeper:
         if probe.ok and not self.draining and self._loop.time() - self._probe_at > PROBE_GOOD_FOR_S:
             probe = Check(name="self-test", ok=False, detail=f"no test activation ended within {PROBE_GOOD_FOR_S:.0f} s")
         lag = Check(name="event-loop", ok=self._lag_s < LAG_LIMIT_S, detail=f"{self._lag_s * 1000:.1f} ms late")
-        return Health(checks=(probe, self._freezing, self._engine(), lag, *self._extra_checks()))
+        return Health(checks=(probe, self._freezing, self._engine(), self._removals(), lag, *self._extra_checks()))
+
+    def _removals(self) -> Check:
+        """Containers that do not go: their memory is lost to the pool until they do."""
+        now = self._pool.now()
+        stuck = [
+            container
+            for container in self._pool.containers()
+            if container.state is ContainerState.REMOVING and now - container.since > REMOVED_WITHIN_S
+        ]
+        if not stuck:
+            return Check(name="removals", ok=True)
+        held_mib = sum(container.held_mib for container in stuck)
+        names = ", ".join(container.container_id for container in stuck[:5])
+        detail = f"{len(stuck)} containers, {held_mib} MiB, do not go ({names}); the log says why"
+        return Check(name="removals", ok=False, detail=detail)
 
     def ready(self) -> Health:
-        """Tell whether the node takes work. One that cannot freeze does: its containers stay warm."""
+        """Tell whether the node takes work. It does without freezing, and beside containers that do not go."""
         draining = Check(name="not-draining", ok=not self.draining, detail="the daemon is stopping" if self.draining else "")
-        return Health(checks=(draining, *(check for check in self.health().checks if check is not self._freezing)))
+        return Health(checks=(draining, *(check for check in self.health().checks if check.name not in WITHOUT_WHICH)))
 
     # ---- loops
 

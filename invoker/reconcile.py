@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from invoker.health import Check
 from pool.backend import ContainerBackend, FoundContainer
@@ -30,17 +30,26 @@ FROZEN = frozenset({ContainerState.FROZEN, ContainerState.STEM_FROZEN})
 class Reconciler:
     """Keeps engine, kernel and books together. Its loop is run by the daemon's group."""
 
-    def __init__(self, *, pool: Pool, backend: ContainerBackend, sick: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        backend: ContainerBackend,
+        sick: Callable[[], Sequence[str]],
+        then: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """Know nothing yet.
 
         Args:
             pool: the books.
             backend: asked what there is.
             sick: classes of calls to which the engine has not answered lately.
+            then: what else is to be done after each look at an engine that answers.
         """
         self._pool = pool
         self._backend = backend
         self._sick = sick
+        self._then = then
         self._seen = Check(name="engine", ok=True)
         self._nudged = asyncio.Event()
 
@@ -71,6 +80,8 @@ class Reconciler:
                 pass
             self._nudged.clear()
             await self.reconcile()
+            if self._then is not None and self._seen.ok:
+                await self._then()
             await asyncio.sleep(RECONCILE_PAUSE_S)
 
     async def reconcile(self) -> None:

@@ -96,6 +96,15 @@ NAMESPACE_MEMORY = _counter(
     "namespace",
     unit="byte_seconds",
 )
+NAMESPACE_IDLE = _counter(
+    "namespace_idle_seconds_total",
+    "Time for which containers of a namespace idled, warm or frozen; counted every five minutes.",
+    *("namespace", "state"),
+    unit="seconds",
+)
+NAMESPACE_IDLE_MEMORY = _counter(
+    "namespace_idle_byte_seconds_total", "Memory reserved for idle containers times that.", "namespace", unit="byte_seconds"
+)
 THROTTLED = _counter("throttled_total", "Requests refused by a limit of the namespace.", "namespace", "reason")
 REFUSED = _counter("refused_total", "Requests refused because of the node's own state.", "reason")
 
@@ -115,6 +124,12 @@ REPAIRS = _counter("containers_repaired_total", "Containers found frozen with a 
 FREEZING = _gauge("freezing_works", "1 if the self-test found that the kernel freezes containers; else they stay warm.")
 FREEZE_FAILURES = _counter("freeze_failures_total", "Containers that the kernel would not freeze, and that stayed warm.")
 TAIL = _counter("tail_cpu_seconds_total", "CPU time that containers used after the reply.", unit="seconds")
+KERNEL_CPU = _counter("containers_cpu_seconds_total", "CPU time that the kernel counted in all containers.", unit="seconds")
+UNBOOKED_CPU = _gauge(
+    "unbooked_cpu_seconds",
+    "Of that, what no activation pays: runtimes starting, stem cells, the self-test. Never below zero by more than rounding.",
+    unit="seconds",
+)
 LEASES = _counter("leases_total", "Containers handed to activations, by what was found.", "start")
 EVICTIONS = _counter("evictions_total", "Idle containers removed to make room for others.")
 WAITING = _gauge("pool_waiting", "Activations that wait for a container.")

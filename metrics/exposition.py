@@ -46,6 +46,7 @@ class Sources:
         recorder_backlog: number of such records.
         engine_up: whether the engine answered when last asked.
         engine_sick: for each class of calls, whether the engine missed its deadlines.
+        kernel_cpu_us: CPU time that the kernel counted in all containers of this daemon's time, microseconds.
         freezing_works: whether the self-test found that containers can be frozen.
     """
 
@@ -56,6 +57,7 @@ class Sources:
     engine_up: Callable[[], bool]
     engine_sick: Callable[[], Mapping[str, bool]] = dict
     freezing_works: Callable[[], bool] = lambda: True
+    kernel_cpu_us: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,7 @@ class Exposition:
         for (before, _), entry in observer.transitions.items():
             if before is not None:
                 seconds_in[before] += entry.seconds
+        kernel_cpu_us = self._sources.kernel_cpu_us()
         build = (self._build.version, self._build.revision, platform.python_version(), self._build.engine, self._build.cgroup)
         return {
             catalogue.REPAIRS.name: [((), observer.repairs)],
@@ -155,6 +158,8 @@ class Exposition:
             catalogue.CONTAINER_START.name: [
                 ((kind,), _copy(histogram)) for kind, histogram in observer.container_starts.entries.items()
             ],
+            catalogue.KERNEL_CPU.name: [((), kernel_cpu_us / 1e6)],
+            catalogue.UNBOOKED_CPU.name: [((), (kernel_cpu_us - observer.booked_cpu_us) / 1e6)],
             catalogue.LEASES.name: [((start.value,), count) for start, count in pool.starts.items()],
             catalogue.EVICTIONS.name: [((), pool.evictions)],
             catalogue.WAITING.name: [((), pool.waiting)],
@@ -193,6 +198,12 @@ class Exposition:
             catalogue.NAMESPACE_CPU.name: [((name,), entry.cpu_us / 1e6) for name, entry in entries.items()],
             catalogue.NAMESPACE_BILLED.name: [((name,), entry.billed_us / 1e6) for name, entry in entries.items()],
             catalogue.NAMESPACE_MEMORY.name: [((name,), entry.billed_mib_us * _MIB / 1e6) for name, entry in entries.items()],
+            catalogue.NAMESPACE_IDLE.name: [
+                ((name, state), idle_us / 1e6)
+                for name, entry in entries.items()
+                for state, idle_us in (("warm", entry.warm_us), ("frozen", entry.frozen_us))
+            ],
+            catalogue.NAMESPACE_IDLE_MEMORY.name: [((name,), entry.idle_mib_us * _MIB / 1e6) for name, entry in entries.items()],
             catalogue.THROTTLED.name: [
                 ((name, reason), count) for name, entry in entries.items() for reason, count in entry.throttled.items()
             ],

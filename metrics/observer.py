@@ -71,7 +71,7 @@ class Histogram:
 class NamespaceCounters:
     """What one namespace used."""
 
-    __slots__ = ("billed_mib_us", "billed_us", "by_status", "cpu_us", "throttled")
+    __slots__ = ("billed_mib_us", "billed_us", "by_status", "cpu_us", "frozen_us", "idle_mib_us", "throttled", "warm_us")
 
     def __init__(self) -> None:
         #: Activations; the index is the status code.
@@ -79,6 +79,8 @@ class NamespaceCounters:
         self.cpu_us = 0
         self.billed_us = 0
         self.billed_mib_us = 0
+        #: Of idle containers: for how long they ran, stood still, and the memory they held times that.
+        self.warm_us = self.frozen_us = self.idle_mib_us = 0
         #: By reason.
         self.throttled: dict[str, int] = {}
 
@@ -201,6 +203,8 @@ class Observer:
         self.repairs = 0
         self.freeze_failures = 0
         self.tail_us = 0
+        #: CPU time of all activations until their replies, microseconds.
+        self.cpu_us = 0
         #: By reason.
         self.refusals: dict[str, int] = {}
         #: By (operation, result).
@@ -260,6 +264,7 @@ class Observer:
             key = ("none" if start is None else start.value, STATUSES[status], outcome)
             self.activations[key] = self.activations.get(key, 0) + count
             self.oom_kills += tally.oom_kills
+            self.cpu_us += tally.cpu_us
 
             used = self.namespaces.entry(namespace, updates=count)
             used.by_status[status] += count
@@ -323,6 +328,19 @@ class Observer:
     def tail(self, cpu_us: int) -> None:
         """Count CPU time that a container used after the reply of its activation, microseconds."""
         self.tail_us += cpu_us
+
+    @property
+    def booked_cpu_us(self) -> int:
+        """CPU time that some activation pays, microseconds."""
+        self.settle()
+        return self.cpu_us + self.tail_us
+
+    def idle(self, namespace: str, warm_us: int, frozen_us: int, memory_mib_us: int) -> None:
+        """Count what idle containers of a namespace have held: microseconds, and MiB-microseconds."""
+        used = self.namespaces[namespace]
+        used.warm_us += warm_us
+        used.frozen_us += frozen_us
+        used.idle_mib_us += memory_mib_us
 
     def engine_call(self, operation: str, result: str, seconds: float) -> None:
         """Count a request to the engine. `result` is `ok` or the code of an error."""

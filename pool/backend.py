@@ -144,6 +144,7 @@ class ContainerBackend(Protocol):
 
         Raises:
             EngineError, EngineUnavailable: still there; the caller tries again.
+            ContainerUnkillable: its process does not end; the engine was not asked.
         """
 
     async def dial(self, handle: ContainerHandle) -> socket.socket:
@@ -171,6 +172,13 @@ class ContainerBackend(Protocol):
         Raises:
             ImageNotFound: not here, and not to be had.
             EngineError, EngineUnavailable.
+        """
+
+    async def remove_image(self, image_id: str) -> None:
+        """Remove an image, whatever names it has. Gone already is success.
+
+        Raises:
+            EngineError, EngineUnavailable: still there; also while a container is made from it.
         """
 
     def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from pool.errors import IllegalTransition
 from pool.expiries import Expiries
+from pool.idle import IDLE, IdleMeter, IdleShare
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey
 
 S = ContainerState
@@ -83,6 +84,8 @@ class Container:
     idle_since: float
     #: False once the kernel would not freeze it, until its next lease: till then it rests warm.
     freezable: bool = True
+    #: Up to when its idleness is booked in `Books.idle`, seconds of the pool's clock.
+    settled: float = 0.0
     #: Memory reserved for it, MiB: its limit, but while it is frozen perhaps what it really holds.
     held_mib: int = 0
     #: What it holds was asked for since it was last frozen.
@@ -100,6 +103,7 @@ class Container:
 
     def __post_init__(self) -> None:
         self.held_mib = self.held_mib or self.spec.memory_mib
+        self.settled = self.since
 
     @property
     def memory_mib(self) -> int:
@@ -164,6 +168,8 @@ class Books:
         self.shrunk: dict[str, dict[ContainerId, Container]] = {}
         #: Unix user -> what the user has. Users without containers are forgotten by and by.
         self.users: dict[int, User] = {}
+        #: What idle containers have held.
+        self.idle = IdleMeter()
         #: When to look at which container in `resting` again.
         self.expiries = Expiries()
         #: Sum of memory reserved over `containers`, MiB; derived, `check_invariants` compares.
@@ -194,6 +200,9 @@ class Books:
             story = ", ".join(f"{state.value} at {at:.3f}" for state, at in container.history)
             raise IllegalTransition(f"{container.container_id}: {before.value} to {after.value} at {self.now:.3f}, after {story}")
         seconds = self.now - container.since
+        if before in IDLE:
+            self._settle(container)
+        container.settled = self.now
         self._leave(container)
         container.state = after
         container.since = self.now
@@ -233,12 +242,27 @@ class Books:
 
     def hold(self, container: Container, held_mib: int) -> None:
         """Reserve this much for a container from now on: its limit before it runs, what it holds while it is frozen."""
+        self._settle(container)
         more = held_mib - container.held_mib
         self._leave(container)
         container.held_mib = held_mib
         self.used_mib += more
         self.users[container.spec.uid].held_mib += more
         self._enter(container)
+
+    def _settle(self, container: Container) -> None:
+        """Book its idleness until now: its state, its memory or its owner is about to change."""
+        if container.state in IDLE:
+            path = container.key.action if container.key else ""
+            seconds, container.settled = self.now - container.settled, self.now
+            share = self.idle.of(container.container_id, container.spec.namespace, path)
+            share.add(container.state, seconds, container.held_mib)
+
+    def take_idle(self) -> list[IdleShare]:
+        """Return what idle containers have held since this was last asked, by container and owner."""
+        for container in self.containers.values():
+            self._settle(container)
+        return self.idle.take()
 
     def _leave(self, container: Container) -> None:
         """Take it out of the indexes of its state. `ready` is brought up to date when it has entered the next."""
@@ -327,6 +351,7 @@ class Books:
     def specialise(self, container: Container, key: ReuseKey) -> None:
         """It is to serve this key from now on."""
         if container.key is not key:
+            self._settle(container)
             self._unlink_key(container)
             container.key = key
             self.by_key.setdefault(key.digest, {})[container.container_id] = container

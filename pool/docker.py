@@ -25,7 +25,7 @@ from pool import cgroup, descriptors, fifo, netns, recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.disk import refuse_on_full_disk
 from pool.engine import EngineClient, EngineRefused, Stream, read_json_lines, translated
-from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
+from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineError, EngineUnavailable, ImageNotFound
 from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
@@ -42,6 +42,8 @@ _REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 #: Kill it if it still runs; remove its anonymous volumes too.
 _WITH_FORCE = {"force": "1", "v": "1"}
 _RECONNECT_S = (0.2, 5.0)
+#: How long a killed process may take to end before the container counts as one that cannot be killed, s.
+KILLED_WITHIN_S = 5.0
 
 
 class _Created(msgspec.Struct):
@@ -120,6 +122,8 @@ class DockerBackend:
         self._dialer = netns.Dialer()
         #: Pulls under way, by reference and credentials; the result is whether it came to an end by itself.
         self._pulls: dict[tuple[str, frozenset[tuple[str, str]]], asyncio.Future[bool]] = {}
+        #: Told of each image that was pulled: reference and id. May not raise.
+        self.on_pulled: Callable[[str, str], None] | None = None
         self.guard = engine.guard
         self.facts = facts
 
@@ -219,6 +223,7 @@ class DockerBackend:
         else:
             assert isinstance(handle, DockerHandle)
             handle.kill()
+            await self._wait_dead(container_id, handle)
         await self._delete(container_id)
         fifo.remove_fifo(self._run_dir, container_id)
         if handle is not None:
@@ -258,12 +263,24 @@ class DockerBackend:
             flight = self._pulls.get(flight_key)
             if flight is None:
                 await self._lead_pull(flight_key, reference, credentials)
-            else:
-                # wait() and not await: our cancellation must not end the pull for the others. Was its leader
-                # cancelled, the loop makes one of those who wait the next leader.
-                await asyncio.wait({flight})
-                if not flight.cancelled() and (error := flight.exception()) is not None:
-                    raise ImageNotFound(str(error)) from error
+                image = await self._inspect_image(reference)
+                if self.on_pulled is not None:
+                    self.on_pulled(reference, image.image_id)
+                return image
+            # wait() and not await: our cancellation must not end the pull for the others. Was its leader
+            # cancelled, the loop makes one of those who wait the next leader.
+            await asyncio.wait({flight})
+            if not flight.cancelled() and (error := flight.exception()) is not None:
+                raise ImageNotFound(str(error)) from error
+
+    async def remove_image(self, image_id: str) -> None:
+        """See `ContainerBackend`."""
+        try:
+            # By force, for the sake of several names; an image of a running container stays all the same.
+            await self._engine.command("remove_image", CallClass.REMOVE, "DELETE", f"images/{image_id}", params={"force": "1"})
+        except EngineRefused as error:
+            if error.status != 404:
+                raise
 
     async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
         """See `ContainerBackend`. Read it at once: an unread stream blocks the container's writes in the end."""
@@ -392,6 +409,25 @@ class DockerBackend:
                 with contextlib.suppress(OSError):
                     cgroup.thaw_process(state.pid)
 
+    async def _wait_dead(self, container_id: ContainerId, handle: DockerHandle) -> None:
+        """Wait until the kernel has ended it. The engine is not asked before: one such process can hang all of it.
+
+        Raises:
+            ContainerUnkillable: it does not end.
+        """
+        pidfd = handle.descriptors.pidfd
+        loop, died = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(pidfd, died.set)
+        try:
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await died.wait()
+        except TimeoutError:
+            state = _state_of(handle.descriptors.pid)
+            text = f"{container_id} was killed and did not end within {KILLED_WITHIN_S:g} s; its process is in state {state}"
+            raise ContainerUnkillable(text) from None
+        finally:
+            loop.remove_reader(pidfd)
+
     async def _delete(self, container_id: ContainerId) -> None:
         try:
             await self._engine.command("remove", CallClass.REMOVE, "DELETE", f"containers/{container_id}", params=_WITH_FORCE)
@@ -453,6 +489,14 @@ class DockerBackend:
     async def _attach(self, engine_id: str) -> Stream:
         params = {"stream": "1", "stdout": "1", "stderr": "1"}
         return await self._engine.open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
+
+
+def _state_of(pid: int) -> str:
+    """Say in which state the kernel has a process; D is a wait that nothing interrupts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return "unknown"
 
 
 def split_reference(reference: str) -> tuple[str, str]:

@@ -99,6 +99,12 @@ class EngineDiskFull(EngineError):
     code = "engine-disk-full"
 
 
+class ContainerUnkillable(EngineError):
+    """A container's process does not end, although it was killed: the kernel is waiting for something, such as a dead mount."""
+
+    code = "container-unkillable"
+
+
 class ImageNotFound(ActionError):
     """The image does not exist, or may not be pulled."""
 
@@ -133,3 +139,9 @@ class ThawFailed(PlatformError):
     """The kernel would not let a frozen container run; nothing was done."""
 
     code = "thaw-failed"
+
+
+class ContainerUnreachable(ThawFailed):
+    """A container that had its code could not be reached any more; nothing was sent to it."""
+
+    code = "container-unreachable"

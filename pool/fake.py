@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from pool import recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
-from pool.errors import ContainerStartFailed, EngineUnavailable, ImageNotFound, InvokerError
+from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound, InvokerError
 from pool.fake_server import Action, ActionConnection, echo
 from pool.model import ContainerId, ContainerSpec, LogTransport, MemoryReading, PeakQuality
 
@@ -314,6 +314,13 @@ class FakeBackend:
         if reference not in self.images:
             raise ImageNotFound(f"{reference} is neither here nor to be had")
         return self.images[reference]
+
+    async def remove_image(self, image_id: str) -> None:
+        """See `ContainerBackend`."""
+        await self._enter("remove_image")
+        if any(container.spec.image == image_id for container in self.containers.values()):
+            raise EngineError(f"image {image_id} is being used")
+        self.images = {reference: image for reference, image in self.images.items() if image.image_id != image_id}
 
     async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
         """See `ContainerBackend`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import msgspec
 
 from pool.backend import ContainerBackend, ContainerHandle
 from pool.connection import Connection, Response
-from pool.errors import ConnectionLost, ContainerStartFailed, ThawFailed
+from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
 from pool.logs import LogReader
 from pool.model import ActivationId, ContainerId, ContainerSpec, MemoryReading, StartKind
 from pool.table import Slot
@@ -29,6 +30,7 @@ class Live:
     __slots__ = (
         "connection",
         "container_id",
+        "cpu_before_us",
         "cpu_us",
         "create_began",
         "create_ended",
@@ -36,6 +38,7 @@ class Live:
         "freezes",
         "handle",
         "last_activation",
+        "last_cpu_us",
         "logs",
         "oom_kills",
         "slot",
@@ -59,12 +62,21 @@ class Live:
         self.create_began = self.create_ended = 0.0
         #: CPU time up to which everything is booked, microseconds; -1 before the first lease.
         self.cpu_us = -1
+        #: All it had used when this daemon took it over; 0 for its own. And when that was last asked, whoever used it.
+        self.cpu_before_us = self.last_cpu_us = 0
         #: The other counters, when the last lease ended.
         self.throttled_us = self.oom_kills = 0
         #: To whom CPU time used between leases belongs.
         self.last_activation: ActivationId | None = None
         #: How often it was asked to freeze: a late confirmation of an earlier attempt is told by it.
         self.freezes = 0
+
+    def total_cpu_us(self) -> int:
+        """CPU time it has used in its life, microseconds; what was last known once the kernel has forgotten it."""
+        with contextlib.suppress(OSError):
+            self.last_cpu_us = max(self.last_cpu_us, self.handle.cpu_us())
+        self.last_cpu_us = max(self.last_cpu_us, self.cpu_us)
+        return self.last_cpu_us
 
     def take_tail(self) -> tuple[ActivationId | None, int]:
         """CPU time since the last lease ended, and whose it is. Counted once. May raise OSError."""
@@ -280,6 +292,7 @@ class Lease:
             TimeoutError: the deadline came first. The connection is closed.
             ConnectionLost, ResponseNotHttp, ContainerStartFailed: what the container did.
             ThawFailed: the kernel refused; nothing has run.
+            ContainerUnreachable: a container with its code is not there any more; nothing was sent.
         """
         live, loop = self._live, self._loop
         if self.needs_init and not self._touched:
@@ -287,6 +300,8 @@ class Lease:
         self._touched = True
         connection = live.kept_connection(loop.time()) or await self._connect(deadline)
         answer = connection.send(path, body, limit=limit, deadline=deadline)
+        if answer.done() and not self.needs_init and (refused := answer.exception()) is not None:
+            raise ContainerUnreachable(str(refused)) from refused
         verify: asyncio.TimerHandle | None = None
         if self._to_thaw:
             try:
@@ -311,10 +326,11 @@ class Lease:
     async def _connect(self, deadline: float) -> Connection:
         try:
             return await self._live.connect(self._backend, self._loop, deadline=deadline, on_refused=self._thaw_now)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise ContainerStartFailed(f"the container cannot be reached: {error}") from error
+        except TimeoutError:
+            raise
+        except (OSError, ContainerStartFailed) as error:
+            failure = ContainerStartFailed if self.needs_init else ContainerUnreachable
+            raise failure(f"the container cannot be reached: {error}") from error
 
     def _thaw_now(self) -> None:
         """Thaw it, once."""

@@ -19,6 +19,7 @@ from pool.launcher import Launcher, Orders
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, StartKind
 from pool.queueing import FairQueue, Line, Waiter
 from pool.settings import PoolSettings
+from pool.sick_keys import SickKeys
 
 S = ContainerState
 
@@ -66,6 +67,8 @@ class Machine:
         self.launcher = Launcher(lambda: self.settings, self.books, self._queue, orders)
         #: Activation -> the container it holds.
         self._holds: dict[ActivationId, Container] = {}
+        #: Actions whose containers cannot be made.
+        self._sick_keys = SickKeys()
         self._closed = False
         self._starts = dict.fromkeys(StartKind, 0)
         self._commands: list[ev.Command] = []
@@ -165,6 +168,9 @@ class Machine:
             text = f"the action's memory limit of {key.spec.memory_mib} MB is more than the pool's {self.settings.memory_mib} MB"
             self._commands.append(ev.Reject(event.activation, MemoryNeverAvailable(text)))
             return
+        if failure := self._known_failure(key):
+            self._commands.append(ev.Reject(event.activation, failure))
+            return
         if refusal := self._refusal(key):
             self._queue.overflow(key.digest)
             self._commands.append(ev.Reject(event.activation, refusal))
@@ -173,6 +179,12 @@ class Machine:
         self._serve(key)
         if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
             self.launcher.launch()
+
+    def _known_failure(self, key: ReuseKey) -> InvokerError | None:
+        """Return why no container is made for this key now, where one would have to be made. None to go on."""
+        if key.digest not in self._sick_keys or key.digest in self.books.by_key or key.spec.digest in self.books.stems:
+            return None
+        return self._sick_keys.refusal(key.digest, self.books.now)
 
     def _refusal(self, key: ReuseKey) -> InvokerError | None:
         """Say why an activation may not even wait: too many do already. None when it may."""
@@ -204,6 +216,7 @@ class Machine:
             return
         self.books.move(container, S.BUSY)
         assert container.key is not None
+        self._sick_keys.succeeded(container.key.digest)
         if container.idle_since == container.born:
             container.start_cost_s = self.books.now - container.born
         pace = self.launcher.pace_of(container.key)
@@ -379,6 +392,8 @@ class Machine:
         key = container.key
         self._remove(container)  # whatever was made of it; its memory counts until that is known to be gone
         self.launcher.stems.short.add(container.spec.digest)
+        if key is not None:
+            self._sick_keys.failed(key.digest, event.error, self.books.now)
         line = self._queue.line(key.digest) if key else None
         if line:
             victims = list(line.waiters.values())

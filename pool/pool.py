@@ -18,6 +18,7 @@ from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container, Observer
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
+from pool.idle import IdleShare
 from pool.lease import Lease, Live, Told
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import Machine
@@ -51,6 +52,8 @@ class PoolHooks:
         dropped_lines: log lines that a runtime could not write, because the pipe was full.
         repaired: a container was found frozen with a call in flight, and thawed.
         freeze_failed: the kernel would not freeze a container.
+        lived: a container was `created` or `removed`: (container id, namespace, path of its action or empty, which, CPU
+            microseconds it has used).
     """
 
     transition: Observer | None = None
@@ -59,6 +62,7 @@ class PoolHooks:
     dropped_lines: Callable[[int], None] | None = None
     repaired: Callable[[ContainerId], None] | None = None
     freeze_failed: Callable[[], None] | None = None
+    lived: Callable[[ContainerId, str, str, str, int], None] | None = None
 
 
 class Leasing:
@@ -135,6 +139,8 @@ class Pool:
         #: When it rings, seconds of the loop's clock. Kept apart: uvloop's handle of a time that is due already has no `when`.
         self._wake_due = 0.0
         self._closing = False
+        #: CPU time of containers that are gone, microseconds.
+        self._gone_cpu_us = 0
         #: Creations, probes and removals under way.
         self._operations: set[asyncio.Task[None]] = set()
         #: Readers of attached streams.
@@ -218,6 +224,15 @@ class Pool:
         """Look at the whole pool."""
         return self.machine.statistics()
 
+    def take_idle(self) -> list[IdleShare]:
+        """Return what idle containers have held since this was last asked."""
+        self.machine.books.now = self._loop.time()
+        return self.machine.books.take_idle()
+
+    def kernel_cpu_us(self) -> int:
+        """CPU time that the kernel has counted in all containers of this daemon's time, microseconds."""
+        return self._gone_cpu_us + sum(live.total_cpu_us() - live.cpu_before_us for live in self._lives.values())
+
     def now(self) -> float:
         """Seconds of the pool's clock, which `Container.since` and its like are of."""
         return self._loop.time()
@@ -264,7 +279,8 @@ class Pool:
 
     def found(self, found: FoundContainer, handle: ContainerHandle, spec: ContainerSpec, key: ReuseKey | None) -> None:
         """Take over an idle container of an earlier daemon; it is probed before it serves."""
-        self._live(found.container_id, spec, handle)
+        live = self._live(found.container_id, spec, handle)
+        live.cpu_before_us = live.total_cpu_us()
         self._feed(ev.Found(found.container_id, spec, key))
 
     def stop_starting(self) -> None:
@@ -383,6 +399,7 @@ class Pool:
             return
         live = self._live(container_id, command.spec, handle)
         live.create_began, live.create_ended = began, time.monotonic()
+        self._tell_life(live, "created")
         self._feed(ev.Created(container_id, exercised=False))
 
     async def _exercise(self, container_id: ContainerId) -> None:
@@ -405,6 +422,7 @@ class Pool:
         live = self._lives.pop(container_id, None)
         if live is not None:
             self._let_go(live)
+            self._gone_cpu_us += live.total_cpu_us() - live.cpu_before_us
         pause, longest = REMOVE_RETRY_S
         while True:
             try:
@@ -418,6 +436,7 @@ class Pool:
         if live is not None:
             live.handle.close()
             live.slot.release()
+            self._tell_life(live, "removed")
 
     async def _probe(self, container_id: ContainerId) -> None:
         """A found container that stands still is as it should be; any other must answer."""
@@ -514,6 +533,12 @@ class Pool:
             await logs.read(self.backend.attach_logs(handle))
         except EngineError as error:
             log.warning("log lines of %s are lost: %s", container_id, error)
+
+    def _tell_life(self, live: Live, fact: str) -> None:
+        if self._hooks.lived is not None:
+            known = self.machine.books.containers.get(live.container_id)
+            path = known.key.action if known is not None and known.key is not None else ""
+            self._hooks.lived(live.container_id, live.spec.namespace, path, fact, live.last_cpu_us)
 
     def _let_go(self, live: Live) -> None:
         """Stop watching it. Its descriptors stay open for the removal."""

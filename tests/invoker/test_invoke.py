@@ -18,9 +18,10 @@ from invoker.model import Accepted, Annotation, Exec, Identity, LimitOverrides, 
 from invoker.plan import Facts
 from invoker.record.recorder import Recorder
 from invoker.vault import ParameterUnreadable, Vault
-from pool.errors import EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
+from pool.backend import Image
+from pool.errors import ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.model import ActivationId, StartKind
+from pool.model import ActivationId, LogTransport, StartKind
 
 
 async def test_cold_then_warm_with_disjoint_phases_that_cover_the_time(tmp_path: Path):
@@ -260,6 +261,31 @@ async def test_container_that_would_not_thaw_is_replaced_and_the_call_runs_once(
             done = await s.run()
         assert done.meter.start_kind is StartKind.COLD
         assert runs.count("/run") == 2
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_warm_container_that_cannot_be_reached_costs_another_one_and_no_call(tmp_path: Path, times: int):
+    """Nothing was sent to it, so the call may go elsewhere; not for ever."""
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        s.backend.images["python"] = Image(image_id="sha256:1", logs=LogTransport.PIPE, server_keep_alive_s=0.0)
+        runs: list[str] = []
+        s.backend.action = lambda path, body: (runs.append(path), Answer(after_s=0.05 if path == "/run" else 0.0))[1]
+        reference = s.planner.reference_of(action())
+        s.backend.images[reference] = s.backend.images["python"]
+        await asyncio.gather(*(s.run() for _ in range(3)))
+        warm, done = set(s.backend.containers), len(runs)
+        assert len(warm) == 3
+        s.backend.fail_next("dial", OSError(101, "Network is unreachable"), times=times)
+        if times == 1:
+            assert (await s.run()).meter.start_kind is StartKind.WARM
+            assert len(runs) == done + 1
+        else:
+            with pytest.raises(ContainerUnreachable):
+                await s.run()
+            assert len(runs) == done
+        async with asyncio.timeout(5):
+            while len(warm & set(s.backend.containers)) != 3 - times:
+                await asyncio.sleep(0)
 
 
 async def test_a_call_for_which_no_container_thaws_ends_as_docs_errors_says(tmp_path: Path):

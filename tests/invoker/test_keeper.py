@@ -151,6 +151,23 @@ async def test_a_single_container_that_cannot_be_frozen_stays_warm_and_makes_the
         await node.until(lambda: node.states() == [ContainerState.FROZEN])
 
 
+async def test_containers_that_do_not_go_are_told_of_and_the_node_takes_work_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper_module, "REMOVED_WITHIN_S", 0.0)
+    monkeypatch.setattr("pool.pool.REMOVE_RETRY_S", (0.01, 0.01))
+    async with running(tmp_path) as node:
+        await node.call()
+        stuck = node.backend.hold("remove")
+        node.pool.retire(KEY.action, revision=None)
+        await stuck.reached.wait()
+        (check,) = [check for check in node.keeper.health().checks if check.name == "removals"]
+        assert not check.ok
+        assert "1 containers, 256 MiB" in check.detail
+        assert "removals" not in [check.name for check in node.keeper.ready().checks]
+        stuck.release()
+        await node.until(lambda: not node.pool.containers())
+        assert all(check.ok for check in node.keeper.health().checks if check.name == "removals")
+
+
 async def test_a_call_whose_container_was_frozen_by_hand_is_thawed(tmp_path):
     async with running(tmp_path) as node:
         node.pool.freezing_works(works=False)

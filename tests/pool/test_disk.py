@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.disk import refuse_on_full_disk
+from pool.disk import Room, refuse_on_full_disk, room_on
 from pool.errors import EngineDiskFull
 
 
@@ -23,6 +23,14 @@ def test_nearly_full_disk_is_refused_with_both_numbers(tmp_path: Path, monkeypat
         refuse_on_full_disk(str(tmp_path))
 
 
+def test_room_is_what_is_free_and_what_would_be_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fields = list(os.statvfs(tmp_path))
+    fields[2], fields[3], fields[4] = 1000 << 8, 900 << 8, 100 << 8
+    monkeypatch.setattr("pool.disk.os.statvfs", lambda _path: os.statvfs_result([4096, 4096, *fields[2:]]))
+    assert room_on(str(tmp_path)) == Room(free=100 << 20, enough=50 << 20)
+
+
 def test_engine_of_unknown_place_is_not_judged():
+    assert room_on("") is None
     refuse_on_full_disk("")
     refuse_on_full_disk("/no/such/place")

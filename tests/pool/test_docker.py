@@ -17,7 +17,7 @@ import pytest
 from pool import recipe
 from pool.backend import Descriptors, FoundContainer
 from pool.docker import DockerBackend, DockerHandle, split_reference
-from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound
+from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineError, EngineUnavailable, ImageNotFound
 from pool.guard import CallClass, Deadlines
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
 from pool.netns import has_ended
@@ -162,6 +162,7 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
     "list_containers": lambda backend: backend.list_containers(),
     "resolve_image": lambda backend: backend.resolve_image("a", pull=True),
     "attach_logs": read_logs,
+    "remove_image": lambda backend: backend.remove_image("sha256:1"),
     "ping": lambda backend: backend.ping(),
 }
 NOT_THE_ENGINE = {"dial", "close", "open", "watch_events"}  # watch_events never ends; tested below
@@ -360,6 +361,22 @@ async def test_a_foreign_image_is_attached_before_it_starts(engine, backend):
     assert verbs.index(f"POST /containers/{'e' * 64}/attach") < verbs.index(f"POST /containers/{'e' * 64}/start")
 
 
+async def test_a_container_whose_process_does_not_end_is_kept_from_the_engine_until_it_has(engine, backend, monkeypatch):
+    monkeypatch.setattr("pool.docker.KILLED_WITHIN_S", 0.05)
+    monkeypatch.setattr(DockerHandle, "kill", lambda _self: None)  # what SIGKILL does to a process in the kernel's hands
+    process = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    numbers = dict.fromkeys(("freeze", "frozen", "cpu", "memory_peak", "memory_stat", "log", "network"), -1)
+    handle = DockerHandle(A, "e" * 64, Descriptors(pid=os.getpid(), pidfd=process, **numbers), None)
+    asked = len(engine.requests)
+    for _ in range(2):
+        with pytest.raises(ContainerUnkillable, match=r"did not end within 0\.05 s; its process is in state R"):
+            await backend.remove(A, handle)
+    assert len(engine.requests) == asked
+    os.eventfd_write(process, 1)
+    await backend.remove(A, handle)
+    assert engine.verbs()[asked:] == [f"DELETE /containers/{A}"]
+
+
 async def test_a_removal_that_the_engine_refuses_is_told(engine, backend):
     engine.answers["GET /containers/invokerd"] = (200, {"State": {"Pid": 0}})
     engine.answers["DELETE /containers/"] = (409, {"message": "removal is already in progress"})
@@ -432,6 +449,37 @@ async def test_an_absent_image_is_pulled_once_for_all_who_wait(engine, backend):
     assert {waiter.result().image_id for waiter in waiters} == {"sha256:77"}
     (pulled,) = [request for request in engine.requests if request[1] == "/images/create"]
     assert pulled[2] == {"fromImage": ["r/i"], "tag": ["2"]}
+
+
+async def test_who_keeps_images_is_told_of_each_that_was_pulled(engine, backend):
+    told = []
+    backend.on_pulled = lambda reference, image_id: told.append((reference, image_id))
+    engine.answers["GET /images/here"] = PIPE
+    await backend.resolve_image("here", pull=True)
+    assert told == []
+    answers = iter([(404, {"message": "no such image"}), PIPE])
+
+    async def absent_then_here():
+        return next(answers, PIPE)
+
+    engine.answers["GET /images/far"] = absent_then_here
+    engine.answers["POST /images/create"] = (200, b'{"status":"Pulling"}\n')
+    await backend.resolve_image("far", pull=True)
+    assert told == [("far", "sha256:77")]
+
+
+@pytest.mark.parametrize("answer", [(200, []), (404, {"message": "no such image"})])
+async def test_an_image_is_removed_with_all_its_names_and_gone_already_is_success(engine, backend, answer):
+    engine.answers["DELETE /images/"] = answer
+    await backend.remove_image("sha256:77")
+    assert engine.verbs()[-1] == "DELETE /images/sha256:77"
+    assert engine.requests[-1][2] == {"force": ["1"]}
+
+
+async def test_an_image_that_is_used_stays_and_that_is_told(engine, backend):
+    engine.answers["DELETE /images/"] = (409, {"message": "image is being used by running container"})
+    with pytest.raises(EngineError, match="being used"):
+        await backend.remove_image("sha256:77")
 
 
 async def test_a_pull_whose_first_waiter_goes_away_is_led_by_the_next(engine, backend):

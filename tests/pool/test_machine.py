@@ -16,11 +16,12 @@ from pool.errors import (
     ContainerStartFailed,
     EngineUnavailable,
     IllegalTransition,
+    InvokerError,
     MemoryNeverAvailable,
     PoolClosed,
     PoolOverloaded,
 )
-from pool.model import ActivationId, ContainerId, ContainerState, Reactive, StartKind
+from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
 S = ContainerState
@@ -297,6 +298,48 @@ def test_platform_fault_at_creation_is_told_to_one_waiter_the_images_fault_to_al
     assert kinds(first) == ["Remove", "Reject", "Create"]
     second = driver.feed(ev.CreateFailed(ContainerId("c2"), ContainerStartFailed()))
     assert kinds(second) == ["Remove", "Reject", "Reject"]
+
+
+def fail_creation(driver: Driver, activation: str, a_key: ReuseKey, error: InvokerError) -> list[str]:
+    """Let one creation fail, and be removed."""
+    before = set(driver.machine.books.containers)
+    driver.arrive(activation, a_key)
+    created = sorted(set(driver.machine.books.containers) - before)
+    done = [kind for name in created for kind in kinds(driver.feed(ev.CreateFailed(name, error)))]
+    for name in created:
+        driver.feed(ev.Removed(name))
+    return done
+
+
+def test_an_action_whose_container_failed_three_times_is_not_tried_for_a_while_and_others_are():
+    driver = Driver()
+    broken = key("broken")
+    for number in range(3):
+        assert "Reject" in fail_creation(driver, f"a{number}", broken, ContainerStartFailed("no such file"))
+    reject = only(driver.arrive("a3", broken), ev.Reject)
+    assert isinstance(reject.error, ContainerStartFailed)
+    assert "no such file (3 times in a row" in str(reject.error)
+    assert kinds(driver.arrive("b1", key("other"))) == ["Create"]
+    driver.now += 5.0
+    assert kinds(driver.arrive("a4", broken)) == ["Create"], "after a while it is tried again"
+
+
+def test_a_creation_that_succeeds_forgets_the_failures_before_it():
+    driver = Driver()
+    for number in range(2):
+        fail_creation(driver, f"a{number}", key("flaky"), ContainerStartFailed())
+    driver.warm("a2", key("flaky"))
+    driver.feed(ev.Retired("anna/flaky", None))
+    for name in list(driver.machine.books.containers):
+        driver.feed(ev.Removed(name))
+    for number in range(3, 5):
+        assert "Reject" in fail_creation(driver, f"a{number}", key("flaky"), ContainerStartFailed())
+
+
+def test_a_sick_engine_is_no_fault_of_an_action():
+    driver = Driver()
+    for number in range(10):
+        assert "Reject" in fail_creation(driver, f"a{number}", key("hello"), EngineUnavailable())
 
 
 def test_memory_of_a_failed_creation_counts_until_nothing_is_left_of_it():

@@ -32,12 +32,22 @@ class WatchedSite:
     def finished_rows(self) -> dict[str, int]:
         """Count the ledger's rows of the user's ended activations, by activation."""
         self.user.ask("GET", "activations?limit=1")  # answered when all that was finished before is committed
-        found: dict[str, int] = {}
+        return dict(
+            self.ledger("SELECT subject, count(*) FROM ledger WHERE type = 'finished' AND namespace = 'anna' GROUP BY subject")
+        )
+
+    def ledger(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Ask the ledger's files, as an auditor would: read-only, and past the daemon."""
+        rows: list[tuple[Any, ...]] = []
         for month in (self.daemon.state_dir / "ledger").glob("*.db"):
             with contextlib.closing(sqlite3.connect(f"file:{month}?mode=ro", uri=True)) as ledger:
-                query = "SELECT subject, count(*) FROM ledger WHERE type = 'finished' AND namespace = 'anna' GROUP BY subject"
-                found |= dict(ledger.execute(query))
-        return found
+                rows += ledger.execute(query, values)
+        return rows
+
+    def tail_us(self, activation_id: str) -> int:
+        """CPU time that was booked to an activation after its reply, microseconds."""
+        query = "SELECT coalesce(sum(cpu_us), 0) FROM ledger WHERE type = 'tail' AND subject = ?"
+        return sum(row[0] for row in self.ledger(query, activation_id))
 
     def containers(self) -> list[dict[str, Any]]:
         """Every container of the pool, as `invokerctl pool` shows it."""

@@ -224,6 +224,58 @@ def test_a_reload_takes_over_limits_and_names_what_needs_a_restart(make, manager
     assert '"memory_budget_mib": 2048' in service.control("pool", "--json")
 
 
+PLAN = """
+[[plan]]
+id = "{name}"
+version = "1"
+currency = "EUR"
+valid_from = 2021-01-01T00:00:00Z
+memory_gib_s = "0"
+cpu_s = "0"
+invocation = "{invocation}"
+idle_gib_s = "0"
+step_ms = 1
+minimum_ms = 0
+bill_init = true
+places = 9
+rounding = "half-even"
+"""
+
+
+def test_a_reload_takes_over_prices_and_the_log_level(make, manager, make_user, tmp_path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PLAN.format(name="old", invocation="0.25"))
+    service = make(prices__file=str(prices))
+    service.launch({"NOTIFY_SOCKET": manager.address})
+    manager.hear("READY=1")
+    service.wait_ready()
+    user = make_user(service, "anna")
+    user.deploy("echo", ECHO)
+    before = user.invoke("echo").annotations["cost"]
+    assert (before["plan"], float(before["amount"])) == ("old@1", 0.25)
+    prices.write_text(PLAN.format(name="new", invocation="0.5"))
+    service.set(log__level="error")
+    service._process.send_signal(1)
+    manager.hear("RELOADING=1")
+    manager.hear("READY=1")
+    after = user.invoke("echo").annotations["cost"]
+    assert (after["plan"], float(after["amount"])) == ("new@1", 0.5)
+    # What is not an error any more is not written: not even that the level was taken over.
+    assert "reload: applied" not in service.log
+    prices.write_text("nonsense")
+    service._process.send_signal(1)
+    manager.hear("RELOADING=1")
+    manager.hear("READY=1")
+    assert "the old configuration stays: prices.file" in service.log
+    assert user.invoke("echo").annotations["cost"] == after
+    prices.write_text(PLAN.format(name="new", invocation="0.5"))
+    service.set(log__level="info")
+    service._process.send_signal(1)
+    manager.hear("RELOADING=1")
+    manager.hear("READY=1")
+    assert "reload: applied: log.level" in service.log
+
+
 def test_a_reload_of_a_bad_file_changes_nothing(make, manager, make_user):
     service = make(limits__payload_bytes=4096)
     service.launch({"NOTIFY_SOCKET": manager.address})

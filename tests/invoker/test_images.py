@@ -1,0 +1,126 @@
+"""Which images go when the engine's disk is nearly full, and which never do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from invoker.images import KEEP_S, ImageShelf
+from pool.disk import Room
+from pool.errors import EngineError
+
+GIB = 1 << 30
+ENOUGH = 10 * GIB
+
+
+@dataclass
+class Engine:
+    """Removing an image frees its bytes."""
+
+    images: dict[str, int]
+    free: int
+    refuses: set[str] = field(default_factory=set)
+
+    async def remove_image(self, image_id: str) -> None:
+        if image_id in self.refuses:
+            raise EngineError("image is being used")
+        self.free += self.images.pop(image_id)
+
+
+@dataclass
+class Node:
+    file: Path
+    engine: Engine
+    used: set[str] = field(default_factory=set)
+    forgotten: int = 0
+    now_s: float = 1_000_000.0
+
+    def shelf(self) -> ImageShelf:
+        return ImageShelf(
+            self.file,
+            backend=self.engine,
+            room=lambda: Room(self.engine.free, ENOUGH),
+            in_use=lambda: self.used,
+            on_removed=self.forget,
+            wall_s=lambda: self.now_s,
+        )
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+@pytest.fixture
+def node(tmp_path):
+    """Four images, 6 GiB each, of which `alien` was pulled by somebody else."""
+    return Node(tmp_path / "images.json", Engine(dict.fromkeys(("old", "mid", "new", "alien"), 6 * GIB), free=15 * GIB))
+
+
+def pull_all(node: Node, shelf: ImageShelf) -> None:
+    for image_id in ("old", "mid", "new"):
+        shelf.pulled(f"example/{image_id}:1", image_id)
+        node.now_s += 2 * KEEP_S
+
+
+async def test_with_room_nothing_goes(node):
+    shelf = node.shelf()
+    pull_all(node, shelf)
+    node.engine.free = 20 * GIB
+    assert await shelf.sweep() == 0
+    assert len(node.engine.images) == 4
+
+
+async def test_the_longest_unused_go_until_there_is_room_and_no_further(node):
+    shelf = node.shelf()
+    pull_all(node, shelf)
+    node.engine.free = 19 * GIB
+    assert await shelf.sweep() == 2
+    assert set(node.engine.images) == {"new", "alien"}
+    assert node.forgotten == 2, "whoever remembers them would ask for what is gone"
+
+
+async def test_what_is_used_what_was_just_used_and_what_is_not_ours_stay(node):
+    shelf = node.shelf()
+    pull_all(node, shelf)
+    node.used = {"old"}
+    node.engine.refuses = {"mid"}
+    shelf.pulled("example/new:1", "new")
+    assert await shelf.sweep() == 0
+    assert len(node.engine.images) == 4
+    # What is used no more counts from when it was last seen to be.
+    node.used = set()
+    node.engine.refuses = set()
+    assert await shelf.sweep() == 1
+    assert set(node.engine.images) == {"old", "new", "alien"}
+
+
+async def test_a_restart_forgets_nothing_and_an_unreadable_file_removes_nothing(node, caplog):
+    pull_all(node, node.shelf())
+    again = node.shelf()
+    node.engine.free = 19 * GIB
+    assert await again.sweep() == 2
+    assert await node.shelf().sweep() == 0, "what has gone was kept in the file"
+    node.file.write_text("{broken")
+    node.engine.free = 0
+    assert await node.shelf().sweep() == 0
+    assert "cannot be read" in caplog.text
+
+
+async def test_a_disk_that_is_not_of_this_machine_is_not_judged(node):
+    shelf = ImageShelf(
+        node.file,
+        backend=node.engine,
+        room=lambda: None,
+        in_use=set,
+        on_removed=node.forget,
+        wall_s=lambda: node.now_s,
+    )
+    pull_all(node, shelf)
+    assert await shelf.sweep() == 0
+
+
+async def test_a_state_directory_without_room_costs_no_call(node, caplog):
+    node.file = node.file.parent / "no" / "such" / "directory"
+    node.shelf().pulled("example/a:1", "a")
+    assert "cannot be written" in caplog.text

@@ -1,0 +1,158 @@
+"""Minutes of mixed load with restarts: memory and descriptors stay flat, and the books are exact."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from watched_site import WatchedSite
+
+from bench.daemon import Daemon, open_descriptors
+
+pytestmark = [pytest.mark.docker, pytest.mark.long]
+
+MINUTES = 4
+RESTARTS = 4
+WORKERS = 6
+#: What a call does, and how it ends.
+WORK = """
+import os, time
+def main(args):
+    how = args["how"]
+    if how == "sleep":
+        time.sleep(0.02)
+    elif how == "spin":
+        end = time.process_time() + 0.005
+        while time.process_time() < end:
+            pass
+    elif how == "print":
+        print("x" * 2000)
+    elif how == "raise":
+        raise ValueError("as asked")
+    elif how == "exit":
+        os._exit(3)
+    return {"how": how}
+"""
+ENDS = {"sleep": 200, "spin": 200, "print": 200, "echo": 200, "raise": 502, "exit": 502}
+OUTCOMES = {"ok", "application-error", "crashed", "lost", "cancelled", "stopping", "waited-too-long"}
+WEIGHTS = {"sleep": 30, "spin": 30, "print": 20, "echo": 100, "raise": 5, "exit": 1}
+
+
+class Load:
+    """Calls without end; remembers how each ended."""
+
+    def __init__(self, site: WatchedSite) -> None:
+        self.site = site
+        self.over = threading.Event()
+        #: Activation ids that were answered, blocking or not.
+        self.answered: list[str] = []
+        self.wrong: list[str] = []
+        self.refused = 0
+
+    def run(self, worker: int) -> None:
+        draw = random.Random(worker)
+        for number in itertools.count():
+            if self.over.is_set():
+                return
+            how = draw.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            query, expected = ("blocking=false", 202) if draw.random() < 0.2 else ("blocking=true", ENDS[how])
+            try:
+                answer = self.site.user.invoke(f"work{draw.randrange(4)}", {"how": how, "n": number}, query)
+            except (OSError, http.client.HTTPException):
+                self.refused += 1  # between two daemons
+                time.sleep(0.1)
+                continue
+            if answer.status == 503:
+                self.refused += 1
+            elif answer.status != expected:
+                self.wrong.append(answer.text[:300])
+            if (activation_id := answer.headers.get("x-openwhisk-activation-id")) is not None:
+                self.answered.append(activation_id)
+            # Some gaps are longer than the grace.
+            time.sleep(draw.choice((0.0, 0.0, 0.01, 0.15)))
+
+
+@pytest.fixture
+def site(tmp_path: Path, engine_url: str, make_user: Any) -> Iterator[WatchedSite]:
+    daemon = Daemon(tmp_path, engine_url, {"pool.memory_mib": 2048, "http.drain_s": 20.0})
+    daemon.start()
+    try:
+        site = WatchedSite(daemon, engine_url, make_user)
+        yield site
+        site.engine.close()
+    finally:
+        daemon.stop()
+
+
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def look(site: WatchedSite) -> tuple[float, int]:
+    """Memory and descriptors of the daemon, less the descriptors that containers account for."""
+    pid = site.daemon.pid
+    return resident_mib(pid), open_descriptors(pid) - 8 * len(site.containers())
+
+
+def test_minutes_of_mixed_load_with_restarts_leave_nothing_behind_and_the_books_exact(site: WatchedSite):
+    for number in range(4):
+        site.user.deploy(f"work{number}", WORK, memory=128)
+    load = Load(site)
+    looks: list[list[tuple[float, int]]] = []
+    with ThreadPoolExecutor(WORKERS) as workers:
+        running = [workers.submit(load.run, worker) for worker in range(WORKERS)]
+        try:
+            for number in range(RESTARTS):
+                looks.append([])
+                until = time.monotonic() + MINUTES * 60 / RESTARTS
+                while time.monotonic() < until:
+                    time.sleep(2.0)
+                    looks[-1].append(look(site))
+                if number < RESTARTS - 1:
+                    site.daemon.kill() if number % 2 else site.daemon.stop()
+                    site.daemon.start()
+        finally:
+            load.over.set()
+        for each in running:
+            each.result()
+    assert load.wrong == []
+    assert len(load.answered) > 1000
+    # Each daemon: the first third of its life fills caches, the last third must need no more than that.
+    for each in looks:
+        third = len(each) // 3
+        early, late = each[third : 2 * third], each[2 * third :]
+        assert max(mib for mib, _ in late) <= max(mib for mib, _ in early) * 1.1 + 5, each
+        assert max(files for _, files in late) <= max(files for _, files in early) + 2 * WORKERS + 10, each
+    settle_and_audit(site, load)
+
+
+def settle_and_audit(site: WatchedSite, load: Load) -> None:
+    """What was answered is in the ledger once, and nothing else is; no container is nobody's."""
+    with contextlib.suppress(AssertionError):
+        site.user.ask("GET", "activations?limit=1")
+    site.daemon.wait(lambda: site.daemon.metric("invokerd_activations_in_flight") == 0, "to have run everything")
+    site.daemon.wait(lambda: site.daemon.metric("invokerd_recorder_backlog_records") == 0, "to have written everything")
+    rows = site.finished_rows()
+    assert Counter(rows.values()).keys() == {1}, "a call was booked twice"
+    lost = [activation_id for activation_id in load.answered if activation_id not in rows]
+    assert lost == [], f"{len(lost)} of {len(load.answered)} answered calls are not in the ledger"
+    kills = RESTARTS // 2
+    outcomes = dict(site.ledger("SELECT outcome, count(*) FROM ledger WHERE type = 'finished' GROUP BY outcome"))
+    assert set(outcomes) <= OUTCOMES, outcomes
+    assert outcomes.get("lost", 0) <= kills * 3 * WORKERS
+    site.daemon.wait(lambda: not site.orphans(), "to have no container that the pool does not own")
+    assert site.daemon.metric("invokerd_unbooked_cpu_seconds") >= -0.05
+    usage = json.loads(site.daemon.control("usage", "--json"))
+    assert "anna" in str(usage)
