@@ -248,7 +248,8 @@ class Invoker:
             return "running"
         if not ticket.cancelled:
             ticket.cancelled = True
-            ticket.task.cancel()
+            if ticket.trace.planned:  # else its task has not begun: a cancelled one never would, nor record anything
+                ticket.task.cancel()
         return "running" if ticket.trace.granted else "queued"
 
     async def wait_recorded(self, activation_id: ActivationId) -> None:
@@ -323,6 +324,8 @@ class Invoker:
         call, trace = ticket.call, ticket.trace
         try:
             trace.planned = time.monotonic()
+            if ticket.cancelled:
+                raise asyncio.CancelledError  # noqa: TRY301 - handled as one that comes later
             plan = ticket.plan or self._planner.find(call.identity.namespace, call.action)
             if plan is None:
                 plan = await self._planner.make(call.identity.namespace, call.action)

@@ -405,6 +405,8 @@ class Pool:
     async def _exercise(self, container_id: ContainerId) -> None:
         live = self._lives[container_id]
         try:
+            if live.handle.is_frozen():  # a stem cell whose taker was cancelled before it sent anything
+                live.handle.thaw()
             await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
         except (InvokerError, OSError, TimeoutError) as error:
             log.warning("stem cell %s does not answer: %s", container_id, error)

@@ -161,14 +161,17 @@ async def test_no_more_calls_of_a_class_are_under_way_than_its_width():
 
 
 async def test_waiting_for_a_turn_does_not_use_up_the_deadline():
-    guard = Guard(deadlines=Deadlines(read_s=0.05), widths=Widths(read=1))
+    guard = Guard(deadlines=Deadlines(read_s=600.0), widths=Widths(read=1))
 
     async def call() -> None:
         async with guard.call("read", READ):
-            await asyncio.sleep(0.02)
+            pass
 
-    await asyncio.gather(*(call() for _ in range(5)))
-    assert guard.calls["read"].timeouts == 0
+    async with asyncio.TaskGroup() as group, guard.call("occupant", READ):
+        guard.deadlines = Deadlines(read_s=0.2)  # of those that begin from now on
+        group.create_task(call())
+        await asyncio.sleep(0.3)  # longer than that
+    assert (guard.calls["read"].count, guard.calls["read"].timeouts) == (1, 0)
 
 
 async def test_a_pull_that_takes_too_long_blames_the_image_and_not_the_engine():

@@ -194,6 +194,16 @@ async def test_granted_but_untouched_new_container_becomes_a_stem_cell_also_for_
         assert [entry.key_digest for entry in b.table.entries()] == [None]
 
 
+async def test_a_frozen_stem_cell_whose_taker_sent_nothing_is_one_again_at_once(tmp_path: Path):
+    """It is exercised anew, and for that it must be thawed."""
+    async with bench(tmp_path) as b:
+        for _ in range(3):
+            async with b.lease() as lease:
+                assert lease.needs_init
+            await b.until(lambda: b.states() == [S.STEM_FROZEN])
+        assert b.backend.calls["create"] == 1
+
+
 async def test_waiting_ends_at_the_deadline(tmp_path: Path):
     async with bench(tmp_path, memory_mib=256) as b:
         async with b.lease() as held:
