@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import crash, engine_requests, latency, leaks, starts, stored, throughput
+from bench import crash, engine_requests, latency, leaks, starts, stored, thaws, throughput
 from bench.container import Engine
 from bench.measure import Line, dump
 from bench.setting import Setting
@@ -41,6 +41,7 @@ SCENARIOS = {
     "stored": Scenario(stored.stored, blocks=15, rounds=100),
     "engine-requests": Scenario(engine_requests.engine_requests),
     "crash": Scenario(crash.crash, calls=1000, rounds=10),
+    "thaws": Scenario(thaws.thaws, calls=64, blocks=10),
     "leaks": Scenario(leaks.leaks, rounds=10),
 }
 
