@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import crash, engine_requests, latency, leaks, starts, stored, thaws, throughput
+from bench import crash, engine_requests, events, latency, leaks, starts, stored, thaws, throughput
 from bench.container import Engine
 from bench.measure import Line, dump
 from bench.setting import Setting
@@ -43,6 +43,8 @@ SCENARIOS = {
     "crash": Scenario(crash.crash, calls=1000, rounds=10),
     "thaws": Scenario(thaws.thaws, calls=64, blocks=10),
     "leaks": Scenario(leaks.leaks, rounds=10),
+    "fanout": Scenario(events.fanout, rounds=10),
+    "alarms": Scenario(events.alarms, rounds=10),
 }
 
 

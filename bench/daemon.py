@@ -137,6 +137,11 @@ class Daemon:
         """Encode an invocation, for `client.drive`."""
         return request("POST", f"/api/v1/namespaces/_/actions/{action}?{query}", dict(payload or {}), key=key)
 
+    def api(self, key: str, method: str, path: str, body: Any = None) -> Any:
+        """Ask the API for `path`, below the caller's namespace or, with a slash in front, below all of them; return its JSON."""
+        below = "" if path.startswith("/") else "/_/"
+        return self._call(method, f"/api/v1/namespaces{below}{path}", body, key)
+
     def activation(self, key: str, activation_id: str) -> dict[str, Any] | None:
         """Read a record, None where there is none."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
@@ -165,15 +170,16 @@ class Daemon:
             connection.request("GET", path)
             return connection.getresponse().status
 
-    def _call(self, method: str, target: str, body: Any, key: str) -> None:
+    def _call(self, method: str, target: str, body: Any, key: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         with contextlib.closing(connection):
             data = None if body is None else json.dumps(body)
             connection.request(method, target, data, {"Content-Type": "application/json", **_authorization(key)})
             response = connection.getresponse()
             text = response.read()
-        if response.status != 200:
+        if response.status not in {200, 202}:
             raise DaemonFailed(f"invokerd answered {response.status} to {method} {target}: {text[:500]!r}")
+        return json.loads(text)
 
 
 def to_toml(keys: Mapping[str, Any]) -> str:

@@ -22,7 +22,9 @@ from aiohttp import web
 from aiohttp.web_runner import BaseRunner
 
 from invoker import __version__
+from invoker.alarms.provider import build_alarms
 from invoker.bookkeeping import Bookkeeper
+from invoker.catalog.deploy import deploy_catalog
 from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
 from invoker.control.operations import Operations
@@ -34,9 +36,10 @@ from invoker.http.auth import Authenticator
 from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.images import ImageShelf
+from invoker.invocation import Builtin
 from invoker.invoke import Invoker
 from invoker.keeper import PROBE_MEMORY_MIB, Keeper
-from invoker.manifest import SEQUENCE, Manifest
+from invoker.manifest import BUILTIN, SEQUENCE, Manifest
 from invoker.minute import MinuteFile
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
@@ -47,6 +50,7 @@ from invoker.recovery import take_over
 from invoker.signals import Signals
 from invoker.stores import Stores, boot_id, open_stores
 from invoker.systemd import Notifier, inherited_sockets
+from invoker.triggers import Triggers
 from invoker.vault import Vault
 from metrics.exposition import BuildInfo, Exposition, Sources, metrics_application
 from metrics.observer import Observer
@@ -175,6 +179,8 @@ class Daemon:
         self.pool = Pool(backend, _pool_settings(config), node=config.node, group=group, table=stores.table, hooks=hooks)
         self.planner = Planner(config=lambda: self.config, manifest=manifest, backend=backend, code=stores.code)
         self.vault = Vault(stores.parameter_key, seals_all=lambda: self.config.store.encrypt_parameters)
+        #: What the daemon carries out itself, by full path of the action.
+        self.builtins: dict[str, Builtin] = {}
         self.invoker = Invoker(
             vault=self.vault,
             pool=self.pool,
@@ -187,6 +193,17 @@ class Daemon:
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self._observe,
             resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
+            builtins=self.builtins,
+        )
+        self.admission = Admission(lambda: self.config.limits, self.observer.throttled)
+        self.triggers = Triggers(
+            entities=stores.entities,
+            admission=self.admission,
+            manifest=manifest,
+            invoker=self.invoker,
+            recorder=stores.recorder,
+            node=config.node,
+            wall_clock=time.time,
         )
         self.images = ImageShelf(
             config.state_dir / "images.json",
@@ -211,7 +228,10 @@ class Daemon:
             on_lag=self.observer.loop_lag,
         )
         self.authenticator = Authenticator(stores.entities, stores.pepper)
-        self.admission = Admission(lambda: self.config.limits, self.observer.throttled)
+        self.alarms, builtins = build_alarms(
+            stores, admission=self.admission, triggers=self.triggers, authenticator=self.authenticator
+        )
+        self.builtins |= builtins
         self.minute = MinuteFile(config.state_dir / "minute.json", self.admission)
         self.operations = Operations(
             config=lambda: self.config,
@@ -231,6 +251,8 @@ class Daemon:
         """Serve while the block runs; after it, stop in order."""
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         stores = self.stores
+        if self.config.runtimes.catalog:
+            await self._deploy_catalog()
         stores.entities.on_change(self._on_entity)
         await take_over(
             stores,
@@ -258,8 +280,10 @@ class Daemon:
             gc.freeze()  # what is here stays: the collector need not walk it again, which shows in the p99
             self.notifier.ready(f"serving on {self.config.http.listen}")
             log.info("ready: serving on %s, metrics on %s", self.config.http.listen, self.config.metrics.listen)
+            ticking = self.group.create_task(self.alarms.run(), name="alarms")
             yield
             self.notifier.stopping("draining")
+            ticking.cancel()
             await self._drain(signals)
         self.bookkeeper.book_idle(self.pool)
         await self.pool.close()
@@ -267,6 +291,18 @@ class Daemon:
             task.cancel()
 
     # ---- at the start
+
+    async def _deploy_catalog(self) -> None:
+        """Install the packages of `whisk.system`. Before anybody is told of entities: nobody runs as that namespace."""
+
+        def make_key() -> tuple[str, str]:
+            uuid, key = self.authenticator.make_key()
+            return uuid, self.authenticator.hash_key(key)
+
+        now_ms = time.time_ns() // 1_000_000
+        changed = await deploy_catalog(self.stores.entities, self.manifest, make_key=make_key, now_ms=now_ms)
+        if changed:
+            log.info("the catalog of whisk.system: %d entities were renewed", changed)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         """Open the listeners; sockets that systemd passed go before the configured addresses."""
@@ -300,6 +336,7 @@ class Daemon:
             activations=self.stores.recorder,
             apis=self.stores.apis,
             invoker=self.invoker,
+            triggers=self.triggers,
             limits=lambda: self.config.limits,
             price=lambda activation: rate_activation(activation, self.prices),
             health=self.keeper.health,
@@ -386,7 +423,7 @@ class Daemon:
             self.pool.retire(before.full_path, revision=after.revision if isinstance(after, Action) else None)
             if after is None:
                 self.observer.forget_action(before.full_path)
-        if isinstance(after, Action) and after.exec.kind != SEQUENCE:
+        if isinstance(after, Action) and after.exec.kind not in {SEQUENCE, BUILTIN}:
             self.group.create_task(self._prepare(after), name=f"prepare {after.full_path}")
 
     async def _prepare(self, action: Action) -> None:

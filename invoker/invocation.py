@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from invoker.conductor import Counts
@@ -60,6 +62,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     idempotency_key: str | None = None
     binding: str | None = None
     within: Within | None = None
+
+
+#: What the daemon carries out itself: the caller and the arguments, JSON text of an object; to a result, likewise. Raises
+#: `ActionError` with the sentence of an application error.
+Builtin = Callable[[Identity, msgspec.Raw], Awaitable[msgspec.Raw]]
 
 
 class Accepted202(msgspec.Struct, frozen=True, kw_only=True):

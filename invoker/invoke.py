@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,12 +23,14 @@ from invoker.code import MOUNT_TARGET
 from invoker.composition import Composer, Course, Resolve, finished_composition
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
-from invoker.invocation import Accepted202, Call
+from invoker.invocation import Accepted202, Builtin, Call
+from invoker.manifest import BUILTIN
 from invoker.model import (
     MIB,
     Accepted,
     Activation,
     CpuQuality,
+    Identity,
     Limits,
     Meter,
     Phases,
@@ -121,6 +124,7 @@ class Invoker:
         result_bytes: Callable[[], int],
         on_finished: Callable[[Activation], None],
         resolve: Resolve,
+        builtins: Mapping[str, Builtin] = MappingProxyType({}),
     ) -> None:
         """Begin with nothing in flight.
 
@@ -136,6 +140,7 @@ class Invoker:
             result_bytes: longest result.
             on_finished: told of each finished activation; may not raise.
             resolve: finds what sequences and compositions run.
+            builtins: what the daemon carries out itself, by full path of the action.
         """
         self._pool = pool
         self._planner = planner
@@ -149,6 +154,7 @@ class Invoker:
         self._result_bytes = result_bytes
         self._on_finished = on_finished
         self._composer = Composer(resolve, self._run_part)
+        self._builtins = builtins
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
         self._stopping = False
@@ -220,6 +226,39 @@ class Invoker:
         except Exception as error:
             self._group.create_task(_raise(error), name="bug")  # brings the daemon down, as it would in a task of its own
             raise
+
+    async def run_promised(
+        self, calls: Sequence[tuple[ActivationId, Call]], promise: Callable[[Sequence[Accepted]], Awaitable[None]]
+    ) -> None:
+        """Have several calls promised together, then run them; nobody waits for their ends.
+
+        Args:
+            calls: each with its own id.
+            promise: makes them durable, all or none.
+
+        Raises:
+            PoolClosed, JournalFull: refused; nothing was done.
+        """
+        if self._stopping:
+            raise PoolClosed
+        if not self._recorder.room(len(self._tickets) + len(calls) + 1):
+            raise JournalFull
+        wall = time.time()
+        tickets = [Ticket(activation_id, call, wall, True, Trace(received=call.received)) for activation_id, call in calls]
+        for ticket in tickets:
+            self._enter(ticket)
+        try:
+            await promise([self._accepted(ticket, None) for ticket in tickets])
+        except BaseException:
+            for ticket in tickets:
+                self._leave(ticket)
+            raise
+        for ticket in tickets:
+            self._begin(ticket)
+
+    def new_id(self) -> ActivationId:
+        """Make an activation id."""
+        return self._ids.new(time.time())
 
     def in_flight(self, namespace: str) -> int:
         """Activations of a namespace that have not ended."""
@@ -383,6 +422,30 @@ class Invoker:
         assert ticket.done is not None, "what was not promised has a record"
         return ticket.done
 
+    async def _conduct_builtin(self, ticket: Ticket) -> None:
+        """The whole way of what the daemon carries out itself: no container, else as `_conduct`. Raises only bugs."""
+        call, trace = ticket.call, ticket.trace
+        try:
+            if ticket.durable:
+                await self._recorder.begun(ticket.activation_id)
+            trace.planned = trace.pulled = trace.granted = trace.run_began = time.monotonic()
+            arguments, _ = merge_arguments(self._vault.open(call.action.parameters), call.payload)
+            result = await self._builtins.get(call.action.full_path, _not_provided)(call.identity, arguments)
+            trace.ended = time.monotonic()
+            await self._end(ticket, Outcome(status=Status.SUCCESS, result=result, response_bytes=len(result)), logs=[])
+        except asyncio.CancelledError:
+            if not ticket.cancelled or ticket.task is None:
+                raise
+            ticket.task.uncancel()
+            await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
+        except ActionError as error:
+            await self._fail(ticket, Status.APPLICATION_ERROR, str(error), "application-error")
+        except PlatformError as error:
+            error.activation_id = ticket.activation_id
+            await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
+        finally:
+            self._leave(ticket)
+
     async def _with_a_container(self, ticket: Ticket, plan: Plan) -> None:
         """Lease a container, have the work done, record it, answer. A container that would not thaw is replaced."""
         activation_id = ticket.activation_id
@@ -539,6 +602,8 @@ class Invoker:
         if call.action.is_composed and (call.within is None or not call.within.plain):
             ticket.course = Course(ticket.activation_id, call)
             way = self._compose(ticket, ticket.course)
+        elif call.action.exec.kind == BUILTIN:
+            way = self._conduct_builtin(ticket)
         else:
             way = self._conduct(ticket)
         ticket.task = self._group.create_task(way, name=f"activation {ticket.activation_id}")
@@ -588,6 +653,10 @@ class Invoker:
 
 async def _raise(error: Exception) -> None:
     raise error
+
+
+async def _not_provided(_identity: Identity, _arguments: msgspec.Raw) -> msgspec.Raw:
+    raise ActionError("This version of the server does not provide the action any more.")
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -22,6 +22,8 @@ from pool.model import Reactive
 PACKAGED = Path(__file__).with_name("runtimes.json")
 
 BLACKBOX = "blackbox"
+#: Of actions that the daemon carries out itself; nobody can create one.
+BUILTIN = "builtin"
 SEQUENCE = "sequence"
 
 _UNITS_MIB = {"B": 1 / (1024 * 1024), "KB": 1 / 1024, "MB": 1, "GB": 1024}
@@ -167,8 +169,9 @@ class Manifest:
             if len(kinds) > 1 and sum(kind.default for kind in kinds) != 1:
                 raise ManifestError(f"family {family!r} has {len(kinds)} kinds: exactly one of them must be the default")
         names = [runtime.kind for kinds in families.values() for runtime in kinds]
-        if len(set(names)) != len(names) or BLACKBOX in names or SEQUENCE in names:
-            raise ManifestError(f"kinds must differ, and be none of {BLACKBOX!r} and {SEQUENCE!r}: {sorted(names)}")
+        reserved = {BLACKBOX, SEQUENCE, BUILTIN}
+        if len(set(names)) != len(names) or not reserved.isdisjoint(names):
+            raise ManifestError(f"kinds must differ, and be none of {', '.join(sorted(reserved))}: {sorted(names)}")
         return cls(families, tuple(_reference(image) for image in file.blackboxes))
 
     def is_native(self, image: str) -> bool:
@@ -199,7 +202,7 @@ class Manifest:
             RuntimeNotSupported, RuntimeDeprecated.
         """
         runtime = self.runtimes.get(kind)
-        if (runtime is None or runtime.deprecated) and kind not in {BLACKBOX, SEQUENCE}:
+        if (runtime is None or runtime.deprecated) and kind not in {BLACKBOX, SEQUENCE, BUILTIN}:
             self._usable(kind)
 
     def _usable(self, kind: str) -> Runtime:

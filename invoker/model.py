@@ -11,6 +11,8 @@ import msgspec
 from pool.model import ActivationId, PeakQuality, StartKind
 
 MIB = 1024 * 1024
+#: What the record of a trigger has for a kind. Clients never see it: such records have no annotations.
+TRIGGER_KIND = "trigger"
 
 
 class Collection(enum.Enum):
@@ -448,3 +450,8 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     def duration_ms(self) -> int:
         """Init plus run; of a sequence or composition the sum over its parts, which is less than the time it took."""
         return self.end_ms - self.start_ms if self.composition is None else self.composition.duration_ms
+
+    @property
+    def is_trigger(self) -> bool:
+        """Whether this is the record of a trigger that fired: it has no end."""
+        return self.kind == TRIGGER_KIND

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from invoker.alarms.store import AlarmStore
 from invoker.code import CodeStore
 from invoker.config.model import Config
 from invoker.record.activations import Retention
@@ -50,6 +51,7 @@ class Stores:
 
     entities: EntityStore
     apis: ApiStore
+    alarms: AlarmStore
     recorder: Recorder
     table: ContainerTable
     code: CodeStore
@@ -72,6 +74,8 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         stack.push_async_callback(entities.close)
         apis = await ApiStore.open(directory / "apis.db", namespaces=[each.uuid for each in entities.list_namespaces()])
         stack.push_async_callback(apis.close)
+        alarms = await AlarmStore.open(directory / "alarms.db")
+        stack.push_async_callback(alarms.close)
         recorder = await Recorder.open(
             directory,
             node=config.node,
@@ -97,6 +101,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         yield Stores(
             entities=entities,
             apis=apis,
+            alarms=alarms,
             recorder=recorder,
             table=table,
             code=code,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from invoker.commands import ctl_operator, ctl_user
+from invoker.commands import ctl_operator, ctl_triggers, ctl_user
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
 from invoker.commands.ctl_context import Target
 
@@ -33,7 +33,7 @@ def main(
     """Operate an invokerd node, and use it.
 
     Operators (over the control socket, as the daemon's user): namespace, pool, status, usage, drain.
-    Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation.
+    Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation, trigger, rule.
 
     \b
     Examples:
@@ -53,6 +53,8 @@ for _command in (
     ctl_operator.drain,
     ctl_user.action,
     ctl_user.activation,
+    ctl_triggers.trigger,
+    ctl_triggers.rule,
     completion_command("invokerctl"),
 ):
     main.add_command(_command)

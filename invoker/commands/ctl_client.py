@@ -82,7 +82,7 @@ class Client:
         self, url: str, *, auth: str | None = None, insecure: bool = False, timeout_s: float = TIMEOUT_S, start_hint: str = ""
     ) -> None:
         self.url = url
-        self._auth = auth
+        self.auth = auth
         self._insecure = insecure
         self._timeout_s = timeout_s
         self._start_hint = start_hint
@@ -102,8 +102,8 @@ class Client:
         headers = {"Accept": "application/json", "User-Agent": "invokerctl"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self._auth:
-            headers["Authorization"] = "Basic " + base64.b64encode(self._auth.encode()).decode()
+        if self.auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = urlsplit(self.url).path.rstrip("/") if not self.url.startswith("unix:") else ""
         target += path + (f"?{urlencode(given)}" if given else "")

@@ -45,7 +45,8 @@ def user_verb(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), click.pass_obj(verb))
 
 
-def _parameter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def parameter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that give parameters."""
     with_pairs = click.option("-p", "--param", "params", help="A parameter; JSON, else text. May be repeated.", **_PAIR)
     with_file = click.option(
         "-P", "--param-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="JSON object of parameters."
@@ -69,7 +70,7 @@ def _body_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-t", "--timeout", type=int, metavar="MS", help="Time limit."),
         click.option("-l", "--logs", type=int, metavar="MIB", help="Log limit."),
         click.option("-c", "--concurrency", type=int, help="Activations in one container."),
-        _parameter_options,
+        parameter_options,
         click.option("-e", "--env", "variables", help="A variable of the process, set at its start. May be repeated.", **_PAIR),
         click.option("-a", "--annotation", "annotations", help="An annotation; JSON, else text. May be repeated.", **_PAIR),
     )
@@ -211,7 +212,7 @@ def action_delete(target: Target, *, name: str, as_json: bool) -> None:
 
 @action.command("invoke")
 @click.argument("name")
-@_parameter_options
+@parameter_options
 @click.option("-b", "--blocking", is_flag=True, help="Wait for the end (60 s at most) and print the activation.")
 @click.option("-r", "--result", is_flag=True, help="Wait, and print the result alone.")
 @click.option("--timeout", type=int, metavar="MS", help="Wait no longer than this; the activation goes on.")

@@ -384,6 +384,7 @@ class RuntimesConfig:
     """Which kinds there are."""
 
     manifest: Path | None = key(None, "JSON file with the kinds and their images.", shown="none: what comes with invokerd")
+    catalog: bool = key(True, "Whether the packages of `whisk.system` are installed, or renewed, at each start.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

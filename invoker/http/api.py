@@ -26,6 +26,7 @@ from invoker.http import node as api_node
 from invoker.http.actions import delete_action, get_action, invoke_action, list_actions, put_action
 from invoker.http.activations import cancel_activation, get_activation, get_activation_part, list_activations
 from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request
+from invoker.http.fire import fire_trigger
 from invoker.http.forwarding import answer_forwarding, is_forwarding
 from invoker.http.limits import KEY_LENGTH
 from invoker.http.packages import delete_package, get_package, list_packages, put_package
@@ -80,6 +81,7 @@ ROUTES: dict[tuple[str, str, str], Handler] = {
     ("activations", "name", "GET"): get_activation,
     ("activations", "name/", "GET"): get_activation,
     ("activations", "name/name", "GET"): get_activation_part,
+    ("triggers", "name", "POST"): fire_trigger,
     ("limits", "", "GET"): api_node.get_limits,
     ("limits", "name", "GET"): api_node.refuse_limit,
     ("packages", "", "GET"): list_packages,
@@ -90,7 +92,6 @@ ROUTES: dict[tuple[str, str, str], Handler] = {
     ("triggers", "name", "GET"): get_trigger,
     ("triggers", "name", "PUT"): put_trigger,
     ("triggers", "name", "DELETE"): delete_trigger,
-    ("triggers", "name", "POST"): api_node.refuse_fire,
     ("rules", "", "GET"): list_rules,
     ("rules", "name", "GET"): get_rule,
     ("rules", "name", "PUT"): put_rule,
@@ -183,6 +184,8 @@ class Api:
         exchange.authenticate_us = int((authenticated - started) * 1e6)
         if handler is invoke_action:
             services.admission.admit(identity.namespace, services.wall_clock(), services.invoker.in_flight(own))
+        elif handler is fire_trigger:
+            services.admission.admit_fire(identity.namespace, services.wall_clock())
         if namespace != own or "/" in path or collection == "packages":  # else it is the caller's own, and needs no look-up
             authorise(services.entities, identity, Right(method), Resource(check_namespace(namespace), collection, path))
         if not accepts_json(request.headers.get("accept")):

@@ -1,10 +1,10 @@
-"""What the API tells of the node, of the caller's namespace, and of what is not there yet."""
+"""What the API tells of the node and of the caller's namespace."""
 
 from __future__ import annotations
 
 import functools
 
-from invoker.errors import InvalidRequest, NotImplementedYet
+from invoker.errors import InvalidRequest
 from invoker.health import Health
 from invoker.http.description.openapi import build_openapi
 from invoker.http.description.page import build_page
@@ -105,11 +105,3 @@ async def get_limits(services: Services, exchange: Exchange) -> Reply:
 async def refuse_limit(_: Services, exchange: Exchange) -> Reply:
     """`GET NS/limits/NAME`: limits are one document."""
     raise InvalidRequest(f"Limits have no entities: '{exchange.path}' cannot be read on its own.")
-
-
-# --- not there yet ----------------------------------------------------------------------------------------------------
-
-
-async def refuse_fire(_: Services, exchange: Exchange) -> Reply:
-    """`POST` to a trigger."""
-    raise NotImplementedYet(f"Triggers cannot be fired on this server yet: '{exchange.path}' was not.")

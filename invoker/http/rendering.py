@@ -84,11 +84,10 @@ def activation_document(activation: Activation, logs: Sequence[str], price: Pric
         "subject": activation.subject,
         "activationId": activation.activation_id,
         "start": activation.start_ms,
-        "end": activation.end_ms,
-        "duration": activation.duration_ms,
+        **_end(activation),
         "response": _response(activation),
         "logs": logs,
-        "annotations": _annotations(activation, price),
+        "annotations": [] if activation.is_trigger else _annotations(activation, price),
         "publish": False,
     }
     if activation.cause is not None:
@@ -103,11 +102,10 @@ def activation_summary(activation: Activation, price: Price) -> dict[str, Any]:
         "name": activation.name,
         "version": activation.version,
         "publish": False,
-        "annotations": _annotations(activation, price),
+        "annotations": [] if activation.is_trigger else _annotations(activation, price),
         "activationId": activation.activation_id,
         "start": activation.start_ms,
-        "end": activation.end_ms,
-        "duration": activation.end_ms - activation.start_ms,
+        **_end(activation),
         "statusCode": int(activation.status),
     }
     if activation.cause is not None:
@@ -157,6 +155,12 @@ class _Entry(msgspec.Struct):
 
     key: str
     value: Any
+
+
+def _end(activation: Activation) -> dict[str, int]:
+    if activation.is_trigger:
+        return {}
+    return {"end": activation.end_ms, "duration": activation.duration_ms}
 
 
 def _annotations(activation: Activation, price: Price) -> list[_Entry]:

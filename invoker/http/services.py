@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from invoker.config.model import LimitsConfig
 from invoker.gateway.model import Api
 from invoker.health import Health
@@ -14,7 +16,7 @@ from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Activation, Collection, Entity, Namespace, Rule, Trigger
+from invoker.model import Activation, Collection, Entity, Identity, Namespace, Rule, Trigger
 from invoker.vault import Vault
 from pool.model import ActivationId
 
@@ -118,6 +120,21 @@ class Invoking(Protocol):
         """Wait until an activation in flight has its record."""
 
 
+class Firing(Protocol):
+    """What fires triggers."""
+
+    async def fire(
+        self,
+        identity: Identity,
+        trigger: Trigger,
+        payload: msgspec.Raw,
+        *,
+        headers: Mapping[str, str] | None,
+        transaction: str,
+    ) -> ActivationId | None:
+        """Fire a trigger: the id of its record, None when no rule of it is active."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The parts.
@@ -142,6 +159,7 @@ class Services:
     activations: Activations
     apis: Apis
     invoker: Invoking
+    triggers: Firing
     limits: Callable[[], LimitsConfig]
     price: Price
     health: Callable[[], Health]

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from invoker.model import Accepted, Activation
+from invoker.record.entries import TickEntry
 from invoker.record.store import Reader, checkpoint, load_queries, open_writer
 from pool.model import ActivationId
 
@@ -96,6 +97,7 @@ class ActivationBatch:
         begun: ids of promises that may have run.
         kept: ids of promises that have a record now.
         keys: idempotency keys.
+        ticks: how far alarms have come, in order.
     """
 
     records: list[RecordRow] = field(default_factory=list)
@@ -105,6 +107,7 @@ class ActivationBatch:
     begun: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     keys: list[IdempotencyRow] = field(default_factory=list)
+    ticks: list[TickEntry] = field(default_factory=list)
 
 
 class ActivationDatabase:
@@ -147,6 +150,9 @@ class ActivationDatabase:
             for name, rows in (("add_records", batch.records), ("add_results", batch.results), ("add_logs", batch.logs)):
                 if rows:
                     self._connection.executemany(self._queries[name], rows)
+            if batch.ticks:
+                run("add_ticks", rows=_json(batch.ticks))
+                run("drop_ticks", rows=_json(batch.ticks))
             if kept:
                 run("drop_pending", ids=_json(kept))
             run("write_position", position=position)
@@ -170,6 +176,10 @@ class ActivationDatabase:
         """Return the keys that still count, oldest first."""
         found = self._connection.execute(self._queries["read_idempotency"], {"since_ms": now_ms - IDEMPOTENCY_MS})
         return [IdempotencyRow(*row) for row in found]
+
+    def read_ticks(self) -> list[TickEntry]:
+        """Return how far each alarm has come."""
+        return [TickEntry(*row) for row in self._connection.execute(self._queries["read_ticks"])]
 
     def retain(self, now_ms: int) -> bool:
         """Delete some of what is too old or too much.

@@ -30,6 +30,65 @@ class AcceptedEntry(msgspec.Struct, frozen=True, tag="accepted"):
         return cls(msgspec.structs.replace(accepted, payload=_NULL), _text(accepted.payload))
 
 
+class TickEntry(msgspec.Struct, frozen=True, tag="tick"):
+    """An alarm has come so far; alone where no rule listened, else in the entry of what it fired.
+
+    Attributes:
+        alarm_id: of the alarm.
+        at_ms: the moment that the tick was scheduled for.
+        fired: how many ticks have fired, this one included.
+        gone: the alarm is no more: forget how far it came.
+    """
+
+    alarm_id: str
+    at_ms: int
+    fired: int
+    gone: bool = False
+
+
+class FiredEntry(msgspec.Struct, frozen=True, tag="fired"):
+    """A trigger fired: its record, and what its rules have promised, all or nothing.
+
+    Attributes:
+        activation: of the trigger, without the result.
+        result: the result's JSON text.
+        lines: what became of each rule.
+        promised: activations of actions, without payload: they have the same.
+        payload: its JSON text.
+        tick: what an alarm wants remembered with it.
+        stored: false where the namespace keeps no records.
+    """
+
+    activation: Activation
+    result: str
+    lines: Sequence[str]
+    promised: Sequence[Accepted]
+    payload: str
+    tick: TickEntry | None = None
+    stored: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        activation: Activation,
+        lines: Sequence[str],
+        promised: Sequence[Accepted],
+        payload: msgspec.Raw,
+        tick: TickEntry | None,
+        *,
+        stored: bool,
+    ) -> Self:
+        """Take the texts out."""
+        record = FinishedEntry.of(activation, lines)
+        bare = [msgspec.structs.replace(each, payload=_NULL) for each in promised]
+        return cls(record.activation, record.result or "null", lines, bare, _text(payload), tick, stored)
+
+    @property
+    def record(self) -> FinishedEntry:
+        """The trigger's record, as it stands in the journal for an action."""
+        return FinishedEntry(self.activation, self.result, self.lines)
+
+
 class BegunEntry(msgspec.Struct, frozen=True, tag="begun"):
     """A promised activation is about to reach its container: from now on it may have run."""
 
@@ -142,7 +201,19 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True, tag="correction"):
     memory_mib_us: int = 0
 
 
-Entry = AcceptedEntry | BegunEntry | FinishedEntry | BilledEntry | LogsEntry | TailEntry | IdleEntry | ContainerEntry | Correction
+Entry = (
+    AcceptedEntry
+    | BegunEntry
+    | FinishedEntry
+    | BilledEntry
+    | FiredEntry
+    | LogsEntry
+    | TailEntry
+    | TickEntry
+    | IdleEntry
+    | ContainerEntry
+    | Correction
+)
 
 encode_entry = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Entry]).decode

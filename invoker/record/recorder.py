@@ -34,9 +34,11 @@ from invoker.record.entries import (
     ContainerEntry,
     Correction,
     FinishedEntry,
+    FiredEntry,
     IdleEntry,
     LogsEntry,
     TailEntry,
+    TickEntry,
     encode_entry,
     split_byte_us,
 )
@@ -97,6 +99,8 @@ class Recorder:
         self._max_queued = max_queued
         self._max_queued_bytes = max_queued_bytes
         self.recovery = Recovery(restored.unbegun, restored.begun)
+        #: How far each alarm had come when the recorder was opened, by alarm id.
+        self.ticks = {each.alarm_id: each for each in restored.ticks}
         #: Promises without a finished record.
         self._open = {each.activation_id: each for each in (*restored.unbegun, *restored.begun)}
         #: Finished, and not yet committed by the writer: what readers would miss.
@@ -246,6 +250,56 @@ class Recorder:
             if key is not None and self._keys.get(key) is row:
                 del self._keys[key]
             raise
+
+    async def fired(
+        self,
+        activation: Activation,
+        *,
+        lines: Sequence[str],
+        promised: Sequence[Accepted],
+        payload: msgspec.Raw,
+        tick: TickEntry | None,
+        stored: bool = True,
+    ) -> None:
+        """Write a trigger's record, and promise what its rules run: all or nothing. Durable when it returns, as `accepted`.
+
+        Args:
+            activation: of the trigger, with its result.
+            lines: its log lines.
+            promised: what is to run; their payloads are not looked at.
+            payload: JSON text that each of them is called with.
+            tick: of an alarm, remembered in the same record.
+            stored: false for a namespace that keeps no records: only what is promised counts.
+
+        Raises:
+            JournalFull, JournalBroken: nothing of it counts.
+        """
+        if not self.room():
+            raise JournalFull
+        entry = FiredEntry.of(activation, lines, promised, payload, tick, stored=stored)
+        try:
+            position = self._intake.append_any(entry)
+            self._open.update((each.activation_id, each) for each in entry.promised)
+            if stored:
+                self._remember(entry.record)
+            await self._journal.wait_synced(position)
+        except (JournalFull, JournalBroken):
+            self._recent.pop(activation.activation_id, None)
+            for each in promised:
+                self._open.pop(each.activation_id, None)
+            raise
+
+    async def ticked(self, tick: TickEntry) -> None:
+        """Write how far an alarm has come whose tick fired nothing. Durable when it returns.
+
+        Raises:
+            JournalFull, JournalBroken: it was not written.
+        """
+        await self._journal.wait_synced(self._intake.append_any(tick))
+
+    def forget_alarm(self, alarm_id: str) -> None:
+        """Forget how far an alarm came that is no more. Written within a second."""
+        self._intake.defer(TickEntry(alarm_id, 0, 0, gone=True))
 
     async def begun(self, activation_id: ActivationId) -> None:
         """Say that a promised activation may run from now on. Durable when it returns.
@@ -507,7 +561,7 @@ class Recorder:
         """Forget what readers find in the databases now."""
         for written in group:
             for entry in written.entries:
-                if isinstance(entry, FinishedEntry):
+                if isinstance(entry, FinishedEntry | FiredEntry):
                     self._recent.pop(entry.activation.activation_id, None)
                 elif isinstance(entry, LogsEntry):
                     self._recent_logs.pop(entry.activation_id, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from invoker.record.activations import IdempotencyRow, Retention
-from invoker.record.entries import AcceptedEntry, LogsEntry
+from invoker.record.entries import AcceptedEntry, LogsEntry, TickEntry
 
 _LENGTH = struct.Struct("!I")
 
@@ -58,6 +58,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     unbegun: Sequence[AcceptedEntry]
     begun: Sequence[AcceptedEntry]
     keys: Sequence[IdempotencyRow]
+    ticks: Sequence[TickEntry]
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -39,9 +39,11 @@ from invoker.record.entries import (
     Correction,
     Entry,
     FinishedEntry,
+    FiredEntry,
     IdleEntry,
     LogsEntry,
     TailEntry,
+    TickEntry,
     decode_record,
     encode_entry,
 )
@@ -88,12 +90,14 @@ class Restored(NamedTuple):
         unbegun: promises that never began.
         begun: promises that may have run.
         keys: idempotency keys that still count, oldest first.
+        ticks: how far each alarm has come.
     """
 
     position: int
     unbegun: list[Accepted]
     begun: list[Accepted]
     keys: list[IdempotencyRow]
+    ticks: list[TickEntry]
 
 
 class Follower(Protocol):
@@ -251,7 +255,8 @@ class Writer:
             self._apply(group, last)
         unbegun, begun = self._activations.read_pending()
         self._committed = last
-        return Restored(last, unbegun, begun, self._activations.read_idempotency(self._wall_ms()))
+        keys, ticks = self._activations.read_idempotency(self._wall_ms()), self._activations.read_ticks()
+        return Restored(last, unbegun, begun, keys, ticks)
 
     def _work(self) -> None:
         checkpoint_at = retain_at = 0.0
@@ -338,11 +343,14 @@ class _Rows:
             _ADD[type(entry)](self, entry)
 
     def finished(self, entry: FinishedEntry) -> None:
+        self.items.append(LedgerItem.finished(entry.activation))
+        self.batch.kept.append(entry.activation.activation_id)
+        self._record(entry)
+
+    def _record(self, entry: FinishedEntry) -> None:
         activation, batch = entry.activation, self.batch
         activation_id, namespace, start_ms = activation.activation_id, activation.namespace, activation.start_ms
-        self.items.append(LedgerItem.finished(activation))
         batch.records.append(RecordRow.of(activation))
-        batch.kept.append(activation_id)
         if entry.result is not None:
             batch.results.append(TextRow(activation_id, namespace, start_ms, entry.result))
         if entry.lines:
@@ -363,6 +371,18 @@ class _Rows:
         self.batch.pending.append(PendingRow(accepted.activation_id, accepted, entry.payload))
         if (row := idempotency_row(accepted)) is not None:
             self.batch.keys.append(row)
+
+    def fired(self, entry: FiredEntry) -> None:
+        """A trigger's record costs nothing and is not billed; what its rules run is."""
+        if entry.stored:
+            self._record(entry.record)
+        for accepted in entry.promised:
+            self.accepted(AcceptedEntry(accepted, entry.payload))
+        if entry.tick is not None:
+            self.tick(entry.tick)
+
+    def tick(self, entry: TickEntry) -> None:
+        self.batch.ticks.append(entry)
 
     def begun(self, entry: BegunEntry) -> None:
         self.items.append(LedgerItem("begun", entry.at_ms, entry.activation_id, encode_entry(entry)))
@@ -386,8 +406,10 @@ _ADD: dict[type[Entry], Callable[[_Rows, Any], None]] = {
     BegunEntry: _Rows.begun,
     FinishedEntry: _Rows.finished,
     BilledEntry: _Rows.billed,
+    FiredEntry: _Rows.fired,
     LogsEntry: _Rows.logs,
     TailEntry: _Rows.tail,
+    TickEntry: _Rows.tick,
     IdleEntry: _Rows.idle,
     ContainerEntry: _Rows.container,
     Correction: _Rows.correction,

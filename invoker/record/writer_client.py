@@ -162,7 +162,8 @@ class WriterProcess(asyncio.Protocol):
             case Started():
                 self._position = self._told = message.position
                 unbegun, begun = ([_promise(each) for each in them] for them in (message.unbegun, message.begun))
-                self._restored.set_result(Restored(message.position, unbegun, begun, list(message.keys)))
+                keys, ticks = list(message.keys), list(message.ticks)
+                self._restored.set_result(Restored(message.position, unbegun, begun, keys, ticks))
             case Committed():
                 self._take_committed(message)
             case Released():

@@ -133,7 +133,7 @@ class Host(asyncio.Protocol):
 
 def _started(restored: Restored) -> Started:
     unbegun, begun = ([AcceptedEntry.of(each) for each in promises] for promises in (restored.unbegun, restored.begun))
-    return Started(restored.position, unbegun, begun, restored.keys)
+    return Started(restored.position, unbegun, begun, restored.keys, restored.ticks)
 
 
 async def _follow(fd: int, options: Options) -> None:

@@ -12,7 +12,7 @@ from bench.setting import Setting
 #: Too small for their numbers to mean anything, large enough that every line of a scenario runs.
 SIZES = {"calls": 30, "blocks": 2, "rounds": 2}
 #: What must hold at any size, on any machine.
-EXACT = {"engine-requests", "crash"}
+EXACT = {"engine-requests", "crash", "alarms"}
 
 
 @pytest.mark.docker

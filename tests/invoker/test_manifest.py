@@ -98,6 +98,7 @@ def test_native_images_are_known_with_and_without_the_tag_latest():
         (json.dumps({"runtimes": {"a": [kind("a:1"), kind("a:2")]}}).encode(), "exactly one of them must be the default"),
         (json.dumps({"runtimes": {"a": [kind("a:1")], "b": [kind("a:1")]}}).encode(), "must differ"),
         (json.dumps({"runtimes": {"a": [kind("blackbox")]}}).encode(), "must differ"),
+        (json.dumps({"runtimes": {"a": [kind("builtin")]}}).encode(), "must differ"),
         (json.dumps({"runtimes": {"a": [kind("a:1", stemCells=[{"count": 1, "memory": "big"}])]}}).encode(), "size of memory"),
     ],
 )

@@ -24,9 +24,10 @@ from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
+from invoker.model import Accepted, Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
 from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
+from invoker.triggers import Triggers
 from invoker.vault import KEY_BYTES, Vault
 from pool.model import ActivationId, PeakQuality, StartKind
 
@@ -42,6 +43,20 @@ MANIFEST = b"""{
   },
   "blackboxes": [{"prefix": "openwhisk", "name": "dockerskeleton", "tag": "latest"}]
 }"""
+
+
+def accepted_of(activation_id, call):
+    """The promise of a call."""
+    caller = call.identity.namespace.name
+    return Accepted(
+        activation_id=activation_id,
+        namespace=caller,
+        subject=caller,
+        path=call.action.full_path,
+        payload=call.payload,
+        transaction=call.transaction,
+        accepted_ms=0,
+    )
 
 
 class MemoryCode:
@@ -107,6 +122,15 @@ class FakeActivations:
     def __init__(self):
         self.records = []
         self.logs = {}
+        self.ticks = []
+
+    async def fired(self, activation, *, lines, promised, payload, tick, stored):
+        self.records += [activation] if stored else []
+        self.logs[activation.activation_id] = lines
+        self.ticks += [tick] if tick else []
+
+    async def ticked(self, tick):
+        self.ticks.append(tick)
 
     async def get(self, namespace, activation_id):
         return next((each for each in self.records if (each.namespace, each.activation_id) == (namespace, activation_id)), None)
@@ -142,11 +166,20 @@ class FakeInvoker:
         self.running = 0
         self.cancelled = []
         self.was = None
+        self.promised = []
+        self.numbers = itertools.count(1)
         self.answer = lambda call: Accepted202(activation_id=ActivationId("0" * 32))
 
     async def invoke(self, call):
         self.calls.append(call)
         return self.answer(call)
+
+    def new_id(self):
+        return ActivationId(f"{next(self.numbers):032x}")
+
+    async def run_promised(self, calls, promise):
+        await promise([accepted_of(name, call) for name, call in calls])
+        self.promised += calls
 
     def in_flight(self, namespace):
         return self.running
@@ -200,10 +233,21 @@ class Site:
         self.auth = self.add_namespace("guest")
 
     def services(self):
+        manifest, admission = Manifest.parse(MANIFEST), Admission(lambda: self.limits)
+        self.triggers = Triggers(
+            entities=self.entities,
+            admission=admission,
+            manifest=manifest,
+            invoker=self.invoker,
+            recorder=self.activations,
+            node="node1",
+            wall_clock=lambda: self.now,
+        )
         return Services(
             authenticator=self.authenticator,
-            admission=Admission(lambda: self.limits),
-            manifest=Manifest.parse(MANIFEST),
+            admission=admission,
+            manifest=manifest,
+            triggers=self.triggers,
             entities=self.entities,
             vault=self.vault,
             activations=self.activations,

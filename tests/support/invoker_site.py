@@ -63,6 +63,8 @@ class Site:
         self.backend = FakeBackend()
         #: What sequences and compositions find, by full path.
         self.actions: dict[str, Action] = {}
+        #: What the daemon carries out itself, by full path.
+        self.builtins: dict[str, Any] = {}
         self.recorder = recorder
         self.finished: list[Activation] = []
         self.config = Config(
@@ -85,6 +87,7 @@ class Site:
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self.finished.append,
             resolve=self.resolve,
+            builtins=self.builtins,
         )
 
     def resolve(self, identity: Identity, path: str) -> ResolvedAction:

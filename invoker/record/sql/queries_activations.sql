@@ -69,6 +69,20 @@ WHERE accepted_ms >= :since_ms ORDER BY accepted_ms;
 -- Forget idempotency keys whose time is over.
 DELETE FROM idempotency WHERE accepted_ms < :before_ms;
 
+-- name: add_ticks
+-- Remember how far alarms have come; a JSON array of TickEntry, in order.
+INSERT INTO alarm_progress (alarm_id, at_ms, fired)
+SELECT value ->> 'alarm_id', value ->> 'at_ms', value ->> 'fired' FROM json_each(:rows) WHERE true
+ON CONFLICT (alarm_id) DO UPDATE SET at_ms = excluded.at_ms, fired = excluded.fired WHERE excluded.fired >= alarm_progress.fired;
+
+-- name: drop_ticks
+-- Forget the alarms that are no more; a JSON array of TickEntry.
+DELETE FROM alarm_progress WHERE alarm_id IN (SELECT value ->> 'alarm_id' FROM json_each(:rows) WHERE value ->> 'gone');
+
+-- name: read_ticks
+-- How far each alarm has come.
+SELECT alarm_id, at_ms, fired FROM alarm_progress;
+
 -- name: get
 -- One record and its result.
 SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)

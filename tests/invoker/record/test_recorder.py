@@ -17,7 +17,8 @@ import pytest
 
 from invoker.errors import JournalFull
 from invoker.model import Accepted, Activation, Limits, Meter, Status
-from invoker.record.entries import Correction
+from invoker.record.activations import Retention
+from invoker.record.entries import Correction, TickEntry
 from invoker.record.recorder import Recorder, RecordTooLarge
 
 START_MS = 1_790_000_000_000
@@ -490,3 +491,109 @@ async def test_ten_rounds_of_kill_9_lose_nothing_and_repeat_nothing(tmp_path):
     assert len(said["finished"]) > 100
     tails = [row[0] for row in ledger_rows(tmp_path, "type = 'tail'")]
     assert len(tails) == len(set(tails))
+
+
+# ---- triggers
+
+FOREVER = Retention(records_s=10**9, results_s=10**9, logs_s=10**9)
+
+
+def a_fire(number: int = 100, **changes) -> Activation:
+    return an_activation(number, path="guest/t", kind="trigger", result=msgspec.Raw(b'{"x": 1.10}'), **changes)
+
+
+async def fire(recorder: Recorder, number: int = 100, promised=(1, 2), tick: TickEntry | None = None) -> None:
+    await recorder.fired(
+        a_fire(number),
+        lines=["one", "two"],
+        promised=[a_promise(each) for each in promised],
+        payload=msgspec.Raw(b'{"y":2}'),
+        tick=tick,
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_fired_trigger_is_read_at_once_and_what_it_promised_is_run_after_a_crash(tmp_path, apart):
+    recorder = await Recorder.open(tmp_path, node="n1", apart=apart, retention=FOREVER)
+    try:
+        await fire(recorder, tick=TickEntry("alarm", START_MS, 3))
+        assert (await recorder.get("guest", f"{100:032x}")).result == msgspec.Raw(b'{"x": 1.10}')
+        assert await recorder.get_logs("guest", f"{100:032x}") == ["one", "two"]
+        assert [each.path for each in await recorder.list("guest", name="t")] == ["guest/t"]
+        assert not recorder._recent
+        recorder.finish(an_activation(1), logs=[])
+    finally:
+        await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n1", apart=apart, retention=FOREVER)
+    try:
+        (left,) = recorder.recovery.unbegun
+        assert (left.activation_id, bytes(left.payload)) == (f"{2:032x}", b'{"y":2}')
+        assert recorder.ticks == {"alarm": TickEntry("alarm", START_MS, 3)}
+        assert await recorder.get_logs("guest", f"{100:032x}") == ["one", "two"]
+        billed = [row.action for row in await recorder.usage(since_ms=0, upto_ms=START_MS * 2)]
+        assert billed == ["guest/hello"], "a trigger is not billed"
+    finally:
+        await recorder.close()
+
+
+async def test_fire_larger_than_a_page_is_all_or_nothing_too(tmp_path):
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        text = msgspec.Raw(b'{"y":"' + b"y" * 900_000 + b'"}')
+        promised = [a_promise(each) for each in range(1, 21)]
+        await recorder.fired(a_fire(), lines=[], promised=promised, payload=text, tick=None)
+    finally:
+        await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        assert len(recorder.recovery.unbegun) == 20
+        assert all(len(each.payload) == len(text) for each in recorder.recovery.unbegun)
+    finally:
+        await recorder.close()
+
+
+async def test_refused_fire_promises_nothing(tmp_path):
+    recorder = await Recorder.open(tmp_path, node="n1", max_queued=0)
+    try:
+        with pytest.raises(JournalFull):
+            await fire(recorder, tick=TickEntry("alarm", START_MS, 1))
+        assert await recorder.get("guest", f"{100:032x}") is None
+    finally:
+        await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        assert recorder.recovery.unbegun == []
+        assert recorder.ticks == {}
+    finally:
+        await recorder.close()
+
+
+async def test_how_far_an_alarm_came_is_known_until_it_is_forgotten(tmp_path):
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        for number in (1, 2, 3):
+            await recorder.ticked(TickEntry("a", START_MS + number, number))
+            await recorder.ticked(TickEntry("b", START_MS + number, number))
+        recorder.forget_alarm("b")
+    finally:
+        await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        assert recorder.ticks == {"a": TickEntry("a", START_MS + 3, 3)}
+    finally:
+        await recorder.close()
+
+
+async def test_fire_of_a_namespace_that_keeps_no_records_promises_and_has_none(tmp_path):
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        await recorder.fired(a_fire(), lines=["one"], promised=[a_promise()], payload=msgspec.Raw(b"{}"), tick=None, stored=False)
+        assert await recorder.get("guest", f"{100:032x}") is None
+        assert await recorder.count("guest") == 0
+    finally:
+        await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n1")
+    try:
+        assert [each.activation_id for each in recorder.recovery.unbegun] == [f"{1:032x}"]
+    finally:
+        await recorder.close()

@@ -1,0 +1,4 @@
+def main(args):
+    for name, value in args.items():
+        print(f"{name}: {value}")
+    return {}

@@ -1,0 +1,3 @@
+def main(args):
+    lines = sorted(args.get("lines") or [], key=str)
+    return {"lines": lines, "length": len(lines)}
