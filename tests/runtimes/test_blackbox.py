@@ -167,10 +167,8 @@ def test_program_that_reads_late_and_writes_much_does_not_hang_it(blackbox):
 def test_process_left_in_the_background_is_not_waited_for_and_its_lines_are_kept(blackbox, tmp_path):
     os.mkfifo(tmp_path / "go")
     load(blackbox, f"#!/bin/sh\n(cat {tmp_path}/go; echo late) &\necho '{{\"done\": true}}'")
-    began = time.monotonic()
-    answer = blackbox.run(activation=A)
+    answer = blackbox.run(activation=A)  # before the child can end: it waits for what is written below
     assert (answer.json, answer.frames) == ({"done": True}, (0, 0))
-    assert time.monotonic() - began < 2
     (tmp_path / "go").write_text("")
     assert blackbox.pipe.wait(A, 1)[0].text == b"late"
 

@@ -244,11 +244,9 @@ def test_hundred_thousand_lines_of_one_call_are_all_there_or_counted(started, ki
 
 
 @ALL
-def test_reader_that_never_reads_costs_a_quarter_of_a_second_and_lines_but_no_result(started, kind):
+def test_reader_that_never_reads_costs_lines_but_no_result(started, kind):
     process = started(kind, "print", reader=False)
-    began = time.monotonic()
     answer = process.run({"n": 50_000})
-    assert time.monotonic() - began < 5
     written, dropped = answer.frames
     assert answer.status == 200
     assert written + dropped == 50_000

@@ -116,7 +116,7 @@ def test_private_engine_in_a_directory_with_a_long_name_stops_in_spite_of_a_froz
         made.request("POST", f"/containers/{name}/pause")
         began = time.monotonic()
         assert engine("stop", "--state", state).returncode == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25, "without it, it would be killed after 30 s"
     finally:
         engine("stop", "--state", state, "--purge")
     assert not list(Path("/run").glob("invokerd-engine-*"))

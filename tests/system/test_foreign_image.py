@@ -130,7 +130,7 @@ def test_its_result_does_not_wait_for_its_lines(foreign):
     began = time.monotonic()
     answer = foreign.invoke("foreign", {"do": "exit"})
     assert answer.status == 502
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.0, "for so long it may wait for lines"
     assert ("stdout", "foreign: run exit") in lines_of(foreign, answer)
 
 
