@@ -244,6 +244,8 @@ class Daemon:
             drain=self._refuse,
             on_deleted=self.observer.forget_namespace,
         )
+        self.front = build_front(self._services(), group)
+        hooks.serve = self.front.serve_container
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
@@ -308,7 +310,7 @@ class Daemon:
         """Open the listeners; sockets that systemd passed go before the configured addresses."""
         inherited = {passed.name: passed.socket for passed in inherited_sockets()}
         metrics = web.AppRunner(metrics_application(self._exposition()), access_log=None)
-        api = web.ServerRunner(build_front(self._services(), self.group))
+        api = web.ServerRunner(self.front)
         listen = {"http": (api, self.config.http.listen), "metrics": (metrics, self.config.metrics.listen)}
         for name, (runner, address) in listen.items():
             await runner.setup()

@@ -286,6 +286,15 @@ class JournalFull(PlatformError):
     code = "journal-full"
 
 
+class NestedWouldWait(PlatformError):
+    """The action was called from inside another one, and the node has no memory for it while those that wait keep theirs.
+
+    Call it without waiting, or in a sequence; or let the node have more memory.
+    """
+
+    code = "nested-would-wait"
+
+
 class EntityCorrupted(PlatformError):
     """Resource is corrupted and cannot be read."""
 
@@ -339,6 +348,7 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     NotImplementedYet: Answer(status=501),
     # the node's state
     JournalFull: Answer(status=503, retry_after_s=30.0),
+    NestedWouldWait: Answer(status=503, retry_after_s=1.0),
     pool_errors.TooManyWaiting: Answer(status=429, retry_after_s=1.0),
     pool_errors.PoolOverloaded: Answer(status=503, retry_after_s=1.0),
     pool_errors.ThawFailed: Answer(status=503, retry_after_s=1.0),

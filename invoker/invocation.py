@@ -9,7 +9,7 @@ import msgspec
 from invoker.conductor import Counts
 from invoker.model import Action, Identity
 from invoker.sequence import Length
-from pool.model import ActivationId
+from pool.model import ActivationId, ContainerId
 
 
 class Within(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -47,6 +47,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         idempotency_key: from the header `Idempotency-Key`.
         binding: full path of the package binding that the action was called through.
         within: what it is a part of; None when a caller asked for it.
+        origin: the container that called it, through its door; None when it came from outside.
     """
 
     identity: Identity
@@ -62,6 +63,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     idempotency_key: str | None = None
     binding: str | None = None
     within: Within | None = None
+    origin: ContainerId | None = None
 
 
 #: What the daemon carries out itself: the caller and the arguments, JSON text of an object; to a result, likewise. Raises

@@ -36,6 +36,7 @@ from invoker.model import (
     Phases,
     Status,
 )
+from invoker.nesting import NestedCall, Nesting
 from invoker.plan import Facts, Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
@@ -43,7 +44,7 @@ from invoker.runtime import Outcome, init_body, initialise, run, run_body
 from invoker.vault import Vault
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
 from pool.lease import Lease, Usage
-from pool.model import ActivationId, MemoryReading, PeakQuality, StartKind
+from pool.model import ActivationId, ContainerId, MemoryReading, PeakQuality, Standing, StartKind
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,14 @@ class Ticket(msgspec.Struct, eq=False):
     error: InvokerError | None = None
     waiters: list[asyncio.Future[None]] = []
 
+    @property
+    def standing(self) -> Standing:
+        """What it has behind it when it wants a container."""
+        call = self.call
+        if call.origin is not None and call.blocking:
+            return Standing.NESTED
+        return Standing.NEW if call.within is None else Standing.PART
+
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
         self.done, self.error = activation, error
@@ -155,6 +164,7 @@ class Invoker:
         self._on_finished = on_finished
         self._composer = Composer(resolve, self._run_part)
         self._builtins = builtins
+        self._nesting = Nesting(pool)
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
         self._stopping = False
@@ -187,7 +197,7 @@ class Invoker:
             )
             if known is not None:
                 return await self._repeat(known[0], call, same=known[1] == digest)
-        if self._stopping:
+        if self._stopping and (call.origin is None or not self._pool.is_busy(call.origin)):
             raise PoolClosed
         if not self._recorder.room(len(self._tickets) + 1):
             raise JournalFull
@@ -369,7 +379,10 @@ class Invoker:
             if plan is None:
                 plan = await self._planner.make(call.identity.namespace, call.action)
             trace.pulled = time.monotonic()
-            await self._with_a_container(ticket, plan)
+            if call.origin is None:
+                await self._with_a_container(ticket, plan)
+            else:
+                await self._for_a_container(ticket, plan, call.origin)
         except asyncio.CancelledError:
             if not ticket.cancelled or ticket.task is None:
                 raise
@@ -446,13 +459,26 @@ class Invoker:
         finally:
             self._leave(ticket)
 
+    async def _for_a_container(self, ticket: Ticket, plan: Plan, origin: ContainerId) -> None:
+        """As `_with_a_container`, for a container that waits for it."""
+        if not ticket.call.blocking:
+            await self._with_a_container(ticket, plan)
+            return
+        self._nesting.enter(ticket.activation_id, NestedCall(origin, plan.key))
+        try:
+            await self._with_a_container(ticket, plan)
+        finally:
+            self._nesting.leave(ticket.activation_id)
+
     async def _with_a_container(self, ticket: Ticket, plan: Plan) -> None:
         """Lease a container, have the work done, record it, answer. A container that would not thaw is replaced."""
         activation_id = ticket.activation_id
         for attempt in range(1, THAW_ATTEMPTS + 1):
             deadline = self._loop.time() + self._max_wait_s()
             try:
-                async with self._pool.lease(activation_id, plan.key, facts=plan.facts, deadline=deadline) as lease:
+                async with self._pool.lease(
+                    activation_id, plan.key, facts=plan.facts, deadline=deadline, standing=ticket.standing
+                ) as lease:
                     outcome = await self._serve(ticket, plan, lease)
                     if lease.logs.come_late:
                         await self._end(ticket, outcome, logs=None)
@@ -673,10 +699,9 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
     start_ms = int((ticket.wall + began - trace.received) * 1000)
     limits = action.limits
     usage = trace.usage or _NOTHING_USED
+    cpu_quality = CpuQuality.SHARED if usage.is_shared else CpuQuality.EXACT
     if trace.usage is None:
         cpu_quality = CpuQuality.MISSING
-    else:
-        cpu_quality = CpuQuality.EXACT if limits.concurrency == 1 else CpuQuality.SHARED
     memory = usage.memory
     meter = Meter(
         start_kind=trace.start_kind,

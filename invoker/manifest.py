@@ -79,6 +79,7 @@ class _Kind(msgspec.Struct, frozen=True, rename="camel"):
     deprecated: bool = False
     attached: Any = None
     require_main: bool = False
+    concurrent: bool = False
     stem_cells: tuple[_StemCell, ...] = ()
 
 
@@ -115,6 +116,7 @@ class Runtime:
         deprecated: actions of it can be read and deleted only.
         attached: code is stored apart from the entity; told to clients, without meaning here.
         require_main: an action must name its entry point.
+        concurrent: a container of it can run several activations at the same time; of other kinds one after the other.
     """
 
     kind: str
@@ -124,6 +126,7 @@ class Runtime:
     deprecated: bool = False
     attached: bool = False
     require_main: bool = False
+    concurrent: bool = False
     stem_cells: tuple[StemCells, ...] = ()
 
 
@@ -263,6 +266,7 @@ def _runtime(family: str, written: _Kind) -> Runtime:
         deprecated=written.deprecated,
         attached=written.attached is not None,
         require_main=written.require_main,
+        concurrent=written.concurrent,
         stem_cells=tuple(
             StemCells(
                 memory_mib=_memory_mib(cell.memory), count=cell.initial_count or cell.count, reactive=_reactive(cell.reactive)

@@ -15,9 +15,13 @@ from invoker.model import Action, Namespace
 from invoker.registry import credentials_for
 from invoker.runtime import run_prefix
 from pool.backend import ContainerBackend, Image
+from pool.door import API_ADDRESS
 from pool.errors import ActionError, ImageNotFound
 from pool.model import ContainerSpec, LogTransport, Mount, Reactive, ReuseKey
+from pool.table import MAX_ACTIVATIONS
 
+#: Where a container, which has no network, finds the API: at its own door.
+API_URL = "http://{}:{}".format(*API_ADDRESS)
 #: Our own black-box runtime: what every image named in the manifest's `blackboxes` means.
 NATIVE_IMAGE = "invokerd/blackbox:latest"
 #: Plans kept; the least recently used go first.
@@ -163,7 +167,10 @@ class Planner:
         if mounted is not None:
             mounts = (*mounts, Mount(source=str(self._code.path(mounted)), target=MOUNT_TARGET))
         threads = str(max(1, cpu_millis // 1000)) if cpu_millis else ""
-        environment = {"__OW_API_HOST": config.http.url, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the container
+        environment = {"__OW_API_HOST": API_URL, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the container
+        concurrency = self._concurrency(action)
+        if concurrency > 1:
+            environment["__OW_ALLOW_CONCURRENT"] = "true"
         if threads:
             environment |= dict.fromkeys(THREAD_VARIABLES, threads)
         spec = ContainerSpec(
@@ -186,7 +193,7 @@ class Planner:
         action_name = f"/{action.full_path}"
         stems, reactive = self._stems(action) if mounted is None else (0, None)
         return Plan(
-            key=ReuseKey(spec=spec, action=action.full_path, revision=action.revision, concurrency=limits.concurrency),
+            key=ReuseKey(spec=spec, action=action.full_path, revision=action.revision, concurrency=concurrency),
             facts=msgspec.json.encode(facts_of(namespace, action)),
             prefix=run_prefix(namespace=namespace.name, action_name=action_name, version=action.version),
             action_name=action_name,
@@ -195,6 +202,11 @@ class Planner:
             stems=stems,
             reactive=reactive,
         )
+
+    def _concurrency(self, action: Action) -> int:
+        """How many activations one container may run at a time: what the action allows, where its kind can."""
+        runtime = self._manifest.runtimes.get(action.exec.kind)
+        return min(action.limits.concurrency, MAX_ACTIVATIONS) if runtime is not None and runtime.concurrent else 1
 
     def _stems(self, action: Action) -> tuple[int, Reactive | None]:
         """Tell how many stem cells to keep, and how demand changes that; only in sizes that the manifest names for the kind."""

@@ -157,6 +157,13 @@ class ContainerBackend(Protocol):
             OSError: the namespace is gone.
         """
 
+    async def listen(self, handle: ContainerHandle) -> socket.socket:
+        """Listen at `door.API_ADDRESS` in the container's network namespace; a non-blocking socket.
+
+        Raises:
+            OSError: something listens there, or the namespace is gone.
+        """
+
     async def list_containers(self) -> list[FoundContainer]:
         """List every container that carries this node's label, whatever its state.
 

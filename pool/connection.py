@@ -63,6 +63,11 @@ class Connection:
         self._alarm_at = math.inf
         loop.add_reader(sock.fileno(), self._on_readable)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in flight on it."""
+        return self._answer is not None
+
     def send(
         self, path: bytes, body: bytes, *, limit: int, deadline: float = math.inf, method: bytes = b"POST"
     ) -> asyncio.Future[Response]:

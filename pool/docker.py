@@ -24,6 +24,7 @@ import msgspec
 from pool import cgroup, descriptors, fifo, netns, recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.disk import refuse_on_full_disk
+from pool.door import API_ADDRESS, BACKLOG
 from pool.engine import EngineClient, EngineRefused, Stream, read_json_lines, translated
 from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineError, EngineUnavailable, ImageNotFound
 from pool.frames import AttachedParser
@@ -232,6 +233,10 @@ class DockerBackend:
     async def dial(self, handle: ContainerHandle) -> socket.socket:
         """See `ContainerBackend`."""
         return await self._dialer.dial(handle.descriptors.network)
+
+    async def listen(self, handle: ContainerHandle) -> socket.socket:
+        """See `ContainerBackend`."""
+        return await self._dialer.listen(handle.descriptors.network, API_ADDRESS, backlog=BACKLOG)
 
     async def list_containers(self) -> list[FoundContainer]:
         """See `ContainerBackend`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from pool.errors import InvokerError
-from pool.model import ActivationId, ContainerId, ContainerSpec, Reactive, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerSpec, Reactive, ReuseKey, Standing, StartKind
 
 # ---- events
 
@@ -22,6 +22,7 @@ class Arrived(Event, frozen=True):
 
     activation: ActivationId
     key: ReuseKey
+    standing: Standing = Standing.NEW
 
 
 class Initialised(Event, frozen=True):
@@ -150,6 +151,10 @@ class FreezingChanged(Event, frozen=True):
 
 class Tick(Event, frozen=True):
     """The time that `Machine.next_wake` asked for has come."""
+
+
+class Draining(Event, frozen=True):
+    """Nothing new is taken any more; what is in flight may still ask for what it needs."""
 
 
 class Closed(Event, frozen=True):

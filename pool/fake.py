@@ -33,6 +33,7 @@ class FakeContainer:
         obeys_freeze, obeys_thaw: false makes the kernel ignore the wish, as a process in D state does.
         cpu: microseconds of CPU; only `advance_cpu` moves it.
         refuse_dials: how many more dials meet a closed port.
+        door: where its door listens.
         action: answers its `/init` and `/run`.
         requests: paths of the requests its server has answered, in order.
     """
@@ -53,6 +54,7 @@ class FakeContainer:
         self.memory = _IDLE_MEMORY
         self.oom_count = 0
         self.refuse_dials = 0
+        self.door: tuple[str, int] | None = None
         self.requests: list[str] = []
         self.connections: set[ActionConnection] = set()
         self.handles: set[FakeHandle] = set()
@@ -292,6 +294,16 @@ class FakeBackend:
             near.close()
             raise
         return near
+
+    async def listen(self, handle: ContainerHandle) -> socket.socket:
+        """See `ContainerBackend`. The test dials what it finds in `FakeContainer.door`."""
+        assert isinstance(handle, FakeHandle)
+        self.calls["listen"] += 1
+        await self._stage("listen")
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        handle.container.door = listener.getsockname()
+        return listener
 
     async def list_containers(self) -> list[FoundContainer]:
         """See `ContainerBackend`."""

@@ -336,6 +336,8 @@ class Launcher:
                 continue
             oldest = line.oldest()
             wanter = oldest.key.spec.uid
+            if oldest.is_nested and not own.oldest().is_nested:
+                return holder == wanter or not shares.is_protected(holder, wanter)
             if shares.gives_way(holder, wanter, needed_mib):
                 return True
             patience_s = PATIENCE_STARTS * self.width.cost_s

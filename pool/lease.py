@@ -12,6 +12,7 @@ import msgspec
 
 from pool.backend import ContainerBackend, ContainerHandle
 from pool.connection import Connection, Response
+from pool.door import Door
 from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
 from pool.logs import LogReader
 from pool.model import ActivationId, ContainerId, ContainerSpec, MemoryReading, StartKind
@@ -35,12 +36,15 @@ class Live:
         "create_began",
         "create_ended",
         "dead",
+        "door",
         "freezes",
         "handle",
         "last_activation",
         "last_cpu_us",
         "logs",
         "oom_kills",
+        "others",
+        "sharers",
         "slot",
         "spec",
         "throttled_us",
@@ -56,8 +60,14 @@ class Live:
         self.logs = logs
         #: Kept over activations and freezes.
         self.connection: Connection | None = None
+        #: Others, beside `connection`, of activations that ran at the same time.
+        self.others: list[Connection] = []
+        #: Leases that run now, all of which share the CPU time used meanwhile.
+        self.sharers: list[Lease] = []
         #: Its main process has ended.
         self.dead = False
+        #: Where it reaches the API; None where that is not served, or could not be opened.
+        self.door: Door | None = None
         #: When the engine was asked and when it was done, seconds of the monotonic clock; 0 for an adopted one.
         self.create_began = self.create_ended = 0.0
         #: CPU time up to which everything is booked, microseconds; -1 before the first lease.
@@ -93,11 +103,41 @@ class Live:
         """
         connection = self.connection
         if connection is not None:
-            if connection.usable and now - connection.used_at < self.spec.server_keep_alive_s / 2:
+            if connection.is_busy:  # another activation's
+                return self._other_connection(now)
+            if self._is_fresh(connection, now):
                 return connection
             connection.close()
             self.connection = None
         return None
+
+    def _other_connection(self, now: float) -> Connection | None:
+        """Return one of the others that nobody uses; close those that may not be used any more."""
+        for connection in [each for each in self.others if not each.is_busy]:
+            if self._is_fresh(connection, now):
+                return connection
+            connection.close()
+            self.others.remove(connection)
+        return None
+
+    def _is_fresh(self, connection: Connection, now: float) -> bool:
+        return connection.usable and now - connection.used_at < self.spec.server_keep_alive_s / 2
+
+    def close_connections(self) -> None:
+        """Close all of them; what is in flight fails."""
+        for connection in (self.connection, *self.others):
+            if connection is not None:
+                connection.close()
+        self.others.clear()
+
+    def share_cpu(self) -> None:
+        """Divide the CPU time since the last look among those that run: equally, for nobody can tell. May raise OSError."""
+        now_us = max(self.handle.cpu_us(), self.cpu_us)
+        share, rest = divmod(now_us - self.cpu_us, len(self.sharers))
+        self.cpu_us = now_us
+        for lease in self.sharers:
+            lease.spent_us += share
+        self.sharers[0].spent_us += rest
 
     async def connect(
         self,
@@ -133,7 +173,11 @@ class Live:
             if loop.time() >= deadline:
                 raise TimeoutError
             await asyncio.sleep(DIAL_RETRY_S[loop.time() >= eager_until])
-        self.connection = connection = Connection(sock, loop, now=loop.time())
+        connection = Connection(sock, loop, now=loop.time())
+        if self.connection is None or not self.connection.usable:
+            self.connection = connection
+        else:  # it is another activation's
+            self.others.append(connection)
         return connection
 
     async def exercise(self, backend: ContainerBackend, loop: asyncio.AbstractEventLoop, *, deadline: float) -> None:
@@ -144,12 +188,17 @@ class Live:
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the kernel counted from `Lease.begin` to `Lease.read_usage`."""
+    """What the kernel counted from `Lease.begin` to `Lease.read_usage`.
+
+    Attributes:
+        is_shared: others ran in the container meanwhile: `cpu_us` is this one's share of what all used.
+    """
 
     cpu_us: int
     throttled_us: int
     oom_kills: int
     memory: MemoryReading
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +221,6 @@ class Lease:
 
     __slots__ = (
         "_backend",
-        "_cpu_us",
         "_facts",
         "_key_digest",
         "_live",
@@ -183,9 +231,11 @@ class Lease:
         "activation",
         "being_tested",
         "clean",
+        "is_shared",
         "log_frames",
         "needs_init",
         "sent_at",
+        "spent_us",
         "start_kind",
     )
 
@@ -210,7 +260,10 @@ class Lease:
         #: It was dialled: from then on the container is reusable only after a clean end.
         self._touched = False
         self._to_thaw = start_kind is StartKind.FROZEN or start_kind is StartKind.STEM
-        self._cpu_us = 0
+        #: CPU time that is its own, as far as it was divided.
+        self.spent_us = 0
+        #: Others ran in the container meanwhile.
+        self.is_shared = False
         #: Log frames in the pipe, as the runtime says with its answer; None before, and where it says nothing.
         self.log_frames: int | None = None
         #: When the first request was sent, and the container thawed, seconds of the monotonic clock; 0 before.
@@ -250,15 +303,21 @@ class Lease:
         CPU time used since the last lease is the last activation's tail, so this one starts at zero.
         """
         live = self._live
+        previous, tail_us = None, 0
         try:
-            previous, tail_us = live.take_tail()
-            live.handle.reset_memory_peak()
+            if live.sharers:
+                live.share_cpu()
+                for lease in (self, *live.sharers):
+                    lease.is_shared = True
+            else:
+                previous, tail_us = live.take_tail()
+                live.handle.reset_memory_peak()
         except OSError as error:
             self._touched = True  # it must not be used again
             raise ThawFailed(f"the container's counters cannot be read: {error}") from error
         if previous is not None and tail_us > 0 and self._told.tail:
             self._told.tail(previous, live.container_id, tail_us)
-        self._cpu_us = live.cpu_us
+        live.sharers.append(self)
         live.last_activation = self.activation
         self._facts = facts
         live.slot.begin(self.activation, time.time_ns() // 1_000_000)
@@ -268,8 +327,10 @@ class Lease:
         live = self._live
         reusable = self.clean or not self._touched
         live.slot.end(live.cpu_us, self.activation)
-        if not reusable and live.connection is not None:
-            live.connection.close()
+        if self in live.sharers:  # its counters were not read
+            live.sharers.remove(self)
+        if not reusable and not live.sharers:
+            live.close_connections()
         return reusable and not live.dead
 
     def initialised(self) -> None:
@@ -386,16 +447,22 @@ class Lease:
         """Read the counters. Raises OSError when the container's cgroup is gone."""
         live = self._live
         handle = live.handle
-        live.cpu_us = max(handle.cpu_us(), live.cpu_us)
+        if len(live.sharers) > 1:
+            live.share_cpu()
+        else:
+            before_us, live.cpu_us = live.cpu_us, max(handle.cpu_us(), live.cpu_us)
+            self.spent_us += live.cpu_us - before_us
+        live.sharers.remove(self)
         # Between leases nothing is throttled or killed that was not begun by the last one: two reads a call are enough.
         throttled_us, oom_kills = live.throttled_us, live.oom_kills
         live.throttled_us = handle.throttled_us() if live.spec.cpu_millis else 0
         live.oom_kills = handle.oom_kills()
         return Usage(
-            cpu_us=live.cpu_us - self._cpu_us,
+            cpu_us=self.spent_us,
             throttled_us=live.throttled_us - throttled_us,
             oom_kills=live.oom_kills - oom_kills,
             memory=handle.memory(),
+            is_shared=self.is_shared,
         )
 
 

@@ -16,7 +16,7 @@ from pool.books import EVICTABLE, Books, Container, Observer
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed, PoolOverloaded, TooManyWaiting
 from pool.grace import grace_s
 from pool.launcher import Launcher, Orders
-from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, Standing, StartKind
 from pool.queueing import FairQueue, Line, Waiter
 from pool.settings import PoolSettings
 from pool.sick_keys import SickKeys
@@ -69,6 +69,8 @@ class Machine:
         self._holds: dict[ActivationId, Container] = {}
         #: Actions whose containers cannot be made.
         self._sick_keys = SickKeys()
+        #: Only what belongs to something in flight is taken.
+        self._draining = False
         self._closed = False
         self._starts = dict.fromkeys(StartKind, 0)
         self._commands: list[ev.Command] = []
@@ -89,6 +91,7 @@ class Machine:
             ev.StemsWanted: self._on_stems_wanted,
             ev.FreezingChanged: self._on_freezing_changed,
             ev.Tick: self._on_tick,
+            ev.Draining: self._on_draining,
             ev.Closed: self._on_closed,
         }
 
@@ -158,10 +161,11 @@ class Machine:
     def _on_arrived(self, event: ev.Arrived) -> None:
         key = event.key
         ready = self.books.ready.get(key.digest)
-        if ready and not self._closed:
+        refused = self._closed or (self._draining and event.standing is Standing.NEW)
+        if ready and not refused:
             self._grant(event.activation, next(reversed(ready.values())))
             return
-        if self._closed:
+        if refused:
             self._commands.append(ev.Reject(event.activation, PoolClosed()))
             return
         if key.spec.memory_mib > self.settings.memory_mib:
@@ -171,11 +175,11 @@ class Machine:
         if failure := self._known_failure(key):
             self._commands.append(ev.Reject(event.activation, failure))
             return
-        if refusal := self._refusal(key):
+        if event.standing is Standing.NEW and (refusal := self._refusal(key)):
             self._queue.overflow(key.digest)
             self._commands.append(ev.Reject(event.activation, refusal))
             return
-        self._wait(event.activation, key)
+        self._wait(event.activation, key, event.standing)
         self._serve(key)
         if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
             self.launcher.launch()
@@ -200,7 +204,7 @@ class Machine:
             return TooManyWaiting(text, retry_after_s)
         return None
 
-    def _wait(self, activation: ActivationId, key: ReuseKey) -> None:
+    def _wait(self, activation: ActivationId, key: ReuseKey, standing: Standing) -> None:
         now, spec = self.books.now, key.spec
         if key.digest not in self.books.by_key:
             pace = self.launcher.find_pace(key.digest)
@@ -208,7 +212,7 @@ class Machine:
                 pace.habits.note_gap(now - pace.ended_at)  # what would have been met, had its last container been kept
         user = self.books.user(spec.uid)
         user.active_at, user.weight = now, self.launcher.weight_of(spec.namespace)
-        self._queue.push(Waiter(activation, key, now), weight=user.weight)
+        self._queue.push(Waiter(activation, key, now, standing), weight=user.weight)
 
     def _on_initialised(self, event: ev.Initialised) -> None:
         container = self._holds.get(event.activation)
@@ -360,7 +364,7 @@ class Machine:
             return
         if not event.exercised:
             self.launcher.width.note(container.started_with, self.books.now - container.born, self.books.now)
-        if self._closed:
+        if self._closed or (self._draining and not self._queue):
             self._remove(container)
         else:
             self._offer(container, exercised=event.exercised)
@@ -493,7 +497,7 @@ class Machine:
 
     def _on_stems_wanted(self, event: ev.StemsWanted) -> None:
         digest = event.spec.digest
-        if event.count > 0 and not self._closed:
+        if event.count > 0 and not self._draining:
             self.launcher.stems.want(event.spec, event.count, event.reactive, self.books.now)
         elif self.launcher.stems.drop(digest):
             for container in list(self.books.stems.get(digest, {}).values()):
@@ -551,8 +555,15 @@ class Machine:
             return True
         return len(self.books.stems.get(digest, ())) > target.wanted(now)
 
+    def _on_draining(self, _: ev.Draining) -> None:
+        self._draining = True
+        self.launcher.stems.clear()
+        for waiter in self._queue.all():
+            if waiter.standing is Standing.NEW:
+                self._reject(waiter, PoolClosed())
+
     def _on_closed(self, _: ev.Closed) -> None:
-        self._closed = True
+        self._draining = self._closed = True
         self.launcher.stems.clear()
         for waiter in self._queue.all():
             self._reject(waiter, PoolClosed())

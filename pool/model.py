@@ -144,6 +144,20 @@ class ContainerState(enum.Enum):
     REMOVING = "removing"
 
 
+class Standing(enum.IntEnum):
+    """What an activation that wants a container has behind it; the higher goes before.
+
+    A drain refuses what is new. What an activation in a container waits for goes first, because it frees two.
+    """
+
+    #: A caller asked for it.
+    NEW = 0
+    #: A part of a sequence that has begun.
+    PART = 1
+    #: Called from inside a container, which waits for it.
+    NESTED = 2
+
+
 class StartKind(enum.Enum):
     """What an activation found: nothing, a stem cell, a running container, or a frozen one."""
 

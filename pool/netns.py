@@ -65,8 +65,12 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+#: Makes a socket in the namespace that the thread is in.
+_Make = Callable[[], socket.socket]
+
+
 class Dialer:
-    """Dials into network namespaces. Start it on the loop that awaits `dial`; `close` it there."""
+    """Dials into network namespaces, and listens in them. Start it on the loop that awaits `dial`; `close` it there."""
 
     def __init__(
         self,
@@ -79,7 +83,7 @@ class Dialer:
         self._deadline_s = deadline_s
         self._setns = setns
         self._loop = asyncio.get_running_loop()
-        self._wishes: queue.SimpleQueue[tuple[int, asyncio.Future[socket.socket]] | None] = queue.SimpleQueue()
+        self._wishes: queue.SimpleQueue[tuple[int, _Make, asyncio.Future[socket.socket]] | None] = queue.SimpleQueue()
         self._closed = False
         #: The namespace of this process, to which each thread returns.
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -95,13 +99,7 @@ class Dialer:
             TimeoutError: its backlog is full.
             OSError: the namespace cannot be entered, or the dialer is closed.
         """
-        if self._closed:
-            raise OSError("the dialer is closed")
-        wish: asyncio.Future[socket.socket] = self._loop.create_future()
-        # A duplicate: the caller may be cancelled and close its own before the thread has used it, and the number
-        # could by then mean another container's namespace.
-        self._wishes.put((os.dup(network), wish))
-        sock = await wish
+        sock = await self._wish(network, self._begin_dial)
         connected = False
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -111,6 +109,35 @@ class Dialer:
         finally:
             if not connected:
                 sock.close()
+
+    async def listen(self, network: int, address: tuple[str, int], *, backlog: int) -> socket.socket:
+        """Listen in the namespace `network`, a descriptor; returns a non-blocking socket.
+
+        Raises:
+            OSError: the address is taken there, the namespace cannot be entered, or the dialer is closed.
+        """
+
+        def listen() -> socket.socket:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+                sock.listen(backlog)
+            except OSError:
+                sock.close()
+                raise
+            return sock
+
+        return await self._wish(network, listen)
+
+    async def _wish(self, network: int, make: _Make) -> socket.socket:
+        if self._closed:
+            raise OSError("the dialer is closed")
+        wish: asyncio.Future[socket.socket] = self._loop.create_future()
+        # A duplicate: the caller may be cancelled and close its own before the thread has used it, and the number
+        # could by then mean another container's namespace.
+        self._wishes.put((os.dup(network), make, wish))
+        return await wish
 
     def close(self) -> None:
         """Stop the thread and wait for it; dials under way fail."""
@@ -122,7 +149,7 @@ class Dialer:
             with contextlib.suppress(queue.Empty):
                 while (left := self._wishes.get_nowait()) is not None:
                     os.close(left[0])
-                    left[1].cancel()
+                    left[2].cancel()
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._work, name="netns dialer", daemon=True)
@@ -141,13 +168,14 @@ class Dialer:
                 self._loop.call_soon_threadsafe(self._replace_thread)
                 return
 
-    def _serve(self, network: int, wish: asyncio.Future[socket.socket]) -> bool:
+    def _serve(self, network: int, make: _Make, wish: asyncio.Future[socket.socket]) -> bool:
         """Create one socket, come home, hand it over. Return whether this thread is at home again."""
         sock: socket.socket | None = None
         failure: OSError | None = None
         at_home = True
         try:
-            sock = self._create_in(network)
+            self._setns(network, _CLONE_NEWNET)
+            sock = make()
         except OSError as error:
             failure = error
         finally:
@@ -159,8 +187,7 @@ class Dialer:
         self._loop.call_soon_threadsafe(_settle, wish, sock, failure)
         return at_home
 
-    def _create_in(self, network: int) -> socket.socket:
-        self._setns(network, _CLONE_NEWNET)
+    def _begin_dial(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         # Begin the handshake here: on loopback it is over before the loop hears of it.
         sock.connect_ex(self._address)

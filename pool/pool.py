@@ -17,12 +17,23 @@ from typing import Any
 from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container, Observer
+from pool.door import Door, Serve
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
 from pool.idle import IdleShare
 from pool.lease import Lease, Live, Told
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import Machine
-from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, LogTransport, PoolStatistics, Reactive, ReuseKey
+from pool.model import (
+    ActivationId,
+    ContainerId,
+    ContainerSpec,
+    ContainerState,
+    LogTransport,
+    PoolStatistics,
+    Reactive,
+    ReuseKey,
+    Standing,
+)
 from pool.netns import has_ended
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -54,6 +65,7 @@ class PoolHooks:
         freeze_failed: the kernel would not freeze a container.
         lived: a container was `created` or `removed`: (container id, namespace, path of its action or empty, which, CPU
             microseconds it has used).
+        serve: gets each connection that a container makes to the API; None opens no doors.
     """
 
     transition: Observer | None = None
@@ -63,24 +75,28 @@ class PoolHooks:
     repaired: Callable[[ContainerId], None] | None = None
     freeze_failed: Callable[[], None] | None = None
     lived: Callable[[ContainerId, str, str, str, int], None] | None = None
+    serve: Serve | None = None
 
 
 class Leasing:
     """The block for which an activation holds a container. A class, not a generator: each call passes through here."""
 
-    __slots__ = ("_activation", "_deadline", "_facts", "_key", "_lease", "_pool")
+    __slots__ = ("_activation", "_deadline", "_facts", "_key", "_lease", "_pool", "_standing")
 
-    def __init__(self, pool: Pool, activation: ActivationId, key: ReuseKey, facts: bytes, deadline: float) -> None:
+    def __init__(
+        self, pool: Pool, activation: ActivationId, key: ReuseKey, facts: bytes, *, deadline: float, standing: Standing
+    ) -> None:
         self._pool = pool
         self._activation = activation
         self._key = key
         self._facts = facts
         self._deadline = deadline
+        self._standing = standing
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
         try:
-            self._lease = lease = await self._pool.obtain(self._activation, self._key, self._deadline)
+            self._lease = lease = await self._pool.obtain(self._activation, self._key, self._deadline, self._standing)
             lease.begin(self._facts)
         except BaseException:  # cancelled or refused, what was got goes back; nothing is decided here
             self._pool.give_back(self._activation, self._lease)
@@ -158,7 +174,9 @@ class Pool:
 
     # ---- what callers need
 
-    def lease(self, activation: ActivationId, key: ReuseKey, *, facts: bytes, deadline: float) -> Leasing:
+    def lease(
+        self, activation: ActivationId, key: ReuseKey, *, facts: bytes, deadline: float, standing: Standing = Standing.NEW
+    ) -> Leasing:
         """Hold a container for one activation: `async with pool.lease(...) as lease`.
 
         The container goes back for reuse when nothing was sent to it, or when the caller set `lease.clean`;
@@ -169,21 +187,22 @@ class Pool:
             key: who may reuse the container.
             facts: at most 3000 bytes that the table keeps for the daemon's successor.
             deadline: until when to wait for a container, seconds of the loop's clock.
+            standing: what it has behind it.
 
         Raises:
             WaitedTooLong: the deadline came first.
             PoolOverloaded, MemoryNeverAvailable, PoolClosed: refused.
             EngineError, ActionError: no container could be created.
         """
-        return Leasing(self, activation, key, facts, deadline)
+        return Leasing(self, activation, key, facts, deadline=deadline, standing=standing)
 
     def is_ready(self, key: ReuseKey) -> bool:
         """Tell whether a lease for this key would be had at once, of a container with its code."""
         return self.machine.is_ready(key)
 
-    async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float) -> Lease:
+    async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float, standing: Standing = Standing.NEW) -> Lease:
         """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""
-        self._feed(ev.Arrived(activation, key))
+        self._feed(ev.Arrived(activation, key, standing))
         lease = self._leases.get(activation)
         if lease is not None:
             return lease
@@ -202,6 +221,17 @@ class Pool:
         self._waiting.pop(activation, None)
         self._leases.pop(activation, None)
         self._feed(ev.Ended(activation, lease is None or lease.end()))
+
+    def is_busy(self, container_id: ContainerId) -> bool:
+        """Whether an activation runs in this container."""
+        container = self.machine.books.containers.get(container_id)
+        return container is not None and bool(container.leases)
+
+    def refuse(self, activation: ActivationId, error: InvokerError) -> None:
+        """Let an activation that waits for a container wait no more: `lease` raises the error."""
+        waiter = self._waiting.get(activation)
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def retire(self, action: str, *, revision: str | None) -> None:
         """The action was rewritten (`revision` stays) or deleted (None): no old container serves it any more."""
@@ -284,12 +314,12 @@ class Pool:
         self._feed(ev.Found(found.container_id, spec, key))
 
     def stop_starting(self) -> None:
-        """Refuse new activations and tell those that wait. Those that hold a container go on."""
-        self._feed(ev.Closed())
+        """Refuse new activations and tell those that wait. Those in flight go on, and may ask for what belongs to them."""
+        self._feed(ev.Draining())
 
     async def close(self) -> None:
         """Let operations end, freeze what the next daemon may adopt, and let go of all containers. Leases must have ended."""
-        self.stop_starting()
+        self._feed(ev.Closed())
         if self._operations:
             await asyncio.wait(self._operations, timeout=CLOSE_DEADLINE_S)
         self._closing = True
@@ -400,7 +430,22 @@ class Pool:
         live = self._live(container_id, command.spec, handle)
         live.create_began, live.create_ended = began, time.monotonic()
         self._tell_life(live, "created")
+        await self._open_door(live)
         self._feed(ev.Created(container_id, exercised=False))
+
+    async def _open_door(self, live: Live) -> None:
+        """Let the container reach the API. One that has something else at that place does without."""
+        if self._hooks.serve is None:
+            return
+        try:
+            listener = await self.backend.listen(live.handle)
+        except OSError as error:
+            log.warning("%s cannot call the API: %s", live.container_id, error)
+            return
+        if self._lives.get(live.container_id) is live:
+            live.door = Door(listener, live.container_id, self._hooks.serve, self._loop)
+        else:  # it went meanwhile
+            listener.close()
 
     async def _exercise(self, container_id: ContainerId) -> None:
         live = self._lives[container_id]
@@ -445,6 +490,8 @@ class Pool:
         live = self._lives[container_id]
         adopting = self.machine.books.containers[container_id].state is ContainerState.ADOPTING
         usable, frozen = False, False
+        if live.door is None:
+            await self._open_door(live)
         try:
             if adopting and live.handle.is_frozen():
                 usable = frozen = True
@@ -547,8 +594,9 @@ class Pool:
         if not live.dead:
             self._loop.remove_reader(live.handle.descriptors.pidfd)
         live.logs.close()
-        if live.connection is not None:
-            live.connection.close()
+        if live.door is not None:
+            live.door.close()
+        live.close_connections()
 
     def _on_death(self, container_id: ContainerId) -> None:
         live = self._lives.get(container_id)

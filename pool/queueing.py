@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pool.model import ActivationId, ReuseKey
+from pool.model import ActivationId, ReuseKey, Standing
 
 #: The soonest and the latest time at which somebody who was refused is told to come back, s.
 RETRY_AFTER_S = (1.0, 60.0)
@@ -31,23 +31,44 @@ class Waiter:
     key: ReuseKey
     #: Seconds of the pool's clock.
     arrived: float
+    standing: Standing = Standing.NEW
+
+    @property
+    def is_nested(self) -> bool:
+        """A container waits for it: it goes before all that nobody holds anything for."""
+        return self.standing is Standing.NESTED
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """The activations that wait for one action, by arrival. Never empty while it is kept."""
+    """The activations that wait for one action: nested ones, then the others, by arrival. Never empty while it is kept."""
 
     waiters: dict[ActivationId, Waiter] = field(default_factory=dict)
     #: It has refused somebody since it was last empty: it is longer than its action can serve.
     overflowed: bool = False
 
+    def add(self, waiter: Waiter) -> None:
+        """Let one wait."""
+        if waiter.is_nested:
+            others = {name: other for name, other in self.waiters.items() if not other.is_nested}
+            for name in others:
+                del self.waiters[name]
+            self.waiters[waiter.activation] = waiter
+            self.waiters |= others
+        else:
+            self.waiters[waiter.activation] = waiter
+
     def oldest(self) -> Waiter:
-        """The one that came first."""
+        """The one that came first, of nested ones if there are any."""
         return next(iter(self.waiters.values()))
 
     def first(self) -> Waiter:
-        """The one that is next: who came first; after an overflow who came last, for those who came long ago have given up."""
-        return next(reversed(self.waiters.values())) if self.overflowed else self.oldest()
+        """The one that is next: who came first; after an overflow who came last, for those who came long ago have given up.
+
+        Nested ones are next in any case.
+        """
+        oldest = self.oldest()
+        return next(reversed(self.waiters.values())) if self.overflowed and not oldest.is_nested else oldest
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +132,7 @@ class FairQueue:
         flow.weight = weight
         flow.waiting += 1
         self._waiters[waiter.activation] = waiter
-        self._lines.setdefault(waiter.key.digest, Line()).waiters[waiter.activation] = waiter
+        self._lines.setdefault(waiter.key.digest, Line()).add(waiter)
 
     def remove(self, activation: ActivationId) -> Waiter:
         """Let one go that wants no more. Raises KeyError when it does not wait."""
@@ -143,16 +164,16 @@ class FairQueue:
             line.overflowed = True
 
     def in_turn(self) -> Sequence[tuple[str, Waiter]]:
-        """Give every line with its oldest activation: lines of the user who is next first, then by age."""
+        """Give every line with its oldest activation: nested ones, then lines of the user who is next, then by age."""
         heads = [(digest, line.oldest()) for digest, line in self._lines.items()]
         if len(heads) > 1:
-            heads.sort(key=lambda head: (self._flows[head[1].key.spec.uid].tag, head[1].arrived))
+            heads.sort(key=lambda head: (not head[1].is_nested, self._flows[head[1].key.spec.uid].tag, head[1].arrived))
         return heads
 
     def waiting_for(self, spec_digest: str) -> Sequence[Waiter]:
         """Give who is next of each line whose containers are made from this spec, the longest waiting first."""
         heads = [line.first() for line in self._lines.values() if line.oldest().key.spec.digest == spec_digest]
-        return sorted(heads, key=lambda waiter: waiter.arrived)
+        return sorted(heads, key=lambda waiter: (not waiter.is_nested, waiter.arrived))
 
     def all(self) -> list[Waiter]:
         """Give every activation, by arrival."""

@@ -116,7 +116,9 @@ class HttpConfig:
 
     listen: Address = key(Address("127.0.0.1", 3233), "Where the API listens. A socket passed by systemd goes before it.")
     public_url: str = key(
-        "", "URL under which clients, and actions that call back, reach this API.", shown="`http://` and `listen`"
+        "",
+        "URL under which clients reach this API. Actions reach it through a door of their own.",
+        shown="`http://` and `listen`",
     )
     drain_s: float = key(30.0, "How long calls may finish after SIGTERM before they are cancelled.", at_least=0)
     backlog: int = key(4096, "Connections the kernel may hold before the daemon accepts them.", at_least=1)
@@ -257,7 +259,7 @@ class LimitsConfig:
     logs_max_mib: int = key(100, "Greatest log limit of an action.", at_least=0, openwhisk=10)
     concurrency_min: int = key(1, "Least number of activations in one container.", at_least=1, openwhisk=1)
     concurrency_default: int = key(1, "That number for an action that names none.", at_least=1, openwhisk=1)
-    concurrency_max: int = key(1, "Greatest number of activations in one container.", at_least=1, at_most=500, openwhisk=1)
+    concurrency_max: int = key(8, "Greatest number of activations in one container.", at_least=1, at_most=8, openwhisk=1)
     payload_bytes: int = key(_MIB, "Greatest body of an invocation.", at_least=1024, at_most=40 * _MIB, openwhisk=_MIB)
     result_bytes: int = key(_MIB, "Greatest result of an action; a longer one is cut.", at_least=1024, openwhisk=_MIB)
     code_bytes: int = key(

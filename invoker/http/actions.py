@@ -67,6 +67,7 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
             authenticate_us=exchange.authenticate_us + int((parsed - arrived) * 1e6),
             authorise_us=exchange.authorise_us,
             idempotency_key=idempotency_key,
+            origin=exchange.http.origin,
             binding=found.binding_path,
         )
     )

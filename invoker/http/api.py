@@ -38,6 +38,7 @@ from invoker.http.triggers import delete_trigger, get_trigger, list_triggers, pu
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
 from pool.errors import InvokerError
+from pool.model import ContainerId
 
 _log = logging.getLogger(__name__)
 #: Ids of requests are unique, not secret: no system call for each.
@@ -295,9 +296,17 @@ def _transaction_of(request: Request) -> str:
 
 
 class _Protocol(RequestHandler):
-    """aiohttp's connection, but what is no HTTP is answered in the API's form too."""
+    """aiohttp's connection, but what is no HTTP is answered in the API's form too.
 
-    __slots__ = ()
+    Attributes:
+        origin: the container whose door it came through; None when it came from outside.
+    """
+
+    __slots__ = ("origin",)
+
+    def __init__(self, *arguments: Any, origin: ContainerId | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.origin = origin
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -321,6 +330,6 @@ class AiohttpLane(web.Server):
         self._options: dict[str, Any] = {"keepalive_timeout": keep_alive_s, "access_log": None}
         super().__init__(api.serve, **self._options)
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self, origin: ContainerId | None = None) -> RequestHandler:
         """Make the protocol of one connection."""
-        return _Protocol(self, loop=self._loop, **self._options)
+        return _Protocol(self, origin=origin, loop=self._loop, **self._options)

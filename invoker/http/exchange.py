@@ -30,6 +30,7 @@ from invoker.http.parsing import check_json_type
 from invoker.http.rendering import render_error
 from invoker.model import Identity
 from pool.errors import InvokerError
+from pool.model import ContainerId
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -65,6 +66,10 @@ class Request(Protocol):
     def declared_length(self) -> int | None:
         """Length of the body by its head, bytes; None when it is not told."""
 
+    @property
+    def origin(self) -> ContainerId | None:
+        """The container whose door it came through; None when it came from outside."""
+
     def body_is_here(self) -> bool:
         """Tell whether all of the body has arrived."""
 
@@ -78,13 +83,14 @@ class Request(Protocol):
 class AiohttpRequest:
     """A request that came through aiohttp."""
 
-    __slots__ = ("_http", "headers", "method", "target")
+    __slots__ = ("_http", "headers", "method", "origin", "target")
 
     def __init__(self, http: web.BaseRequest) -> None:
         self._http = http
         self.method = http.method
         self.target = http.raw_path
         self.headers: Mapping[str, str] = http.headers
+        self.origin: ContainerId | None = getattr(http.protocol, "origin", None)
 
     @property
     def declared_length(self) -> int | None:

@@ -26,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from invoker.http.api import AiohttpLane, Api
 from invoker.http.services import Services
+from pool.model import ContainerId
 
 _log = logging.getLogger(__name__)
 
@@ -68,13 +69,26 @@ class Front(AiohttpLane):
         self._date = ""
         self._date_second = 0
 
-    def __call__(self) -> asyncio.Protocol:  # type: ignore[override] # a connection begins as ours
+    def __call__(self, origin: ContainerId | None = None) -> asyncio.Protocol:  # type: ignore[override] # begins as ours
         """Make the protocol of one connection."""
-        return _Connection(self)
+        return _Connection(self, origin)
 
-    def aiohttp_protocol(self) -> RequestHandler:
+    def aiohttp_protocol(self, origin: ContainerId | None = None) -> RequestHandler:
         """Make aiohttp's protocol for a connection that leaves this lane."""
-        return super().__call__()
+        return super().__call__(origin)
+
+    def serve_container(self, accepted: socket.socket, origin: ContainerId) -> None:
+        """Serve a connection that a container made through its door; has the shape of `PoolHooks.serve`."""
+        task = self._group.create_task(self._take_over(accepted, origin), name=f"door of {origin}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_over(self, accepted: socket.socket, origin: ContainerId) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self(origin), accepted)
+        except OSError as error:  # it has gone already
+            _log.info("a connection of %s: %s", origin, error)
+            accepted.close()
 
     def date(self) -> str:
         """Value of the header `Date`, made once a second."""
@@ -187,13 +201,14 @@ def _is_plain(headers: Mapping[str, str]) -> bool:
 class _Request:
     """A request of this lane; its head is complete. As `Request`."""
 
-    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_missing", "declared_length", "headers", "target")
+    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_missing", "declared_length", "headers", "origin", "target")
 
     method = "POST"
 
     def __init__(self, head: _Head, body: bytes, missing: int) -> None:
         """Begin with what is there of the body, and how many bytes of it are not."""
         self.target, self.headers, self.declared_length = head
+        self.origin: ContainerId | None = None
         self._body: bytes | bytearray = body
         #: Bytes of the body that have not come.
         self._missing = missing
@@ -288,10 +303,23 @@ class _Request:
 class _Connection(asyncio.Protocol):
     """One connection in the fast lane. It is idle (`_request` is None) or has one request in flight."""
 
-    __slots__ = ("_behind", "_front", "_idle_since", "_loop", "_request", "_started", "_transport", "_wake", "_writable")
+    __slots__ = (
+        "_behind",
+        "_front",
+        "_idle_since",
+        "_loop",
+        "_origin",
+        "_request",
+        "_started",
+        "_transport",
+        "_wake",
+        "_writable",
+    )
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, origin: ContainerId | None = None) -> None:
         self._front = front
+        #: The container whose door it came through; None when it came from outside.
+        self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._request: _Request | None = None
@@ -403,13 +431,14 @@ class _Connection(asyncio.Protocol):
             self._hand_over(data)
             return
         self._request, self._behind = parsed
+        self._request.origin = self._origin
         if self._behind:
             self._transport.pause_reading()
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection to aiohttp, for good. Nothing is in flight, and the transport has not asked to pause writing."""
         self._front.leave(self)
-        protocol = self._front.aiohttp_protocol()
+        protocol = self._front.aiohttp_protocol(self._origin)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(data)

@@ -121,6 +121,7 @@ async def _answer(services: Services, call: WebCall, owner: Identity, found: Res
             received=call.started + (received - waited),
             authenticate_us=microseconds_since(received),
             authorise_us=authorised_us,
+            origin=call.http.origin,
             binding=found.binding_path,
         )
     )

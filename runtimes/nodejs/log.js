@@ -5,9 +5,11 @@
 //
 // Captured is what goes through process.stdout, process.stderr and console, and what children write that inherit them
 // (children.js). Node cannot put a pipe in the place of its own descriptors 1 and 2, so what native add-ons write there is
-// not. Children started with pipes (`exec`, or `spawn` as it is by default) hand their output to the action, which may print it.
+// not. Where activations may run side by side (__OW_ALLOW_CONCURRENT), a line belongs to the one in whose asynchronous context it
+// was written; what is written in none belongs to the one that began last. Children started with pipes (`exec`, or `spawn` as it is by default) hand their output to the action, which may print it.
 
 const fs = require('fs');
+const { AsyncLocalStorage } = require('async_hooks');
 const { Writable } = require('stream');
 const { divertChildren, settle } = require('./children');
 
@@ -21,9 +23,13 @@ const NEWLINE = 0x0a;
 class PlainLog {
   begin() {}
 
+  during(_voice, body) {
+    return body();
+  }
+
   async settle() {}
 
-  end(sentinel) {
+  end(_voice, sentinel) {
     if (sentinel) {
       process.stdout.write(SENTINEL);
       process.stderr.write(SENTINEL);
@@ -32,26 +38,42 @@ class PlainLog {
   }
 }
 
+// What one activation has said.
+class Voice {
+  constructor(activationId) {
+    this.activationId = activationId;
+    this.rest = { o: Buffer.alloc(0), e: Buffer.alloc(0) }; // bytes of lines whose newline has not come yet
+    this.written = 0;
+    this.dropped = 0;
+    this.patienceMs = PATIENCE_MS;
+  }
+}
+
 class FramedLog {
-  constructor(path) {
+  constructor(path, contexts) {
     // Reading too: there is always a reader, so neither EOF nor EPIPE while no daemon runs.
     this.fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
     this.frame = Buffer.alloc(FRAME_BYTES);
-    this.rest = { o: Buffer.alloc(0), e: Buffer.alloc(0) }; // bytes of lines whose newline has not come yet
+    this.contexts = contexts; // null: one activation at a time
     this.clock = new Int32Array(new SharedArrayBuffer(4)); // nobody wakes it: a wait on it is a pause
-    this.activationId = NO_ACTIVATION;
-    this.restart();
+    this.voice = new Voice(NO_ACTIVATION);
     this.replace('stdout', 'o', 1);
     this.replace('stderr', 'e', 2);
     divertChildren();
   }
 
+  // Begins an activation, and returns its voice.
   begin(activationId) {
     const id = /^[0-9A-Za-z]{32}$/.test(activationId) ? activationId : NO_ACTIVATION;
-    if (id === this.activationId) return; // /init and /run of one activation share their count
-    this.closeLines();
-    this.activationId = id;
-    this.restart();
+    if (id === this.voice.activationId) return this.voice; // /init and /run of one activation share their count
+    if (!this.contexts) this.closeLines(this.voice);
+    this.voice = new Voice(id);
+    return this.voice;
+  }
+
+  // Runs a part of an activation: what is written in it, however much later, is that activation's.
+  during(voice, body) {
+    return this.contexts ? this.contexts.run(voice, body) : body();
   }
 
   // Takes what is on its way when a run has ended.
@@ -60,21 +82,15 @@ class FramedLog {
   }
 
   // Returns the response's header line.
-  end() {
-    this.closeLines();
-    return `X-Invokerd-Logs: ${this.written},${this.dropped}\r\n`;
-  }
-
-  restart() {
-    this.written = 0;
-    this.dropped = 0;
-    this.patienceMs = PATIENCE_MS;
+  end(voice) {
+    this.closeLines(voice);
+    return `X-Invokerd-Logs: ${voice.written},${voice.dropped}\r\n`;
   }
 
   replace(name, letter, fd) {
     const stream = new Writable({
       write: (chunk, _encoding, done) => {
-        this.take(letter, chunk);
+        this.take(this.contexts?.getStore() ?? this.voice, letter, chunk);
         done();
       },
     });
@@ -82,59 +98,63 @@ class FramedLog {
     Object.defineProperty(process, name, { value: stream, configurable: true, enumerable: true, writable: true });
   }
 
-  take(letter, chunk) {
-    let text = this.rest[letter].length ? Buffer.concat([this.rest[letter], chunk]) : chunk;
+  take(voice, letter, chunk) {
+    let text = voice.rest[letter].length ? Buffer.concat([voice.rest[letter], chunk]) : chunk;
     for (let end = text.indexOf(NEWLINE); end >= 0; end = text.indexOf(NEWLINE)) {
-      this.line(letter, text.subarray(0, end));
+      this.line(voice, letter, text.subarray(0, end));
       text = text.subarray(end + 1);
     }
-    this.rest[letter] = Buffer.from(this.pieces(letter, text)); // a copy: the chunk is the caller's
+    voice.rest[letter] = Buffer.from(this.pieces(voice, letter, text)); // a copy: the chunk is the caller's
   }
 
-  closeLines() {
+  closeLines(voice) {
     for (const letter of ['o', 'e']) {
-      if (this.rest[letter].length) this.line(letter, this.rest[letter]);
-      this.rest[letter] = Buffer.alloc(0);
+      if (voice.rest[letter].length) this.line(voice, letter, voice.rest[letter]);
+      voice.rest[letter] = Buffer.alloc(0);
     }
   }
 
-  line(letter, text) {
-    this.put(letter, this.pieces(letter, text));
+  line(voice, letter, text) {
+    this.put(voice, letter, this.pieces(voice, letter, text));
   }
 
   // Writes a long line's pieces, but for its end, which is returned. No UTF-8 character is cut.
-  pieces(letter, text) {
+  pieces(voice, letter, text) {
     while (text.length > TEXT_BYTES) {
       let end = TEXT_BYTES;
       while (end > TEXT_BYTES - 3 && (text[end] & 0xc0) === 0x80) end -= 1;
-      this.put(letter.toUpperCase(), text.subarray(0, end));
+      this.put(voice, letter.toUpperCase(), text.subarray(0, end));
       text = text.subarray(end);
     }
     return text;
   }
 
   // Writes one frame, or drops it once this activation has waited enough for a full pipe.
-  put(letter, text) {
+  put(voice, letter, text) {
     const microseconds = Math.round((performance.timeOrigin + performance.now()) * 1000);
-    let length = this.frame.latin1Write(`${this.activationId} ${this.written} ${letter} ${microseconds} `, 0);
+    let length = this.frame.latin1Write(`${voice.activationId} ${voice.written} ${letter} ${microseconds} `, 0);
     length += text.copy(this.frame, length);
     this.frame[length++] = NEWLINE;
     for (;;) {
       try {
         fs.writeSync(this.fd, this.frame, 0, length);
-        this.written += 1;
+        voice.written += 1;
         return;
       } catch (error) {
-        if (error.code !== 'EAGAIN' || this.patienceMs <= 0) {
-          this.dropped += 1;
+        if (error.code !== 'EAGAIN' || voice.patienceMs <= 0) {
+          voice.dropped += 1;
           return;
         }
         const before = performance.now();
         Atomics.wait(this.clock, 0, 0, 1);
-        this.patienceMs -= performance.now() - before;
+        voice.patienceMs -= performance.now() - before;
       }
     }
   }
 }
 
-exports.openLog = () => (process.env.__OW_LOG_PIPE ? new FramedLog(process.env.__OW_LOG_PIPE) : new PlainLog());
+// Opens the log. `isConcurrent`: activations may run side by side.
+exports.openLog = (isConcurrent) => {
+  if (!process.env.__OW_LOG_PIPE) return new PlainLog();
+  return new FramedLog(process.env.__OW_LOG_PIPE, isConcurrent ? new AsyncLocalStorage() : null);
+};

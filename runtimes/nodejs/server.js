@@ -11,9 +11,10 @@ const BODY_BYTES = 64 * 1024 * 1024;
 const HEAD_BYTES = 64 * 1024;
 const REASONS = { 200: 'OK', 403: 'Forbidden', 400: 'Bad Request', 404: 'Not Found', 502: 'Bad Gateway' };
 
-const log = openLog();
+const isConcurrent = process.env.__OW_ALLOW_CONCURRENT === 'true';
+const log = openLog(isConcurrent);
 let entryPoint = null;
-let failRun = null; // while an action runs: ends it because of an exception that nobody caught
+const running = new Set(); // of each run, what ends it because of an exception that nobody caught
 
 class Refused extends Error {
   constructor(status, message) {
@@ -34,32 +35,39 @@ function initialise(request) {
     throw new Refused(403, 'Missing main/no code to execute.');
   }
   const env = value.env ?? {};
-  log.begin(env.__OW_ACTIVATION_ID);
+  const voice = log.begin(env.__OW_ACTIVATION_ID);
   exportVariables(env);
   try {
     entryPoint = load({ ...value, main });
   } catch (error) {
     console.error('Error during initialization:', error);
-    return [502, { error: `Initialization has failed due to: ${error?.stack ?? error}` }, log.end(true)];
+    return [502, { error: `Initialization has failed due to: ${error?.stack ?? error}` }, log.end(voice, true)];
   }
-  return [200, { ok: true }, log.end(false)];
+  return [200, { ok: true }, log.end(voice, false)];
 }
 
 async function run({ value, ...context }) {
   if (!entryPoint) throw new Refused(403, 'The action has not been initialized.');
-  if (failRun) throw new Refused(403, 'System not ready, status is running.');
+  if (running.size && !isConcurrent) throw new Refused(403, 'System not ready, status is running.');
   if (typeof value !== 'object' || value === null) {
     throw new Refused(403, 'The action did not receive a dictionary or array as an argument.');
   }
-  log.begin(context.activation_id);
+  const voice = log.begin(context.activation_id);
   for (const [name, text] of Object.entries(context)) {
     if (typeof text === 'string') process.env[`__OW_${name.toUpperCase()}`] = text;
   }
+  const answer = await log.during(voice, () => perform(value));
+  return [...answer, log.end(voice, true)];
+}
+
+async function perform(value) {
   let answer;
+  let fail;
+  const failed = new Promise((_resolve, reject) => {
+    fail = reject;
+  });
+  running.add(fail);
   try {
-    const failed = new Promise((_resolve, reject) => {
-      failRun = reject;
-    });
     const result = await Promise.race([call(entryPoint, value), failed]);
     answer = encode(result);
   } catch (error) {
@@ -67,8 +75,8 @@ async function run({ value, ...context }) {
     answer = [502, { error: `An error has occurred: ${error}` }];
   }
   await log.settle();
-  failRun = null;
-  return [...answer, log.end(true)];
+  running.delete(fail);
+  return answer;
 }
 
 function encode(result) {
@@ -89,8 +97,8 @@ async function exercise() {
 }
 
 process.on('uncaughtException', (error) => {
-  if (failRun) {
-    failRun(error);
+  if (running.size) { // whose it is cannot be told: the process is in no state to be trusted with any of them
+    running.forEach((fail) => fail(error));
     return;
   }
   console.error(error); // between activations: the process is in no state to be trusted with another

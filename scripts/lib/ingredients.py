@@ -41,6 +41,17 @@ PACKAGES = ("ca-certificates", "python3")
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
 
 NODE_VERSION = "20.20.2"
+#: In the image for every action to `require`, as in OpenWhisk's: its client, with all that it needs. Conductors that the composer
+#: makes begin with it.
+NODE_MODULES = {
+    "openwhisk": "3.21.9",
+    "async-retry": "1.3.3",
+    "retry": "0.13.1",
+    "needle": "3.5.0",
+    "iconv-lite": "0.6.3",
+    "safer-buffer": "2.1.2",
+    "sax": "1.6.1",
+}
 NPM_VERSION = "10.8.2"
 DEFAULT_NPM_REGISTRY = "https://registry.npmjs.org/"
 
@@ -152,6 +163,24 @@ def node_binary(architecture: str) -> Path:
             partial.chmod(0o755)
             partial.rename(node)  # in one step: it is whole, or not there
     return node
+
+
+def node_modules() -> Path:
+    """Return a directory with the packages of NODE_MODULES, as they lie in `node_modules`."""
+    names = [f"{package}@{version}" for package, version in NODE_MODULES.items()]
+    directory = CACHE / f"node-modules-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}"
+    if not directory.exists():
+        say(f"fetching {', '.join(names)} from the npm registry: 1 MB")
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            for package, version in NODE_MODULES.items():
+                unpacked = Path(temporary) / "unpacked" / package
+                with io.BytesIO(_fetch_npm(package, version)) as archive, tarfile.open(fileobj=archive) as tar:
+                    tar.extractall(unpacked)  # its hash was compared
+                (unpacked / "package").rename(Path(temporary) / package)
+            shutil.rmtree(Path(temporary) / "unpacked")
+            shutil.copytree(temporary, f"{directory}.part", dirs_exist_ok=True)
+        Path(f"{directory}.part").rename(directory)  # in one step: it is whole, or not there
+    return directory
 
 
 def npm_package() -> Path:

@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import os
+import socket
 import uuid
 
 import pytest
 
 from pool.backend import ContainerBackend, ContainerHandle
 from pool.docker import DockerBackend
+from pool.door import API_ADDRESS
 from pool.errors import ContainerStartFailed, ImageNotFound
 from pool.fake import FakeBackend
 from pool.frames import FrameParser
 from pool.model import ContainerId, ContainerSpec, LogTransport
-from pool.netns import has_ended
+from pool.netns import Dialer, has_ended
 from pool.recipe import spec_of
 
 ACTIVATION = "a" * 32
@@ -41,6 +43,20 @@ class World:
                     return await self.backend.dial(handle)
                 except ConnectionRefusedError:
                     await asyncio.sleep(0.005)
+
+    async def knock(self, handle: ContainerHandle):
+        """Connect to the container's door, as its processes would."""
+        if isinstance(self.backend, FakeBackend):
+            door = self.backend.containers[handle.container_id].door
+            assert door is not None
+            sock = await asyncio.to_thread(socket.create_connection, door)
+            sock.setblocking(False)
+            return sock
+        dialer = Dialer(address=API_ADDRESS)
+        try:
+            return await dialer.dial(handle.descriptors.network)
+        finally:
+            dialer.close()
 
     async def kill(self, handle: ContainerHandle) -> None:
         """End its process behind the backend's back, and wait until that shows."""
@@ -164,6 +180,16 @@ async def test_a_frozen_container_takes_a_connection_and_answers_after_the_thaw(
         handle.thaw()
         assert not handle.is_frozen()
         assert (await read_answer(sock)).startswith(b"HTTP/1.")
+
+
+async def test_a_door_is_knocked_at_from_inside_the_container_and_can_be_opened_again(world):
+    handle = await world.create()
+    for _ in range(2):
+        with await world.backend.listen(handle) as listener, await world.knock(handle) as outside:
+            inside, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with inside:
+                await asyncio.get_running_loop().sock_sendall(outside, b"hello")
+                assert await asyncio.get_running_loop().sock_recv(inside, 10) == b"hello"
 
 
 async def test_a_thaw_of_a_running_container_is_harmless(world):

@@ -165,7 +165,7 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
     "remove_image": lambda backend: backend.remove_image("sha256:1"),
     "ping": lambda backend: backend.ping(),
 }
-NOT_THE_ENGINE = {"dial", "close", "open", "watch_events"}  # watch_events never ends; tested below
+NOT_THE_ENGINE = {"dial", "listen", "close", "open", "watch_events"}  # watch_events never ends; tested below
 
 
 async def black_hole(path: str) -> asyncio.Server:

@@ -21,7 +21,7 @@ from pool.errors import (
     PoolClosed,
     PoolOverloaded,
 )
-from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, Standing, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
 S = ContainerState
@@ -403,6 +403,27 @@ def test_close_tells_every_waiter_and_starts_nothing_more():
     assert [type(c.error) for c in driver.feed(ev.Closed())] == [PoolClosed, PoolClosed]
     assert kinds(driver.feed(ev.Created(ContainerId("c1"), exercised=False))) == ["Remove"]
     assert isinstance(only(driver.arrive("a3"), ev.Reject).error, PoolClosed)
+
+
+def test_a_drain_refuses_what_is_new_and_gives_what_is_in_flight_what_it_needs():
+    driver = Driver()
+    held = driver.warm("a0")
+    driver.arrive("a1")
+    driver.arrive("new", key("two"))
+    assert [(c.activation, type(c.error)) for c in driver.feed(ev.Draining())] == [("new", PoolClosed)]
+    assert isinstance(only(driver.arrive("a2"), ev.Reject).error, PoolClosed)
+    for name, standing in (("part", Standing.PART), ("nested", Standing.NESTED)):
+        created = only(driver.feed(ev.Arrived(ActivationId(name), key(name), standing)), ev.Create).container
+        assert only(driver.feed(ev.Created(created, exercised=False)), ev.Grant).activation == name
+    driver.feed(ev.Ended(ActivationId("a1"), True))
+    assert only(driver.feed(ev.Arrived(ActivationId("again"), key(), Standing.PART)), ev.Grant).container == held
+
+
+def test_in_a_drain_a_container_that_nobody_waits_for_any_more_is_removed_when_it_has_come_up():
+    driver = Driver()
+    created = only(driver.arrive("a1"), ev.Create).container
+    driver.feed(ev.Draining())
+    assert kinds(driver.feed(ev.Created(created, exercised=False))) == ["Remove"]
 
 
 def test_found_container_is_probed_and_adopted_frozen():

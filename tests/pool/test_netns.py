@@ -210,3 +210,30 @@ def test_a_number_that_means_another_process_by_now_is_not_believed(namespace):
     with pytest.raises(ProcessLookupError):
         open_network(os.getpid(), other.pidfd)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_what_listens_in_a_namespace_is_reached_from_there_and_not_from_here(dialer, namespace):
+    home = Path("/proc/self/ns/net").readlink()
+    network = namespace("deaf").network
+    with await dialer.listen(network, ("127.0.0.1", 3233), backlog=4) as listener:
+        assert listener.getblocking() is False
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", 3233), timeout=5).close()
+        inside = Dialer(address=("127.0.0.1", 3233))
+        try:
+            with await inside.dial(network) as sock:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+                with accepted:
+                    await asyncio.get_running_loop().sock_sendall(accepted, b"hello")
+                    assert await asyncio.get_running_loop().sock_recv(sock, 10) == b"hello"
+        finally:
+            inside.close()
+    assert every_thread_is_at(home)
+
+
+async def test_a_place_that_is_taken_in_a_namespace_is_an_error_and_nothing_stays_open(dialer, namespace):
+    network = namespace().network
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match="in use"):
+        await dialer.listen(network, ("127.0.0.1", 8080), backlog=4)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from pool.model import ActivationId, ContainerSpec, ReuseKey
+from pool.model import ActivationId, ContainerSpec, ReuseKey, Standing
 from pool.queueing import FairQueue, Waiter, weight_of
 
 
-def waiter(name: str, *, uid: int = 1, action: str = "hello", arrived: float = 0.0) -> Waiter:
+def waiter(name: str, *, uid: int = 1, action: str = "hello", arrived: float = 0.0, standing: Standing = Standing.NEW) -> Waiter:
     spec = ContainerSpec(namespace=f"u{uid}", uid=uid, gid=uid, image="sha256:00", kind="python:3", memory_mib=256)
-    return Waiter(ActivationId(name), ReuseKey(spec=spec, action=action, revision="r1"), arrived)
+    return Waiter(ActivationId(name), ReuseKey(spec=spec, action=action, revision="r1"), arrived, standing)
 
 
 def drain(queue: FairQueue, cost: float = 1.0) -> list[str]:
@@ -28,6 +28,20 @@ def test_one_action_is_served_first_come_first_served():
     for number in range(5):
         queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
     assert drain(queue) == ["a0", "a1", "a2", "a3", "a4"]
+
+
+def test_what_a_container_waits_for_goes_before_all_others_in_the_order_it_came():
+    queue = FairQueue()
+    for number in range(3):
+        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
+    queue.push(waiter("other", uid=2, action="other", arrived=3), weight=100.0)
+    for number in range(2):
+        queue.push(waiter(f"nested{number}", arrived=4 + number, standing=Standing.NESTED), weight=1.0)
+    queue.push(waiter("part", arrived=6, standing=Standing.PART), weight=1.0)
+    queue.overflow(waiter("a0").key.digest)
+    served = drain(queue)
+    assert served[:2] == ["nested0", "nested1"]
+    assert set(served[2:]) == {"a0", "a1", "a2", "other", "part"}
 
 
 def test_a_user_with_few_calls_is_not_behind_one_with_many():

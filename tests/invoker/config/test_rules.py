@@ -65,7 +65,7 @@ def test_a_value_just_out_of_bounds_is_refused_by_its_name(name: str, value: flo
         ("limits.memory_default_mib", 32),
         ("limits.memory_max_mib", 2**30),
         ("limits.logs_default_mib", 101),
-        ("limits.concurrency_default", 2),
+        ("limits.concurrency_default", 9),
         ("store.keep_logs_s", 10**9),
         ("store.keep_results_s", 10**9),
     ],

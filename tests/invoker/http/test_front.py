@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,6 +14,7 @@ from invoker.http.api import build_server
 from invoker.http.front import build_front
 from invoker.model import Status
 from pool.errors import PlatformError, PoolClosed, PoolOverloaded
+from pool.model import ContainerId
 
 TARGET = "/api/v1/namespaces/_/actions/hello"
 VARYING = re.compile(rb"(Date: )[^\r]+|(X-Request-ID: )[0-9a-f]{32}|(\"code\":\")[0-9a-f]{32}")
@@ -432,3 +434,34 @@ async def test_a_client_that_does_not_read_gets_no_further_answers(site, fast, m
         writer.transport.resume_reading()
         for _ in range(100):
             assert status_of(await read_response(reader)) == 200
+
+
+async def test_what_comes_through_a_containers_door_bears_its_name_in_both_lanes(site, group_front):
+    front = group_front
+    for extra in ((), ("Connection: close",)):
+        outside, inside = socket.socketpair()
+        inside.setblocking(False)
+        front.serve_container(inside, ContainerId("c1"))
+        reader, writer = await asyncio.open_connection(sock=outside)
+        writer.write(request(site, b"{}", *extra))
+        assert (await read_response(reader)).startswith(b"HTTP/1.1 202 ")
+        writer.close()
+    assert [call.origin for call in site.invoker.calls] == ["c1", "c1"]
+
+
+async def test_a_door_that_was_left_at_once_harms_nobody(site, group_front):
+    outside, inside = socket.socketpair()
+    inside.setblocking(False)
+    outside.close()
+    group_front.serve_container(inside, ContainerId("c1"))
+    assert site.invoker.calls == []
+
+
+@pytest.fixture
+async def group_front(site):
+    """The front itself, running."""
+    await site.put_hello()
+    async with asyncio.TaskGroup() as group:
+        front = build_front(site.services(), group)
+        async with serving(front):
+            yield front

@@ -1,0 +1,95 @@
+"""Row LM-05: several activations in one container, where the kind can."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.docker
+
+NODE = "nodejs:20"
+#: Answers once `wanted` activations are there at the same time, and says how many it saw; each writes two lines.
+TOGETHER = """
+let here = 0
+const waiting = []
+async function main({ n, wanted }) {
+  here += 1
+  console.log(`begins ${n}`)
+  await new Promise((resolve) => {
+    waiting.push(resolve)
+    if (here >= wanted) { here = 0; waiting.splice(0).forEach((go) => go()) }
+  })
+  console.error(`ends ${n}`)
+  return { n }
+}
+"""
+#: One of them ends the process, or throws where nobody catches it, when all are there.
+FAILS = """
+let here = 0
+function main({ n, wanted, how }) {
+  here += 1
+  if (here >= wanted) {
+    if (how === 'exit') process.exit(1)
+    setImmediate(() => { throw new Error('nobody catches this') })
+  }
+  return new Promise(() => {})
+}
+"""
+
+#: Says how many of them run.
+COUNTS = """
+import time
+running = 0
+def main(args):
+    global running
+    running += 1
+    time.sleep(0.2)
+    seen = running
+    running -= 1
+    return {"seen": seen}
+"""
+
+
+def all_at_once(client: Any, name: str, count: int, **payload: Any) -> list[Any]:
+    with ThreadPoolExecutor(count) as threads:
+        calls = [threads.submit(client.invoke, name, {"n": n, "wanted": count, **payload}) for n in range(count)]
+        return [call.result() for call in calls]
+
+
+def test_LM_05_five_activations_run_at_the_same_time_in_one_container(client):
+    client.deploy("together", TOGETHER, kind=NODE, concurrency=5)
+    client.invoke("together", {"n": 0, "wanted": 1})
+    answers = all_at_once(client, "together", 5)
+    assert [each.status for each in answers] == [200] * 5, [each.text[:500] for each in answers]
+    assert len({each.annotations["container"] for each in answers}) == 1
+    assert {each.annotations["limits"]["concurrency"] for each in answers} == {5}
+    for n, answer in enumerate(answers):
+        record = client.record(answer.json["activationId"])
+        said = [line.partition(": ")[2] for line in record.json["logs"]]
+        assert said == [f"begins {n}", f"ends {n}"]
+        assert record.annotations["cpuTime"]["quality"] == "shared"
+
+
+def test_LM_05_what_runs_alone_is_metered_exactly(client):
+    client.deploy("alone", TOGETHER, kind=NODE, concurrency=5)
+    for _ in range(2):
+        answer = client.invoke("alone", {"n": 0, "wanted": 1})
+        assert answer.annotations["cpuTime"]["quality"] == "exact"
+
+
+@pytest.mark.parametrize("how", ["exit", "throw"])
+def test_LM_05_what_ends_the_process_ends_all_of_them_and_the_next_one_has_another(client, how):
+    client.deploy("fails", FAILS, kind=NODE, concurrency=3, timeout=20_000)
+    answers = all_at_once(client, "fails", 3, how=how)
+    assert [each.status for each in answers] == [502] * 3
+    assert {each.json["response"]["status"] for each in answers} == {"action developer error"}
+    client.deploy("fails", TOGETHER, kind=NODE, concurrency=3)
+    assert client.invoke("fails", {"n": 0, "wanted": 1}).status == 200
+
+
+def test_LM_05_kinds_that_cannot_run_one_at_a_time_in_a_container(client):
+    client.deploy("python", COUNTS, concurrency=4)
+    answers = all_at_once(client, "python", 4)
+    assert [each.json["response"]["result"] for each in answers] == [{"seen": 1}] * 4

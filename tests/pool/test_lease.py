@@ -1,0 +1,127 @@
+"""What several leases on one container share, and what each has for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+import pytest
+
+from pool.fake import FakeBackend
+from pool.fake_server import Answer, Misbehaviour, echo
+from pool.lease import Lease
+from pool.model import ActivationId, ContainerSpec, ReuseKey
+from pool.pool import Pool, PoolHooks
+from pool.settings import PoolSettings
+from pool.table import ContainerTable
+
+SPEC = ContainerSpec(namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="nodejs:20", memory_mib=256)
+KEY = ReuseKey(spec=SPEC, action="anna/a", revision="r", concurrency=3)
+
+
+class Bench:
+    """A pool on a fake engine."""
+
+    def __init__(self, pool: Pool, backend: FakeBackend) -> None:
+        self.pool = pool
+        self.backend = backend
+        self.tails: list[tuple[str, int]] = []
+
+    @property
+    def container(self):
+        (container,) = self.backend.containers.values()
+        return container
+
+    @asynccontextmanager
+    async def lease(self, name: str):
+        loop = asyncio.get_running_loop()
+        async with self.pool.lease(ActivationId(name), KEY, facts=b"", deadline=loop.time() + 10) as lease:
+            if lease.needs_init:
+                await self.request(lease, "/init")
+                lease.initialised()
+            yield lease
+
+    async def request(self, lease: Lease, path: str = "/run", value: object = None, deadline_s: float = 10.0):
+        body = msgspec.json.encode({"value": value})
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        return await lease.request(path.encode(), body, deadline=deadline, limit=1000)
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    backend = FakeBackend()
+    table = ContainerTable.open(tmp_path / "table", "boot")
+    try:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            hooks = PoolHooks(tail=lambda activation, _container, us: bench.tails.append((activation, us)))
+            bench = Bench(
+                Pool(backend, PoolSettings(memory_mib=256, freeze_grace_s=10.0), node="n", group=group, table=table, hooks=hooks),
+                backend,
+            )
+            yield bench
+            await bench.pool.close()
+    finally:
+        backend.bury_all()
+        await backend.close()
+        table.close()
+
+
+async def test_each_of_several_leases_has_a_connection_of_its_own_and_they_are_kept(bench):
+    bench.backend.action = lambda path, body: (
+        Answer(after_s=0.05, body=msgspec.json.encode(body["value"])) if path == "/run" else echo(path, body)
+    )
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            leases = [await stack.enter_async_context(bench.lease(name)) for name in ("a", "b", "c")]
+            async with asyncio.TaskGroup() as group:
+                answers = [group.create_task(bench.request(lease, value={"n": n})) for n, lease in enumerate(leases)]
+            assert [msgspec.json.decode(each.result().body) for each in answers] == [{"n": 0}, {"n": 1}, {"n": 2}]
+            for lease in leases:
+                lease.clean = True
+                lease.read_usage()
+    assert bench.backend.calls["dial"] == 3
+    assert bench.backend.calls["create"] == 1
+
+
+async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):
+    async with bench.lease("a") as a:
+        start = bench.container.cpu
+        bench.container.advance_cpu(100)  # a alone
+        async with bench.lease("b") as b:
+            bench.container.advance_cpu(301)  # two of them
+            used = [b.read_usage()]
+            b.clean = True
+        bench.container.advance_cpu(50)  # a alone
+        used.append(a.read_usage())
+        a.clean = True
+    assert [each.is_shared for each in used] == [True, True]
+    assert [each.cpu_us for each in used] in ([150, 301], [151, 300])
+    assert sum(each.cpu_us for each in used) == bench.container.cpu - start
+    bench.container.advance_cpu(7)
+    async with bench.lease("c") as c:
+        c.clean = True
+        alone = c.read_usage()
+    assert (alone.cpu_us, alone.is_shared) == (0, False)
+    assert [us for _, us in bench.tails] == [7]
+
+
+async def test_one_that_fails_leaves_the_others_their_connections_and_the_container_goes_after_them(bench):
+    bench.backend.action = lambda path, body: (
+        Misbehaviour.CLOSE
+        if path == "/run" and body["value"] == {"is": "bad"}
+        else Answer(after_s=0.05)
+        if path == "/run"
+        else echo(path, body)
+    )
+    async with bench.lease("a") as a:
+        async with asyncio.TaskGroup() as group:
+            good = group.create_task(bench.request(a, value={"is": "good"}))
+            with pytest.raises(Exception, match="closed the connection"):
+                async with bench.lease("b") as b:
+                    await bench.request(b, value={"is": "bad"})
+        assert good.result().status == 200
+        a.clean = True
+        a.read_usage()
+    while bench.backend.containers:
+        await asyncio.sleep(0.001)
