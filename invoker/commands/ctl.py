@@ -12,6 +12,9 @@ import click
 from invoker.commands import ctl_operator, ctl_triggers, ctl_user
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_package import package
+from invoker.commands.ctl_poll import activation_poll
+from invoker.commands.ctl_property import namespace_get, property_
 
 
 @click.group(
@@ -39,11 +42,17 @@ def main(
     Examples:
       invokerctl --config invokerd.toml namespace create alice --uid 4711 --gid 4711
       invokerctl --config invokerd.toml pool --watch
-      invokerctl --auth "$KEY" action create hello hello.py
-      invokerctl --auth "$KEY" action invoke hello --result --param name Ada
+      invokerctl property set --apihost http://127.0.0.1:3233 --auth "$KEY"
+      invokerctl action create hello hello.py
+      invokerctl action invoke hello --result --param name Ada
     """  # noqa: D301 - \b is click's mark for a block that keeps its lines
     ctx.obj = Target(config_path=config_path, socket=socket, apihost=apihost, auth=auth, insecure=insecure)
 
+
+main.add_command(package)
+main.add_command(property_)
+ctl_operator.namespace.add_command(namespace_get)
+ctl_user.activation.add_command(activation_poll)
 
 for _command in (
     ctl_operator.namespace,

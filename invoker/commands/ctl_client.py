@@ -176,8 +176,8 @@ def _unix_connection(path: str, timeout_s: float) -> http.client.HTTPConnection:
 _HINTS = {
     401: "give your key with --auth UUID:KEY, or as AUTH=UUID:KEY in ~/.wskprops",
     403: "your key does not allow this; ask the owner of that namespace",
-    404: "list what there is: invokerctl action list, or activation list",
-    409: "to replace an existing action: invokerctl action update",
+    404: "what there is: invokerctl namespace get, or activation list",
+    409: "it is there already, or not empty: `update` replaces, `delete` makes room",
     413: "GET / of the API tells the limits",
     429: "wait a little; the operator can raise the limits of a namespace",
     503: "the node is busy or stopping: try again; the operator's `invokerctl status` says why",

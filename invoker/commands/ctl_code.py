@@ -139,3 +139,28 @@ def action_path(name: str) -> str:
     if not 1 <= len(rest) <= 2 or not all((namespace, *rest)):
         raise Failure(f"{name!r} is no name of an action", Exit.USAGE, "write NAME, PACKAGE/NAME or /NAMESPACE/[PACKAGE/]NAME")
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/actions/" + "/".join(quote(part, safe="") for part in rest)
+
+
+def make_sequence(components: str) -> dict[str, Any]:
+    """Build the `exec` of a sequence from names with commas between them; names without a namespace are one's own.
+
+    Raises:
+        Failure: there is no name, or an empty one.
+    """
+    names = [name.strip() for name in components.split(",")]
+    if not all(names):
+        raise Failure(f"--sequence {components!r} has an empty name", Exit.USAGE, "write A,PACKAGE/B,/NAMESPACE/PACKAGE/C")
+    return {"kind": "sequence", "components": [name if name.startswith("/") else f"/_/{name}" for name in names]}
+
+
+def web_annotations(web: str | None, secure: str | None) -> dict[str, Any]:
+    """Annotations that make a web action, as `wsk` sets them.
+
+    Args:
+        web: `yes`, `raw` (query and body come unparsed), or `no`; None leaves all as it is.
+        secure: what callers must send in `X-Require-Whisk-Auth`; None leaves it as it is.
+    """
+    annotations: dict[str, Any] = {}
+    if web is not None:
+        annotations = {"web-export": web != "no", "raw-http": web == "raw", "final": web != "no"}
+    return annotations if secure is None else annotations | {"require-whisk-auth": secure}

@@ -93,11 +93,15 @@ def read_wskprops(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     Args:
         environ: environment variables; None is the process's own.
     """
-    environ = os.environ if environ is None else environ
-    path = Path(environ.get("WSK_CONFIG_FILE") or Path(environ.get("HOME", "/")) / ".wskprops")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = properties_path(environ).read_text("utf-8").splitlines()
     except OSError:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
     return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+
+
+def properties_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the properties file of `wsk` is, or would be; `environ` as for `read_wskprops`."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("WSK_CONFIG_FILE") or Path(environ.get("HOME", "/")) / ".wskprops")

@@ -14,7 +14,7 @@ import click
 
 from invoker.commands.cli import json_option
 from invoker.commands.ctl_client import Exit, Failure, Reply, refusal
-from invoker.commands.ctl_code import action_path, make_exec, make_parameters
+from invoker.commands.ctl_code import action_path, make_exec, make_parameters, make_sequence, web_annotations
 from invoker.commands.ctl_context import Target
 from invoker.commands.ctl_output import local_time, parse_when, print_json, print_table
 from invoker.control import messages
@@ -65,6 +65,11 @@ def _body_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--kind", help="Runtime, such as python:3 or nodejs:20. Default: by the file's extension."),
         click.option("--native", is_flag=True, help="An executable: a script, a binary, or a zip or directory with `exec`."),
         click.option("--docker", metavar="IMAGE", help="Run in this image."),
+        click.option("--sequence", metavar="A,B", help="Run these actions in a row, each with the result of the one before."),
+        click.option(
+            "--web", type=click.Choice(["yes", "raw", "no"]), help="Behind a plain URL; raw: with query and body unparsed."
+        ),
+        click.option("--web-secure", metavar="TEXT", help="What X-Require-Whisk-Auth must be."),
         click.option("--main", help="Entry point. Default: the runtime's."),
         click.option("-m", "--memory", type=int, metavar="MIB", help="Memory limit."),
         click.option("-t", "--timeout", type=int, metavar="MS", help="Time limit."),
@@ -80,9 +85,10 @@ def _body_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @action.command("create")
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--copy", metavar="ACTION", help="Begin with code, parameters, annotations and limits of that one.")
 @user_verb
 @_body_options
-def action_create(target: Target, *, name: str, file: Path | None, as_json: bool, **options: Any) -> None:
+def action_create(target: Target, *, name: str, file: Path | None, copy: str | None, as_json: bool, **options: Any) -> None:
     """Create action NAME from FILE: source text, a zip, an executable, or a directory (which is zipped).
 
     \b
@@ -91,23 +97,55 @@ def action_create(target: Target, *, name: str, file: Path | None, as_json: bool
       invokerctl action create index index.zip --kind python:3 --memory 512 -p threshold 4.5
       invokerctl action create indexer ./build/indexer --native
       invokerctl action create indexer indexer.zip --docker crystfel:0.11
+      invokerctl action create pipeline --sequence find,index,tools/merge
+      invokerctl action create page page.py --web yes
+      invokerctl action create hello-2 --copy hello --memory 512
     """  # noqa: D301 - \b is click's mark for a block that keeps its lines
-    kind, native, docker, main = (options.pop(each) for each in ("kind", "native", "docker", "main"))
-    body = {"exec": make_exec(file, kind=kind, native=native, docker=docker, main=main)} | _rest_of_body(**options)
+    form, body = {each: options.pop(each) for each in _FORM}, _rest_of_body(**options)
+    if copy is None:
+        body["exec"] = _exec(file, **form)
+    elif file is not None or any(form.values()):
+        raise Failure("--copy takes the code of another action: give no file, kind or form beside it", Exit.USAGE)
+    else:
+        body = _over(target.user().ask("GET", action_path(copy), query={"code": "true"}).json(), body)
     _put(target, name, body, overwrite=False, as_json=as_json)
+
+
+#: Options that say what an action is, and not what it may or is given.
+_FORM = ("kind", "native", "docker", "sequence", "main")
+
+
+def _exec(file: Path | None, *, sequence: str | None, **form: Any) -> dict[str, Any]:
+    if sequence is None:
+        return make_exec(file, **form)
+    if file is not None or any(form.values()):
+        raise Failure("--sequence names other actions: give no file, kind or image beside it", Exit.USAGE)
+    return make_sequence(sequence)
+
+
+def _over(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Lay what was given over what is copied: limits and annotations one by one, parameters as a whole."""
+    body = {field: original[field] for field in ("exec", "parameters", "annotations", "limits")} | changes
+    body["limits"] = original["limits"] | changes.get("limits", {})
+    merged = {each["key"]: each for each in (*original["annotations"], *changes.get("annotations", ()))}
+    return body | {"annotations": list(merged.values())}
 
 
 @action.command("update")
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--del-annotation", "removed", metavar="KEY", multiple=True, help="Take an annotation away. May be repeated.")
 @user_verb
 @_body_options
-def action_update(target: Target, *, name: str, file: Path | None, as_json: bool, **options: Any) -> None:
+def action_update(
+    target: Target, *, name: str, file: Path | None, removed: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
     """Replace what is given of action NAME; create it if it does not exist. What is not given stays."""
-    kind, native, docker, main = (options.pop(each) for each in ("kind", "native", "docker", "main"))
-    body = _rest_of_body(**options)
-    if file or kind or native or docker or main:
-        body["exec"] = make_exec(file, kind=kind, native=native, docker=docker, main=main)
+    form, body = {each: options.pop(each) for each in _FORM}, _rest_of_body(**options)
+    if file or any(form.values()):
+        body["exec"] = _exec(file, **form)
+    if removed:
+        body["delAnnotations"] = list(removed)
     _put(target, name, body, overwrite=True, as_json=as_json)
 
 
@@ -117,6 +155,8 @@ def _rest_of_body(
     param_file: Path | None,
     variables: tuple[tuple[str, str], ...],
     annotations: tuple[tuple[str, str], ...],
+    web: str | None,
+    web_secure: str | None,
     **limits: int | None,
 ) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
@@ -125,7 +165,10 @@ def _rest_of_body(
     parameters += [{"key": key, "value": value, "init": True} for key, value in variables]
     body: dict[str, Any] = {
         "parameters": parameters,
-        "annotations": [{"key": key, "value": value} for key, value in make_parameters(annotations, None).items()],
+        "annotations": [
+            {"key": key, "value": value}
+            for key, value in (make_parameters(annotations, None) | web_annotations(web, web_secure)).items()
+        ],
         "limits": {name: value for name, value in limits.items() if value is not None},
     }
     return {name: value for name, value in body.items() if value}

@@ -28,7 +28,8 @@ def echo(client: Any) -> Any:
 
 def run(client: Any, name: str, payload: Any = None) -> Any:
     """Invoke and return the record, as it is read later."""
-    answer = client.invoke(name, payload)
+    path = name if name.startswith("/") else f"actions/{name}"
+    answer = client.ask("POST", f"{path}?blocking=true", payload or {})
     return client.record(answer.headers["x-openwhisk-activation-id"])
 
 
@@ -128,6 +129,15 @@ def test_AV_03_the_name_filters_simple_names_and_empty_is_no_filter(client, five
     assert ids(client.ask("GET", "activations?name=&limit=3")) == ids(client.ask("GET", "activations?limit=3"))
 
 
+def test_AV_03_the_name_of_a_packaged_action_is_its_package_s_and_its_own(client):
+    assert client.ask("PUT", "packages/box?overwrite=true", {}).status == 200
+    client.deploy("box/inner", ECHO)
+    activation_id = run(client, "box/inner").json["activationId"]
+    assert ids(client.ask("GET", "activations?name=box/inner")) == [activation_id]
+    assert ids(client.ask("GET", "activations?name=inner")) == []
+    assert client.ask("GET", "activations?name=box/inner&count=true").json == {"activations": 1}
+
+
 def test_AV_03_summaries_lack_what_docs_has(client, five):
     (summary,) = client.ask("GET", "activations?name=listed&limit=1").json
     assert set(summary) == SUMMARY
@@ -168,6 +178,20 @@ def test_AV_04_log_lines_have_the_form_of_both_streams_and_logs_and_result_are_r
     assert client.ask("GET", f"{path}/").json == record
     for wrong in ("/logs/", "/nothing"):
         assert client.ask("GET", path + wrong).status == 404
+
+
+def test_AV_05_a_run_of_a_shared_action_is_its_caller_s(client, daemon, make_user):
+    assert client.ask("PUT", "packages/shared?overwrite=true", {"publish": True}).status == 200
+    client.deploy("shared/echo", ECHO)
+    bert = make_user(daemon, "bert", uid=20_002, gid=20_002)
+    before = client.ask("GET", "activations?count=true").json
+    answer = run(bert, "/api/v1/namespaces/anna/actions/shared/echo", {"n": 1})
+    record = answer.json
+    assert (record["namespace"], record["subject"], record["name"]) == ("bert", "bert", "echo")
+    assert answer.annotations["path"] == "anna/shared/echo"
+    assert ids(bert.ask("GET", "activations?name=shared/echo")) == [record["activationId"]]
+    assert client.ask("GET", f"activations/{record['activationId']}").status == 404
+    assert client.ask("GET", "activations?count=true").json == before
 
 
 def test_AV_07_polling_sees_each_activation_once(echo):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +48,28 @@ def test_MR_01_each_family_says_hello_and_a_change_of_kind_keeps_the_parameters(
     changed = client.ask("PUT", "actions/hello?overwrite=true", {"exec": {"kind": "python:default", "code": HELLO["python"]}})
     assert changed.json["parameters"] == [{"key": "name", "value": "☃"}]
     assert client.invoke("hello", {}, "blocking=true&result=true").json == {"payload": "Hello, ☃!"}
+
+
+def test_MR_01_python_brings_a_virtual_environment_of_its_own_in_a_zip(client: Any, tmp_path: Path):
+    """As upstream's guide has it: `virtualenv` beside `__main__.py`, its packages found before all others."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "virtualenv")], check=True)
+    packages = next((tmp_path / "virtualenv/lib").iterdir()) / "site-packages"
+    (packages / "greeter").mkdir()
+    (packages / "greeter/__init__.py").write_text("from greeter_words import WORD\n")
+    (packages / "words").mkdir()
+    (packages / "words/greeter_words.py").write_text("WORD = 'Servus'\n")
+    (packages / "words.pth").write_text("words\n")
+    (tmp_path / "__main__.py").write_text(
+        "import greeter\nfrom own import end\ndef main(args):\n    return {'said': greeter.WORD + end}\n"
+    )
+    (tmp_path / "own.py").write_text("end = '!'\n")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(tmp_path.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(tmp_path))
+    client.deploy("environment", buffer.getvalue(), kind="python:3.11")
+    assert client.invoke("environment", {}, "blocking=true&result=true").json == {"said": "Servus!"}
 
 
 def test_MR_02_each_kind_passes_the_test_of_unicode(client):

@@ -77,7 +77,7 @@ def test_the_program_itself_prints_the_list_and_its_exit_code_tells_of_failure(
         command = [node, str(modules / ".bin/aio"), "rt", *words]
         environment = settings | {"PATH": os.environ["PATH"]}
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
         )
         return done.returncode, done.stdout
 

@@ -102,7 +102,7 @@ def test_what_is_no_address_is_a_usage_error(url: str) -> None:
     ("status", "body", "message", "hint"),
     [
         (401, b'{"error":"no key","code":"t1"}', "no key (code t1)", "--auth"),
-        (409, b'{"error":"resource already exists","code":"t2"}', "already exists", "action update"),
+        (409, b'{"error":"resource already exists","code":"t2"}', "already exists", "replaces"),
         (418, b'{"error":"teapot"}', "teapot", ""),
         (500, b"<html>", "HTTP status 500: <html>", ""),
         (503, b"", "HTTP status 503: no text", "busy"),

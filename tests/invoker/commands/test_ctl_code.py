@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from invoker.commands.ctl_client import Exit, Failure
-from invoker.commands.ctl_code import NATIVE_IMAGE, action_path, make_exec, make_parameters, zip_directory
+from invoker.commands.ctl_code import (
+    NATIVE_IMAGE,
+    action_path,
+    make_exec,
+    make_parameters,
+    make_sequence,
+    web_annotations,
+    zip_directory,
+)
 
 
 def build(file: Path | None, **options: Any) -> dict[str, Any]:
@@ -106,3 +114,23 @@ def test_the_path_of_an_action(name: str, path: str) -> None:
 def test_what_is_no_name_of_an_action_is_refused(name: str) -> None:
     with pytest.raises(Failure, match="is no name of an action"):
         action_path(name)
+
+
+def test_a_sequence_names_ones_own_actions_unless_it_says_whose():
+    assert make_sequence("a, p/b,/alice/p/c") == {"kind": "sequence", "components": ["/_/a", "/_/p/b", "/alice/p/c"]}
+    with pytest.raises(Failure, match="empty name"):
+        make_sequence("a,,b")
+
+
+@pytest.mark.parametrize(
+    ("web", "secure", "annotations"),
+    [
+        (None, None, {}),
+        ("yes", None, {"web-export": True, "raw-http": False, "final": True}),
+        ("raw", "word", {"web-export": True, "raw-http": True, "final": True, "require-whisk-auth": "word"}),
+        ("no", None, {"web-export": False, "raw-http": False, "final": False}),
+        (None, "word", {"require-whisk-auth": "word"}),
+    ],
+)
+def test_web_actions_have_the_annotations_that_wsk_sets(web, secure, annotations):
+    assert web_annotations(web, secure) == annotations

@@ -159,3 +159,43 @@ def test_a_key_may_stand_after_the_verb_too(ctl: Ctl, api: Api) -> None:
     result = click.testing.CliRunner().invoke(main, ["action", "list", "--apihost", ctl.apihost, "--auth", "x:y", "--json"])
     assert (result.exit_code, result.stdout) == (0, "[]\n")
     assert api.asked[0]["auth"] == "Basic " + base64.b64encode(b"x:y").decode()
+
+
+def test_a_sequence_and_a_web_action_are_created_by_options(ctl: Ctl, api: Api, source: Path) -> None:
+    api.lay_down(ACTION)
+    api.lay_down(ACTION)
+    ctl.run("action", "create", "row", "--sequence", "a,p/b")
+    ctl.run("action", "create", "page", str(source), "--web", "yes", "--web-secure", "word")
+    assert api.asked[0]["body"] == {"exec": {"kind": "sequence", "components": ["/_/a", "/_/p/b"]}}
+    assert {each["key"]: each["value"] for each in api.asked[1]["body"]["annotations"]} == {
+        "web-export": True,
+        "raw-http": False,
+        "final": True,
+        "require-whisk-auth": "word",
+    }
+
+
+def test_a_copy_is_what_the_other_is_but_for_what_is_given(ctl: Ctl, api: Api) -> None:
+    original = ACTION | {"exec": {"kind": "python:3", "binary": False, "code": "code"}, "parameters": [{"key": "a", "value": 1}]}
+    api.lay_down(original)
+    api.lay_down(ACTION)
+    ctl.run("action", "create", "new", "--copy", "/alice/hello", "--memory", "512", "-a", "mine", "1")
+    assert (api.asked[0]["what"], api.asked[0]["query"]) == ("GET /api/v1/namespaces/alice/actions/hello", {"code": "true"})
+    assert api.asked[1]["body"] == {
+        "exec": original["exec"],
+        "parameters": original["parameters"],
+        "annotations": [*ACTION["annotations"], {"key": "mine", "value": 1}],
+        "limits": ACTION["limits"] | {"memory": 512},
+    }
+
+
+@pytest.mark.parametrize("words", [("--copy", "hello", "--kind", "python:3"), ("--sequence", "a,b", "--native")])
+def test_two_forms_of_an_action_at_once_are_refused(ctl: Ctl, api: Api, words: tuple[str, ...]) -> None:
+    assert "beside it" in ctl.run("action", "create", "new", *words, code=2).stderr
+    assert api.asked == []
+
+
+def test_update_takes_annotations_away(ctl: Ctl, api: Api) -> None:
+    api.lay_down(ACTION)
+    ctl.run("action", "update", "hello", "--del-annotation", "mine", "--del-annotation", "theirs")
+    assert api.asked[0]["body"] == {"delAnnotations": ["mine", "theirs"]}
