@@ -213,6 +213,20 @@ const cases = {
     await refused(ow.triggers.get({ name: 'event' }), 404);
   },
 
+  async a_trigger_is_fired_and_its_rule_runs_the_action() {
+    await ow.triggers.create({ name: 'fired', trigger: { parameters: [{ key: 'x', value: 1 }] } });
+    await ow.rules.create({ name: 'runs', action: 'echo', trigger: 'fired' });
+    const { activationId } = await ow.triggers.invoke({ name: 'fired', params: { n: 'fire' } });
+    const record = await poll(() => ow.activations.get({ name: activationId }));
+    assert.deepEqual(record.response.result, { n: 'fire' });
+    const told = JSON.parse(record.logs[0]);
+    assert.deepEqual([told.rule, told.action, told.success], ['anna/runs', 'anna/echo', true]);
+    const { result } = (await poll(() => ow.activations.get({ name: told.activationId }))).response;
+    assert.deepEqual([result.n, result.x], ['fire', 1]);
+    await ow.rules.delete({ name: 'runs' });
+    await ow.triggers.delete({ name: 'fired' });
+  },
+
   async feeds_are_told_of_each_event_of_a_life() {
     await ow.actions.update({ name: 'feed', action: ECHO, kind: 'python:3', annotations: { feed: true } });
     const trigger = '/anna/ticks';
