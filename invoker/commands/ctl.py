@@ -36,7 +36,8 @@ def main(
     """Operate an invokerd node, and use it.
 
     Operators (over the control socket, as the daemon's user): namespace, pool, status, usage, drain.
-    Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation, trigger, rule.
+    Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation, trigger, rule, package,
+    api, property, namespace get.
 
     \b
     Examples:
