@@ -233,6 +233,9 @@ class Invoker:
         """Conduct an activation in the caller's task: what most calls are, at the price of no task and no timer."""
         try:
             await self._conduct(ticket)
+        except asyncio.CancelledError:  # the caller's task, though nobody may: what has begun is recorded all the same
+            await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
+            raise
         except Exception as error:
             self._group.create_task(_raise(error), name="bug")  # brings the daemon down, as it would in a task of its own
             raise

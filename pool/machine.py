@@ -276,8 +276,9 @@ class Machine:
             self.launcher.evictions += 1
             self._remove(container)
         else:  # BUSY to BUSY is no transition: it goes straight to the next activation
-            self.books.note_ready(container)
-            self._serve_with(container)
+            self._take(line.first(), container)
+            if key.concurrency > 1:
+                self._serve_with(container)
             return True
         return False
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, VAULT, action, error_of, site
+from invoker_site import ANNA, VAULT, Site, action, error_of, site
 
 from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowed
 from invoker.http.exchange import Reply
@@ -190,6 +190,49 @@ async def test_caller_that_goes_away_changes_nothing(tmp_path: Path):
             caller.cancel()
         await s.invoker.wait_idle()
         assert [each.status for each in s.finished] == [Status.SUCCESS]
+
+
+async def begin_in_its_callers_task(s: Site, callers: asyncio.TaskGroup) -> asyncio.Task[Any]:
+    """Begin a call that is sure to end while its caller waits: a container stands ready, and 1 s is less than 10."""
+    quick = action(limits=Limits(timeout=1000))
+    await s.run(quick)
+    running = asyncio.Event()
+
+    def slow(path: str, body: Any) -> Answer:
+        running.set()
+        return Answer(after_s=30.0) if path == "/run" else echo(path, body)
+
+    s.backend.action = slow
+    for container in s.backend.containers.values():
+        container.action = slow
+    caller = callers.create_task(s.run(quick))
+    await running.wait()
+    (ticket,) = s.invoker._tickets.values()
+    assert ticket.task is caller
+    return caller
+
+
+async def test_a_call_in_its_callers_task_ends_at_its_time_limit(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0) as s, asyncio.TaskGroup() as callers:
+        caller = await begin_in_its_callers_task(s, callers)
+        assert (await caller).timed_out
+
+
+async def test_a_call_in_its_callers_task_is_cancelled_by_its_id_and_the_caller_is_answered(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0) as s, asyncio.TaskGroup() as callers:
+        caller = await begin_in_its_callers_task(s, callers)
+        assert s.invoker.cancel(next(iter(s.invoker._tickets))) == "running"
+        assert (await caller).meter.outcome == "cancelled"
+        assert caller.cancelling() == 0
+
+
+async def test_a_call_whose_callers_task_is_cancelled_has_its_record_all_the_same(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        async with asyncio.TaskGroup() as callers:
+            caller = await begin_in_its_callers_task(s, callers)
+            caller.cancel()
+        assert [each.meter.outcome for each in s.finished] == ["ok", "cancelled"]
+        await s.invoker.wait_idle()
 
 
 async def test_cancelled_while_it_runs_is_killed_and_billed_and_cancelled_in_the_queue_never_runs(tmp_path: Path):
