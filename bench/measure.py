@@ -67,6 +67,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         ratio: each subject's median over that of the reference, by block.
         facts: counts and what else belongs to this scenario.
         packages: versions of what the warm path runs on.
+        load: load average of the machine over 1, 5 and 15 minutes when it ended; beyond its cores something else ran, too.
         must: the promise, as text, and whether it was met; None where this scenario holds no promise.
         goals: what is aimed at beyond that: text, what it is, and whether that was reached.
     """
@@ -88,6 +89,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any]
     must: dict[str, Any] | None
     packages: dict[str, str] = {}
+    load: list[float] = []
     goals: list[dict[str, Any]] = []
 
 
@@ -151,6 +153,7 @@ def make_line(
         ratio={name: ratio(blocks[name], blocks[reference]) for name in others if reference is not None},
         facts=dict(facts or {}),
         must=None if must is None else {"what": must[0], "met": must[1]},
+        load=[round(load, 1) for load in os.getloadavg()],
         packages={name: metadata.version(name) for name in _PACKAGES},
         goals=[{"what": what, "is": round(value, 3), "met": met} for what, value, met in goals],
     )

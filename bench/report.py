@@ -30,7 +30,8 @@ This page is made by `python -m bench.report docs/performance.jsonl docs` from t
 was typed. What each scenario does, and how to run it, is in [bench/README.md](../bench/README.md). *direct* is a call straight
 into the container over a kept connection, *relay* the least that a Python process can do for the same call (no key, no record,
 no limit, no log), *daemon* is invokerd with everything on. The three take turns within each run, so compare within a line. Load
-generator, containers and the measured process share the cores.
+generator, containers and the measured process share the cores. Where the load average of a line is well beyond the number of
+cores, something else ran on the machine, and its percentiles say as much of that as of the daemon.
 """
 
 
@@ -80,7 +81,7 @@ def render(lines: dict[str, Line], plots: Sequence[str]) -> str:
         parts += ["## The others\n", _table(("scenario", "subject", *PERCENTILES, "unit"), rows)]
     parts += [
         "## Where and of what\n",
-        _table(("scenario", "at", "machine", "kernel", "cgroup", "versions", "seed", "commit"), _origins(lines)),
+        _table(("scenario", "at", "machine", "load", "kernel", "cgroup", "versions", "seed", "commit"), _origins(lines)),
     ]
     return "\n".join(parts)
 
@@ -132,7 +133,8 @@ def _origins(lines: dict[str, Line]) -> Iterable[Sequence[str]]:
         machine = f"{line.machine['cpu']}, {line.machine['cores']} cores, {line.machine['memory_mib']:,} MiB"
         packages = ", ".join(f"{package} {version}" for package, version in line.packages.items())
         versions = f"Python {line.python}, engine {line.engine}, {packages}".rstrip(", ")
-        yield f"`{name}`", line.at, machine, line.kernel, line.cgroup, versions, str(line.seed), line.commit
+        load = " ".join(f"{each:.1f}" for each in line.load)
+        yield f"`{name}`", line.at, machine, load, line.kernel, line.cgroup, versions, str(line.seed), line.commit
 
 
 def _numbers(found: Distribution) -> Sequence[str]:
