@@ -91,7 +91,12 @@ def _promises(lines: dict[str, Line]) -> Iterable[Sequence[str]]:
         if line.must is not None:
             yield f"`{name}`", str(line.must["what"]), "", "yes" if line.must["met"] else "**no**"
         for goal in line.goals:
-            yield f"`{name}`", f"goal: {goal['what']}", f"{goal['is']:.2f}", "yes" if goal["met"] else "**no**"
+            yield (
+                f"`{name}`",
+                f"goal: {goal['what']}",
+                f"{goal['is']:.2f}" if goal["is"] < 100 else "> 100",
+                "yes" if goal["met"] else "**no**",
+            )
 
 
 def _latency_row(name: str, subject: str, line: Line) -> Sequence[str]:
