@@ -34,7 +34,10 @@ def merge_arguments(parameters: Sequence[Parameter], payload: msgspec.Raw) -> tu
 
 def environment_text(value: msgspec.Raw) -> str:
     """Write a JSON value as the text of an environment variable: a string as it is, null as nothing, the rest as JSON."""
-    decoded = msgspec.json.decode(value)
+    try:
+        decoded = msgspec.json.decode(value)
+    except msgspec.MsgspecError:  # a number that is too large for one: a caller's payload may have any
+        return bytes(value).decode()
     if isinstance(decoded, str):
         return decoded
     return "" if decoded is None else bytes(value).decode()

@@ -11,6 +11,7 @@ import click
 
 from invoker.commands import ctl_operator, ctl_triggers, ctl_user
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
+from invoker.commands.ctl_api import api
 from invoker.commands.ctl_context import Target
 from invoker.commands.ctl_package import package
 from invoker.commands.ctl_poll import activation_poll
@@ -68,6 +69,7 @@ for _command in (
     completion_command("invokerctl"),
 ):
     main.add_command(_command)
+main.add_command(api)
 
 
 if __name__ == "__main__":

@@ -108,15 +108,23 @@ def make_parameters(pairs: tuple[tuple[str, str], ...], file: Path | None) -> di
     Raises:
         Failure: the file holds no JSON object.
     """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise Failure(f"{file}: {error}", Exit.USAGE) from error
-        if not isinstance(values, dict):
-            raise Failure(f"{file} must hold a JSON object", Exit.USAGE)
+    values = {} if file is None else read_json_object(file)
     return values | {name: _value(text) for name, text in pairs}
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        Failure: it does not, or cannot be read.
+    """
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failure(f"{file}: {error}", Exit.USAGE) from error
+    if not isinstance(value, dict):
+        raise Failure(f"{file} must hold a JSON object", Exit.USAGE)
+    return value
 
 
 def _value(text: str) -> Any:

@@ -297,7 +297,8 @@ def _annotations(sent: tuple[ParameterBody, ...]) -> tuple[Annotation, ...]:
 
 
 def _compact(value: msgspec.Raw) -> msgspec.Raw:
-    """Cut blanks, check the encoding, and let go of the request's body, into which the decoder's value points."""
+    """Cut blanks, check that it can be read, and let go of the request's body, into which the decoder's value points."""
     text = msgspec.json.format(bytes(value), indent=-1)
     text.decode()
+    msgspec.json.decode(text)  # a number such as 1e999 is well-formed, and nobody could read the entity
     return msgspec.Raw(text)

@@ -54,7 +54,12 @@ def render(value: object) -> bytes:
 
 def render_error(sentence: str, transaction: str) -> bytes:
     """Render the body of every failure. Clients want both fields, and both as non-empty strings."""
-    return _encode({"error": sentence, "code": transaction})
+    return _encode({"error": clean_text(sentence), "code": transaction})
+
+
+def clean_text(text: str) -> str:
+    """Make text of what HTTP let through: bytes of a header that were no UTF-8 become the replacement character."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def render_accepted(activation_id: ActivationId) -> bytes:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from invoker.errors import MalformedContent, MalformedQuery, ParametersNotAllowed
+from invoker.http.rendering import clean_text
 from invoker.model import Action
 from invoker.web.media import MediaType, parse_media_type
 
@@ -72,11 +73,6 @@ def build_arguments(request: WebRequest, action: Action) -> msgspec.Raw:
     if body is not None:
         given["__ow_body"] = body
     return msgspec.Raw(_encode(metadata | given))
-
-
-def clean_text(text: str) -> str:
-    """Make text of what HTTP let through: bytes that were no UTF-8 become the replacement character."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _query_fields(query: str) -> list[tuple[str, str]]:

@@ -22,11 +22,12 @@ from invoker.errors import (
 from invoker.http.auth import Authenticator
 from invoker.http.exchange import CORS, Reply, Request, microseconds_since, read_body
 from invoker.http.limits import BLOCKING_WAIT_MS
+from invoker.http.rendering import clean_text
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.model import Action, Activation, Identity, Status
 from invoker.resolve import ResolvedAction, resolve_action
-from invoker.web.arguments import WebRequest, build_arguments, clean_text
+from invoker.web.arguments import WebRequest, build_arguments
 from invoker.web.response import WebResponse, application_error, transcode
 from invoker.web.target import WebTarget
 from pool.errors import InvokerError

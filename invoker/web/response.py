@@ -76,7 +76,10 @@ def transcode(extension: Extension, result: msgspec.Raw | None, accept: str | No
         WebPropertyMissing: `.text`, and there is nothing to send.
         NotAcceptable: the client takes no such type.
     """
-    response = _TRANSCODERS[extension](_NOTHING if result is None else result)
+    try:
+        response = _TRANSCODERS[extension](_NOTHING if result is None else result)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # runtimes write half pairs, and nest as they like
+        raise WebResultInvalid(f"The action's result cannot be read: {error}") from None
     if response.content_type is not None and response.body and not accepts(accept, response.content_type):
         raise NotAcceptable(f"The resource is only available as {response.content_type.partition(';')[0]}.")
     return response
@@ -244,7 +247,14 @@ def _unlike_the_header() -> WebResultInvalid:
 
 
 def application_error(result: msgspec.Raw | None) -> msgspec.Raw | None:
-    """Unwrap the result of an application error: the value of its field `error`."""
+    """Unwrap the result of an application error: the value of its field `error`.
+
+    Raises:
+        WebResultInvalid: it cannot be read.
+    """
     if result is None or _kind(result) != "{":
         return result
-    return _decode_object(result).get("error", result)
+    try:
+        return _decode_object(result).get("error", result)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise WebResultInvalid(f"The action's result cannot be read: {error}") from None

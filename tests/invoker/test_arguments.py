@@ -60,3 +60,7 @@ def test_final_action_refuses_an_override_but_not_of_a_null():
         refuse_final(final, raw('{"a":2}'))
     refuse_final(final, raw('{"free":2}'))
     refuse_final(action(Parameter(key="a", value=raw("1"))), raw('{"a":2}'))
+
+
+def test_a_number_that_is_too_large_for_one_goes_to_the_environment_as_it_was_written():
+    assert environment_text(msgspec.Raw(b"1e999")) == "1e999"

@@ -4,80 +4,23 @@ import asyncio
 import itertools
 import re
 import socket
-from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import web
+from lanes import both, read_response, same, serving, status_of
 
 from invoker.errors import IdempotencyConflict, NotAuthorised
-from invoker.http.api import build_server
 from invoker.http.front import build_front
 from invoker.model import Status
 from pool.errors import PlatformError, PoolClosed, PoolOverloaded
 from pool.model import ContainerId
 
 TARGET = "/api/v1/namespaces/_/actions/hello"
-VARYING = re.compile(rb"(Date: )[^\r]+|(X-Request-ID: )[0-9a-f]{32}|(\"code\":\")[0-9a-f]{32}")
-
-
-class Lane:
-    """One of the lanes on a port of its own."""
-
-    def __init__(self, server, port):
-        self.server, self.port = server, port
-
-    @asynccontextmanager
-    async def connection(self):
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            yield reader, writer
-        except BaseException:
-            writer.transport.abort()
-            raise
-        else:
-            writer.close()
-
-    async def exchange(self, *parts, answers=1):
-        """Send parts, each when the one before is under way; return that many responses, and whether the server closed then."""
-        async with self.connection() as (reader, writer):
-            for part in parts:
-                writer.write(part)
-                await writer.drain()
-                for _ in range(5):
-                    await asyncio.sleep(0)
-            received = [await read_response(reader) for _ in range(answers)]
-            try:
-                closed = await asyncio.wait_for(reader.read(1), 0.03) == b""
-            except TimeoutError:
-                closed = False
-            return [VARYING.sub(rb"\1\2\3*", response) for response in received], closed
-
-
-async def read_response(reader):
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    length = re.search(rb"Content-Length: (\d+)", head)
-    return head + await reader.readexactly(int(length[1]) if length else 0)
-
-
-@asynccontextmanager
-async def serving(server):
-    runner = web.ServerRunner(server)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield Lane(server, runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
 async def lanes(site):
     await site.put_hello()
-    async with (
-        asyncio.TaskGroup() as group,
-        serving(build_front(site.services(), group)) as fast,
-        serving(build_server(site.services())) as slow,
-    ):
+    async with both(site) as (fast, slow):
         yield fast, slow
 
 
@@ -103,18 +46,6 @@ def fails(error):
         raise error
 
     return answer
-
-
-async def same(lanes, *parts, answers=1):
-    """Send the same to both lanes; return the responses, which are the same."""
-    fast, slow = lanes
-    ours, theirs = await fast.exchange(*parts, answers=answers), await slow.exchange(*parts, answers=answers)
-    assert ours == theirs
-    return ours[0]
-
-
-def status_of(response):
-    return int(response.split()[1])
 
 
 # --- one behaviour

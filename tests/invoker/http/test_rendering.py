@@ -153,3 +153,8 @@ def test_the_root_document_has_the_kinds_and_limits_that_clients_read():
         "min_action_logs": 0,
         "max_action_logs": 10485760,
     }
+
+
+def test_bytes_of_a_header_that_are_no_utf_8_do_not_spoil_the_answer():
+    body = json.loads(render_error("a\udcff \N{SNOWMAN}", "id"))
+    assert body == {"error": "a\N{REPLACEMENT CHARACTER} \N{SNOWMAN}", "code": "id"}

@@ -193,3 +193,14 @@ def test_a_type_that_the_client_does_not_take_is_not_acceptable():
 def test_an_application_error_is_unwrapped(result, value):
     assert bytes(application_error(msgspec.Raw(result))) == value
     assert application_error(None) is None
+
+
+@pytest.mark.parametrize(
+    "result", [b'{"body":"\\ud800"}', b'{"headers":{"a":"\\ud800"}}', b'{"\\ud800":1}', b"{" + b'"a":{' * 3000]
+)
+def test_a_result_that_cannot_be_read_is_refused(result):
+    for extension in Extension:
+        with pytest.raises(WebResultInvalid):
+            transcode(extension, msgspec.Raw(result), None)
+    with pytest.raises(WebResultInvalid):
+        application_error(msgspec.Raw(result))
