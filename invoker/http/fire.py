@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoker.errors import EntityNotFound, WrongCollection
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.parsing import check_name, parse_payload
-from invoker.http.rendering import render_accepted
+from invoker.http.rendering import clean_text, render_accepted
 from invoker.http.services import Services
 from invoker.model import Trigger
 
@@ -17,7 +17,7 @@ async def fire_trigger(services: Services, exchange: Exchange) -> Reply:
     trigger = services.entities.get(exchange.namespace, check_name(exchange.path))
     if not isinstance(trigger, Trigger):
         raise EntityNotFound if trigger is None else WrongCollection
-    headers = exchange.http.headers
+    headers = {name: clean_text(value) for name, value in exchange.http.headers.items()}
     activation_id = await services.triggers.fire(
         exchange.identity, trigger, payload, headers=headers, transaction=exchange.transaction
     )

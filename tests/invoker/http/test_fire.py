@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from lanes import both, status_of
 
 from invoker.model import Action, Exec, Rule, Trigger
 
@@ -93,3 +94,15 @@ async def test_the_record_has_no_end_and_no_annotations(site):
     (summary,) = (await site.ask("GET", "activations?name=t")).json
     assert summary["statusCode"] == 0
     assert {"end", "duration"}.isdisjoint(summary)
+
+
+async def test_a_header_that_is_no_utf_8_reaches_the_rules_mended(site):
+    link(site)
+    async with both(site) as lanes:
+        for lane in lanes:
+            head = (
+                f"POST /api/v1/namespaces/_/triggers/t HTTP/1.1\r\nHost: a\r\nAuthorization: {site.auth}\r\nX-Odd: \xff\r\n\r\n"
+            )
+            (answer,) = await lane.ask_in_turn([head.encode("latin-1")])
+            assert status_of(answer) == 202
+    assert [msgspec.json.decode(call.payload)["__ow_headers"]["x-odd"] for _, call in site.invoker.promised] == ["\ufffd"] * 2
