@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 from bench import crash, engine_requests, events, latency, leaks, starts, stored, thaws, throughput
 from bench.container import Engine
+from bench.density import density
+from bench.load import burst, flood, herd, overload
 from bench.measure import Line, dump
 from bench.setting import Setting
+from bench.simulate import NoEngine, simulate
 
 
 class Scenario(NamedTuple):
@@ -25,11 +28,18 @@ class Scenario(NamedTuple):
     calls: int = 200
     blocks: int = 15
     rounds: int = 1
+    engine: bool = True
 
 
 SIZES = ("calls", "blocks", "rounds")
 SCENARIOS = {
     "direct": Scenario(latency.direct),
+    "burst": Scenario(burst, calls=100),
+    "density": Scenario(density, calls=10_000, rounds=300),
+    "flood": Scenario(flood, calls=100, rounds=10_000),
+    "herd": Scenario(herd),
+    "overload": Scenario(overload, rounds=60),
+    "simulate": Scenario(simulate, calls=6000, rounds=4, engine=False),
     "relay": Scenario(latency.relay, rounds=5),
     "warm": Scenario(latency.warm),
     "frozen": Scenario(latency.frozen),
@@ -77,7 +87,8 @@ def main() -> int:
 
 
 def _run(scenario: Scenario, arguments: argparse.Namespace) -> Line:
-    with tempfile.TemporaryDirectory(prefix="invokerd-bench-") as root, contextlib.closing(Engine(arguments.engine)) as engine:
+    opened = Engine(arguments.engine) if scenario.engine else NoEngine()
+    with tempfile.TemporaryDirectory(prefix="invokerd-bench-") as root, contextlib.closing(opened) as engine:
         sizes = {name: getattr(arguments, name) or getattr(scenario, name) for name in SIZES}
         with Setting(engine=engine, root=Path(root), seed=arguments.seed, **sizes) as setting:
             return scenario.run(setting)

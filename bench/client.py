@@ -71,6 +71,8 @@ class _Caller(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
+        if self._transport.is_closing():  # the peer left during the pause
+            return
         data = next(self._requests, None)
         if data is None:
             self._end()

@@ -120,13 +120,15 @@ class Daemon:
             raise DaemonFailed(f"invokerd refused `invokerctl {' '.join(words)}`: {done.stderr.strip()}")
         return done.stdout
 
-    def create_namespace(self) -> str:
-        """Create the benches' namespace and return its key, `uuid:key`."""
-        return self.control("namespace", "create", NAMESPACE, "--uid", str(UID), "--gid", str(GID)).strip()
+    def create_namespace(self, name: str = NAMESPACE, uid: int = UID) -> str:
+        """Create a namespace, by default the benches' own, and return its key, `uuid:key`."""
+        return self.control("namespace", "create", name, "--uid", str(uid), "--gid", str(GID)).strip()
 
-    def deploy(self, key: str, action: str, code: str, *, kind: str = "python:3") -> None:
+    def deploy(self, key: str, action: str, code: str, *, kind: str = "python:3", memory_mib: int | None = None) -> None:
         """Create an action or write it anew."""
-        body = {"exec": {"kind": kind, "code": code}}
+        body: dict[str, Any] = {"exec": {"kind": kind, "code": code}}
+        if memory_mib is not None:
+            body["limits"] = {"memory": memory_mib}
         self._call("PUT", f"/api/v1/namespaces/_/actions/{action}?overwrite=true", body, key)
 
     def delete(self, key: str, action: str) -> None:

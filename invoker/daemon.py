@@ -60,6 +60,7 @@ from pool.errors import InvokerError
 from pool.guard import CallClass, Deadlines
 from pool.keepalive import POLICIES
 from pool.model import ActivationId, ContainerId
+from pool.parent import NoParentCgroup, prepare_parent
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
 
@@ -122,9 +123,18 @@ async def _open_engine(config: Config) -> AsyncIterator[DockerBackend]:
     )
     backend = await DockerBackend.open(engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir, deadlines=deadlines)
     try:
+        if config.pool.cgroup_parent:
+            backend.use_cgroup_parent(await asyncio.to_thread(_make_parent, config, backend.facts.cgroup_driver))
         yield backend
     finally:
         await backend.close()
+
+
+def _make_parent(config: Config, driver: str) -> str:
+    try:
+        return prepare_parent(config.pool.cgroup_parent, driver=driver, memory_mib=config.pool.memory_mib)
+    except NoParentCgroup as error:
+        raise ConfigError([f"pool.cgroup_parent = {config.pool.cgroup_parent}: {error}"]) from error
 
 
 class Daemon:

@@ -49,7 +49,7 @@ class Descriptors:
 
 
 class ContainerHandle(Protocol):
-    """One running container. Nothing here waits: each method is a read or a write on an open descriptor.
+    """One running container. Nothing here waits but `reclaim`: each other method is a read or a write on an open descriptor.
 
     All raise `OSError` when the kernel refuses; the container is then suspect.
     """
@@ -75,6 +75,12 @@ class ContainerHandle(Protocol):
 
     def memory(self) -> MemoryReading:
         """Read memory now, and the peak since the last `reset_memory_peak`."""
+
+    def reclaim(self, amount: int) -> None:
+        """Give so many bytes back to the node, page cache first, where the kernel can (v2, Linux 5.19); else do nothing.
+
+        May wait long, and touches no descriptor: for a thread. Never raises.
+        """
 
     def reset_memory_peak(self) -> None:
         """Begin a new peak where the kernel can (v1; v2 from Linux 6.12). Else do nothing."""

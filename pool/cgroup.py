@@ -82,6 +82,13 @@ def _parse_proc_cgroup(text: str) -> Iterator[tuple[str, str]]:
             yield controller, path
 
 
+def mount_points(text: str) -> Iterator[tuple[int, Path, frozenset[str]]]:
+    """Yield the cgroup hierarchies that are mounted whole, from the text of mountinfo: (version, where, v1 controllers)."""
+    for mount in _parse_mountinfo(text):
+        if mount.root == "/":
+            yield mount.version, Path(mount.point), mount.options
+
+
 def _parse_mountinfo(text: str) -> Iterator[_Mount]:
     """Yield the cgroup mounts. Source: proc_pid_mountinfo(5); fields before ` - ` vary in number."""
     for line in text.splitlines():
@@ -165,6 +172,20 @@ def thaw_process(pid: int) -> None:
         (directories.path["freezer"] / "freezer.state").write_text("THAWED")
     else:
         (directories.path[""] / "cgroup.freeze").write_text("0")
+
+
+def reclaim_cache(pid: int, engine_id: str, amount: int) -> None:
+    """Ask the kernel to reclaim memory of a container (v2 from Linux 5.19); less than asked is no failure.
+
+    Args:
+        pid: of its main process.
+        engine_id: that the path of its cgroup bears; another process with a recycled pid has another path.
+        amount: bytes.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        directory = find_directories(pid).path.get("")
+        if directory is not None and engine_id in str(directory):
+            (directory / "memory.reclaim").write_text(str(amount))
 
 
 def _open_v1(path: Mapping[str, Path], opened: list[int]) -> CgroupFiles:
@@ -283,6 +304,11 @@ class KernelHandle:
             shared=shared,
             cache=max(0, files - shared),
         )
+
+    def reclaim(self, amount: int) -> None:
+        """See `ContainerHandle`. Under v1 the kernel has only `force_empty`, which waits for writes to disk: not used."""
+        if not self._v1:
+            reclaim_cache(self.descriptors.pid, self.engine_id, amount)
 
     def reset_memory_peak(self) -> None:
         """See `ContainerHandle`. Under v2 the new peak is this descriptor's own; other readers keep theirs."""

@@ -174,6 +174,10 @@ class DockerBackend:
             if not opened:
                 await self.close()
 
+    def use_cgroup_parent(self, parent: str) -> None:
+        """Create containers under this cgroup from now on."""
+        self._cgroup_parent = parent
+
     @property
     def calls(self) -> Mapping[str, CallStatistics]:
         """Count, errors, timeouts and seconds of each verb of the engine, for the metrics."""

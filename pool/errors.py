@@ -48,14 +48,10 @@ class PoolOverloaded(PlatformError):
         self.retry_after_s = retry_after_s
 
 
-class TooManyWaiting(RequestError):
+class TooManyWaiting(PoolOverloaded):
     """Too many activations of this user wait for a container. Try again later."""
 
     code = "user-queue-full"
-
-    def __init__(self, message: str | None = None, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class MemoryNeverAvailable(RequestError):

@@ -15,6 +15,8 @@ import socket
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 
+import msgspec
+
 from pool import recipe
 from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, ImageNotFound, InvokerError
@@ -153,6 +155,11 @@ class FakeHandle:
     def memory(self) -> MemoryReading:
         """See `ContainerHandle`."""
         return self._kernel().memory
+
+    def reclaim(self, amount: int) -> None:
+        """See `ContainerHandle`."""
+        memory = self.container.memory
+        self.container.memory = msgspec.structs.replace(memory, cache=max(0, memory.cache - amount))
 
     def reset_memory_peak(self) -> None:
         """See `ContainerHandle`."""

@@ -38,6 +38,8 @@ class Pace:
     serving_since: float | None = None
     #: For how long its activations have waited while it was serving, summed since the last start, s.
     waited_s: float = 0.0
+    #: When a container was last started for it, seconds of the pool's clock.
+    started_at: float = float("-inf")
     #: When its last lease ended, seconds of the pool's clock.
     ended_at: float | None = None
     #: How its containers are used.
@@ -172,6 +174,8 @@ class Launcher:
             waited_s=pace.waited_s,
             start_cost_s=self.width.cost_s,
             most=settings.parallel_starts,
+            serving=len(books.by_key.get(digest, ())),
+            pressed_s=books.now - max(line.since, pace.started_at),
         )
         for _ in range(wanted):
             growth_mib = self._growth_mib(key)
@@ -186,7 +190,7 @@ class Launcher:
                 return books.now - oldest.arrived <= settings.large_request_patience_s
             if growth_mib:
                 break  # it may have it, and `serve` found that enough is coming
-            pace.waited_s = 0.0
+            pace.waited_s, pace.started_at = 0.0, books.now
             self._orders.start(key.spec, key)
         return True
 
@@ -211,10 +215,9 @@ class Launcher:
             if container.state is S.STARTING or container.state is S.INITIALISING:
                 starting += 1
             elif container.state is S.BUSY:
-                youngest = max(container.leases.values())
-                if now - youngest < patience:
+                again = max(container.leases.values()) + patience
+                if now < again:
                     soon_free += 1
-                    again = youngest + patience
                     if self.again is None or again < self.again:
                         self.again = again
         return starting, soon_free

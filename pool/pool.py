@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from pool.model import (
     ContainerSpec,
     ContainerState,
     LogTransport,
+    MemoryReading,
     PoolStatistics,
     Reactive,
     ReuseKey,
@@ -107,6 +108,12 @@ class Leasing:
         self._pool.give_back(self._activation, self._lease)
 
 
+def _reclaim(caches: Sequence[tuple[ContainerHandle, int]]) -> None:
+    """In a thread."""
+    for handle, amount in caches:
+        handle.reclaim(amount)
+
+
 def _expire(waiter: asyncio.Future[Lease]) -> None:
     if not waiter.done():
         waiter.set_exception(WaitedTooLong())
@@ -168,7 +175,7 @@ class Pool:
             ev.Reject: self._reject,
             ev.Freeze: self._freeze,
             ev.Probe: lambda command: self._spawn(self._probe(command.container), f"probe {command.container}"),
-            ev.Measure: self._measure,
+            ev.Measure: lambda command: self._spawn(self._measure(command.containers), "measure"),
             ev.Remove: lambda command: self._spawn(self._remove(command.container), f"remove {command.container}"),
         }
 
@@ -537,20 +544,25 @@ class Pool:
         else:
             self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, 0.05))
 
-    def _measure(self, command: ev.Measure) -> None:
-        """Read what frozen containers hold. Told in the next round of the loop: this one still carries commands out."""
-        held_mib = {}
-        for container_id in command.containers:
+    async def _measure(self, containers: tuple[ContainerId, ...]) -> None:
+        """Let frozen containers give back what they can, then tell what each holds.
+
+        Read and told in one breath, after the wait: who was called meanwhile, and frozen again, is told of as it is now.
+        """
+        caches = [(live.handle, memory.cache) for live, memory in self._read_memory(containers) if memory.cache]
+        await asyncio.to_thread(_reclaim, caches)
+        held_mib = {live.container_id: -(-memory.held // 2**20) for live, memory in self._read_memory(containers)}
+        self._feed(ev.Measured(held_mib))
+
+    def _read_memory(self, containers: Iterable[ContainerId]) -> Iterator[tuple[Live, MemoryReading]]:
+        for container_id in containers:
             live = self._lives.get(container_id)
             if live is None:
                 continue
             try:
-                memory = live.handle.memory()
+                yield live, live.handle.memory()
             except OSError as error:
                 log.warning("%s: its memory cannot be read: %s", container_id, error)
-                continue
-            held_mib[container_id] = -(-memory.held // 2**20)
-        self._loop.call_soon(self._feed, ev.Measured(held_mib))
 
     def _freeze_failed(self, container_id: ContainerId) -> None:
         if self._hooks.freeze_failed:

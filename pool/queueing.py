@@ -43,6 +43,8 @@ class Waiter:
 class Line:
     """The activations that wait for one action: nested ones, then the others, by arrival. Never empty while it is kept."""
 
+    #: Since when somebody has always waited, seconds of the pool's clock.
+    since: float
     waiters: dict[ActivationId, Waiter] = field(default_factory=dict)
     #: It has refused somebody since it was last empty: it is longer than its action can serve.
     overflowed: bool = False
@@ -132,7 +134,10 @@ class FairQueue:
         flow.weight = weight
         flow.waiting += 1
         self._waiters[waiter.activation] = waiter
-        self._lines.setdefault(waiter.key.digest, Line()).add(waiter)
+        line = self._lines.get(waiter.key.digest)
+        if line is None:
+            line = self._lines[waiter.key.digest] = Line(waiter.arrived)
+        line.add(waiter)
 
     def remove(self, activation: ActivationId) -> Waiter:
         """Let one go that wants no more. Raises KeyError when it does not wait."""

@@ -24,7 +24,9 @@ PURE = (
     "model",
     "queueing",
     "settings",
+    "simulation",
     "stems",
+    "trace",
 )
 #: A foreign package, and the only file of ours that may import it.
 SEAMS = {"aiodocker": {"pool/engine.py"}, "aiosqlite": {"invoker/record/store.py"}}

@@ -14,6 +14,7 @@ from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_op
 from invoker.commands.ctl_api import api
 from invoker.commands.ctl_context import Target
 from invoker.commands.ctl_package import package
+from invoker.commands.ctl_policy import policy
 from invoker.commands.ctl_poll import activation_poll
 from invoker.commands.ctl_property import namespace_get, property_
 
@@ -57,6 +58,7 @@ ctl_operator.namespace.add_command(namespace_get)
 ctl_user.activation.add_command(activation_poll)
 
 for _command in (
+    policy,
     ctl_operator.namespace,
     ctl_operator.pool,
     ctl_operator.status,

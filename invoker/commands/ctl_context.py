@@ -66,6 +66,10 @@ class Target:
             return False
         return bool(self.config_path or self.socket) or not read_wskprops().get("AUTH")
 
+    def config(self) -> Config:
+        """Read the daemon's configuration. Raises Failure where it cannot be used."""
+        return self._config()
+
     def _config(self) -> Config:
         from invoker.config.load import load
         from invoker.config.model import ConfigError

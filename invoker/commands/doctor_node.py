@@ -18,6 +18,7 @@ from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
 from invoker.config.model import Address
 from invoker.control import messages
+from pool.parent import NoParentCgroup, limit_bytes, read_limit
 
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
@@ -143,6 +144,28 @@ def _judge_port(name: str, address: Address) -> Finding:
     return ok("ports", f"{name} = {address} is free")
 
 
+def check_second_wall(node: Node) -> Iterator[Finding]:
+    """See whether the kernel itself keeps the containers within the pool's memory."""
+    pool = node.config.pool
+    if not pool.cgroup_parent:
+        advice = 'set [pool] cgroup_parent = "invokerd": the kernel then bounds all containers together'
+        yield warning("memory-wall", "none: only each container has a limit of its own", advice)
+        return
+    try:
+        limit = read_limit(pool.cgroup_parent, proc=node.proc)
+    except NoParentCgroup as error:
+        yield bad("memory-wall", f"pool.cgroup_parent = {pool.cgroup_parent}: {error}", "enable the memory controller")
+        return
+    expected = limit_bytes(pool.memory_mib)
+    if limit is None:
+        yield ok("memory-wall", f"{pool.cgroup_parent} is limited when the daemon starts, or by systemd")
+    elif limit > expected:
+        text = f"{pool.cgroup_parent} is limited to {limit // 2**20} MiB, more than 1.05 x pool.memory_mib"
+        yield warning("memory-wall", text, "restart the daemon: it sets the limit anew")
+    else:
+        yield ok("memory-wall", f"{pool.cgroup_parent} is limited to {limit // 2**20} MiB")
+
+
 def check_mounts(node: Node) -> Iterator[Finding]:
     """Look at the source of each site mount, from a child with a deadline: a dead file server must not hang us too."""
     for mount in node.config.isolation.mounts:
@@ -164,4 +187,4 @@ def check_mounts(node: Node) -> Iterator[Finding]:
             yield bad("mounts", f"{name}: {mount.source} is no directory here", "create or mount it, or remove it from the file")
 
 
-CHECKS: tuple[Check, ...] = (check_memory, check_state_dir, check_sqlite, check_daemon_and_ports, check_mounts)
+CHECKS: tuple[Check, ...] = (check_memory, check_state_dir, check_sqlite, check_daemon_and_ports, check_second_wall, check_mounts)

@@ -177,6 +177,11 @@ class PoolConfig:
         shown="half of the machine's memory",
         at_least=64,
     )
+    cgroup_parent: str = key(
+        "",
+        "Name of a cgroup, such as `invokerd`, for all containers; the kernel limits it to 1.05 x `memory_mib`.",
+        shown="none: the engine's own, without a limit",
+    )
     freeze_grace_s: float = key(0.05, "How long an idle container runs on before it is frozen.", at_least=0, at_most=60)
     freeze_grace_most_s: float = key(
         0.5,
@@ -184,7 +189,7 @@ class PoolConfig:
         at_least=0,
         at_most=60,
     )
-    keep_alive_s: float = key(600.0, "How long an idle container is kept at most before it is removed.", at_least=0)
+    keep_alive_s: float = key(3600.0, "How long an idle container is kept at most before it is removed.", at_least=0)
     keep_alive_policy: str = key(
         "blend",
         "Which idle container goes first when memory is wanted, and how long one stays; see docs/keepalive.md.",

@@ -422,3 +422,14 @@ def test_a_process_of_which_nothing_is_open_can_be_thawed():
         wait_frozen(handle, frozen=True)
         cgroup.thaw_process(process.child.pid)
         assert not handle.is_frozen()
+
+
+def test_reclaim_writes_to_the_containers_own_cgroup_and_to_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours = tmp_path / "docker-abc.scope"
+    ours.mkdir()
+    (ours / "memory.reclaim").write_text("")
+    monkeypatch.setattr(cgroup, "find_directories", lambda _pid: cgroup.Directories(version=2, path={"": ours}))
+    cgroup.reclaim_cache(1, "abc", 4096)
+    assert (ours / "memory.reclaim").read_text() == "4096"
+    cgroup.reclaim_cache(1, "somebody-elses", 8192)
+    assert (ours / "memory.reclaim").read_text() == "4096", "the pid is another process by now"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pool import events as ev
-from pool.errors import PoolOverloaded, TooManyWaiting
+from pool.errors import PlatformError, PoolOverloaded, TooManyWaiting
 from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
@@ -93,6 +93,7 @@ def test_user_queue_is_bounded_and_the_refusal_says_why_and_when():
         driver.arrive(f"a{number}", of(1))
     error = only(driver.arrive("a3", of(1)), ev.Reject).error
     assert isinstance(error, TooManyWaiting)
+    assert isinstance(error, PlatformError), "an activation that is refused is recorded, and ends nothing else"
     assert "3 of your activations wait" in str(error)
     assert error.retry_after_s >= 1
     assert "Reject" not in kinds(driver.arrive("b0", of(2))), "others still may"

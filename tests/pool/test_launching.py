@@ -34,6 +34,33 @@ def test_wanted_starts(
         waited_s=waited_s,
         start_cost_s=0.3,
         most=4,
+        serving=1,
+        pressed_s=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("serving", "pressed_s", "wanted"),
+    [
+        (3, 0.0, 60),  # fewer than two a core: the sum of the waiting alone decides
+        (4, 1.1, 0),  # a herd that is served in a moment
+        (4, 1.3, 60),  # pressure that lasts
+        (16, 0.35, 60),  # the more there are the sooner come more: they double in the same time
+        (16, 0.25, 0),
+    ],
+)
+def test_a_herd_is_no_reason_for_more_than_two_a_core_but_pressure_that_lasts_is(serving: int, pressed_s: float, wanted: int):
+    assert wanted == wanted_starts(
+        waiting=60,
+        starting=0,
+        soon_free=serving,
+        concurrency=1,
+        mean_s=0.01,
+        waited_s=30.0,
+        start_cost_s=0.3,
+        most=4,
+        serving=serving,
+        pressed_s=pressed_s,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 
@@ -202,6 +203,22 @@ async def test_a_frozen_stem_cell_whose_taker_sent_nothing_is_one_again_at_once(
                 assert lease.needs_init
             await b.until(lambda: b.states() == [S.STEM_FROZEN])
         assert b.backend.calls["create"] == 1
+
+
+async def test_frozen_container_gives_back_what_it_does_not_hold_when_another_wants_memory(tmp_path: Path):
+    other = ReuseKey(spec=msgspec.structs.replace(SPEC, memory_mib=250), action="anna/other", revision="1")
+    async with bench(tmp_path, memory_mib=300, freeze_grace_s=0.0) as b:
+        await b.call()
+        await b.until(lambda: b.states() == [S.FROZEN])
+        (kept,) = b.pool.containers()
+        async with b.pool.lease(
+            ActivationId("f" * 32), other, facts=b"{}", deadline=asyncio.get_running_loop().time() + 10
+        ) as lease:
+            assert lease.container_id != kept.container_id
+            assert kept.state is S.FROZEN
+            assert kept.held_mib == 6 + b.pool.machine.settings.frozen_margin_mib, "its page cache was given back"
+        assert await b.call() is StartKind.FROZEN
+        assert kept.held_mib == SPEC.memory_mib
 
 
 async def test_waiting_ends_at_the_deadline(tmp_path: Path):

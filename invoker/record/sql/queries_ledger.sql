@@ -107,3 +107,10 @@ SELECT namespace, action, type, coalesce(outcome, ''), coalesce(status, 0), coun
        sum(charged), sum(charged * rounded_us * memory_limit_mib), sum(charged * cpu_us)
 FROM rounded
 GROUP BY 1, 2, 3, 4, 5;
+
+-- name: history
+-- Activations that ran in a container, by their start: what a simulation of the pool plays again.
+SELECT at_ms, namespace, action, memory_limit_mib, run_us, CASE WHEN start_kind = 'cold' THEN create_us + init_us ELSE 0 END
+FROM ledger
+WHERE type = 'finished' AND kind <> 'sequence' AND container IS NOT NULL AND at_ms >= :since_ms AND at_ms < :upto_ms
+ORDER BY at_ms;
