@@ -525,7 +525,11 @@ class Invoker:
                 trace.usage = lease.read_usage()
             except OSError as error:  # the cgroup goes with the container
                 log.info("activation %s has no counters: %s", ticket.activation_id, error)
-        if not outcome.keep and trace.usage is not None and trace.usage.oom_kills and not outcome.timed_out:
+        if (
+            not outcome.keep
+            and not outcome.timed_out
+            and (await lease.was_out_of_memory() if trace.usage is None else trace.usage.oom_kills)
+        ):
             sentence = f"The action exhausted its memory and was aborted: its limit is {action.limits.memory} MB."
             return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "oom")
         return outcome

@@ -201,6 +201,9 @@ class ContainerBackend(Protocol):
             EngineError, EngineUnavailable: the stream broke; lines are lost and must be said to be lost.
         """
 
+    async def was_out_of_memory(self, container_id: ContainerId) -> bool:
+        """Tell whether the kernel ended a container for its memory, as the engine noted it; False where it cannot tell."""
+
     async def ping(self) -> None:
         """Raise EngineUnavailable unless the engine answers."""
 

@@ -26,7 +26,14 @@ from pool.backend import ContainerHandle, Descriptors, FoundContainer, Image
 from pool.disk import refuse_on_full_disk
 from pool.door import API_ADDRESS, BACKLOG
 from pool.engine import EngineClient, EngineRefused, Stream, read_json_lines, translated
-from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineError, EngineUnavailable, ImageNotFound
+from pool.errors import (
+    ContainerStartFailed,
+    ContainerUnkillable,
+    EngineError,
+    EngineUnavailable,
+    ImageNotFound,
+    InvokerError,
+)
 from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
@@ -54,6 +61,7 @@ class _Created(msgspec.Struct):
 class _State(msgspec.Struct):
     pid: int = msgspec.field(name="Pid", default=0)
     exit_code: int = msgspec.field(name="ExitCode", default=0)
+    oom_killed: bool = msgspec.field(name="OOMKilled", default=False)
 
 
 class _Inspected(msgspec.Struct):
@@ -329,6 +337,14 @@ class DockerBackend:
                 log.info("the event stream broke: %s", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
+
+    async def was_out_of_memory(self, container_id: ContainerId) -> bool:
+        """See `ContainerBackend`."""
+        try:
+            return (await self._inspect(container_id)).oom_killed
+        except InvokerError as error:
+            log.info("%s: whether it was ended for its memory is not known: %s", container_id, error)
+            return False
 
     async def ping(self) -> None:
         """See `ContainerBackend`."""

@@ -348,6 +348,11 @@ class FakeBackend:
         while (chunk := await handle.container.attached.get()) is not None:
             yield chunk
 
+    async def was_out_of_memory(self, container_id: ContainerId) -> bool:
+        """See `ContainerBackend`."""
+        container = self.containers.get(container_id)
+        return container is not None and container.oom_count > 0
+
     async def ping(self) -> None:
         """See `ContainerBackend`."""
         await self._enter("ping")

@@ -443,6 +443,10 @@ class Lease:
             self.being_tested = False
         await _until(lambda: not handle.is_frozen(), within_s)
 
+    async def was_out_of_memory(self) -> bool:
+        """Ask the engine whether the kernel ended the container for its memory, where its counters are gone with it."""
+        return await self._backend.was_out_of_memory(self._live.container_id)
+
     def read_usage(self) -> Usage:
         """Read the counters. Raises OSError when the container's cgroup is gone."""
         live = self._live

@@ -129,6 +129,22 @@ async def test_misbehaving_action_ends_as_the_developers_error_and_its_container
         assert (await s.run()).meter.start_kind is StartKind.COLD
 
 
+async def test_an_action_that_exhausts_its_memory_is_told_so_though_its_counters_went_with_it(tmp_path: Path):
+    async with site(tmp_path) as s:
+
+        def exhaust(path: str, body: Any) -> Answer | Misbehaviour:
+            if path != "/run":
+                return echo(path, body)
+            for container in s.backend.containers.values():
+                container.oom_count = 1
+            return Misbehaviour.DIE
+
+        s.backend.action = exhaust
+        done = await s.run()
+        assert (done.status, done.meter.outcome) == (Status.DEVELOPER_ERROR, "oom")
+        assert "exhausted its memory" in error_of(done)
+
+
 async def test_time_limit_ends_it_and_says_so(tmp_path: Path):
     async with site(tmp_path) as s:
         s.backend.action = lambda path, body: Misbehaviour.HANG if path == "/run" else echo(path, body)
