@@ -1,6 +1,7 @@
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +105,11 @@ def test_the_statuses_that_clients_tell_apart():
         errors.LimitOutOfRange: 400,
     }
     assert {each: answer_of(each()).status for each in table} == table
+
+
+def test_the_page_of_reasons_names_none_that_nobody_gives_and_each_with_its_status():
+    page = (Path(__file__).parents[2] / "docs/reasons.md").read_text()
+    told = re.findall(r"^\| ([a-z-]+) \| (\d+) \|", page, re.MULTILINE)
+    given = {(each.code, str(answer_of(each.__new__(each)).status)) for each in all_errors()}
+    assert len(told) > 40
+    assert set(told) <= given
