@@ -122,9 +122,7 @@ async def engine(tmp_path):
 
 async def opened(url: str, tmp_path, **changes) -> DockerBackend:
     settings = {"node": "n", "boot_id": "b", "run_dir": tmp_path / "containers", **changes}
-    backend = await DockerBackend.open(url, **settings)
-    backend.guard.deadlines = QUICK
-    return backend
+    return await DockerBackend.open(url, **settings)
 
 
 @pytest.fixture
@@ -193,6 +191,7 @@ def test_every_verb_is_tried_against_the_black_hole():
 @pytest.mark.parametrize("verb", VERBS)
 async def test_each_verb_ends_in_its_deadline_where_nobody_answers(verb, engine, tmp_path):
     backend = await opened(engine.url, tmp_path)
+    backend.guard.deadlines = QUICK
     engine.answers = {f"{method} /": None for method in ("GET", "POST", "DELETE")}
     with pytest.raises(EngineUnavailable):
         async with asyncio.timeout(60):
@@ -214,6 +213,7 @@ async def test_an_engine_that_is_down_is_unavailable_at_once(tmp_path):
 
 
 async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, backend):
+    backend.guard.deadlines = QUICK
     engine.answers["GET /containers/json"] = None
     for _ in range(3):
         with pytest.raises(EngineUnavailable):
@@ -296,8 +296,10 @@ async def test_a_create_that_is_not_answered_does_not_wait_for_a_removal_that_wo
 ):
     engine.answers[step] = None
     before = files_open()
+    backend.guard.deadlines = QUICK
     with pytest.raises(EngineUnavailable):
         await backend.create(A, SPEC)
+    backend.guard.deadlines = Deadlines()
     assert not [verb for verb in engine.verbs() if verb.startswith("DELETE")]
     del engine.answers[step]
     await backend.remove(A, None)  # as the pool does
@@ -539,6 +541,7 @@ async def test_credentials_go_to_the_registry_and_are_not_shared(engine, backend
 async def test_a_pull_that_fails_says_that_the_image_is_not_to_be_had(engine, backend, answer):
     engine.answers["GET /images/r/i"] = (404, {"message": "no such image"})
     engine.answers["POST /images/create"] = answer
+    backend.guard.deadlines = Deadlines(pull_s=0.3 if answer is None else 600.0)
     with pytest.raises(ImageNotFound, match="pull"):
         await backend.resolve_image("r/i", pull=True)
     assert backend.guard.sick_classes() == []

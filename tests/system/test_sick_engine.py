@@ -21,7 +21,7 @@ INSPECT = "GET .*/containers/[^/]+/json"
 LIST = "GET .*/containers/json"
 REMOVE = "DELETE .*/containers/.*"
 #: Long enough for a healthy engine on a machine that stands still for a while.
-DEADLINE_S = 8.0
+DEADLINE_S = 12.0
 
 
 def says(status: int, body: Any) -> str:
