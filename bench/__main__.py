@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bench import crash, engine_requests, events, latency, leaks, starts, stored, thaws, throughput
 from bench.container import Engine
 from bench.density import density
+from bench.entities import entities
 from bench.load import burst, flood, herd, overload
 from bench.measure import Line, dump
 from bench.setting import Setting
@@ -52,6 +53,7 @@ SCENARIOS = {
     "engine-requests": Scenario(engine_requests.engine_requests),
     "crash": Scenario(crash.crash, calls=1000, rounds=10),
     "thaws": Scenario(thaws.thaws, calls=64, blocks=10),
+    "entities": Scenario(entities, calls=40),
     "leaks": Scenario(leaks.leaks, rounds=10),
     "fanout": Scenario(events.fanout, rounds=10),
     "alarms": Scenario(events.alarms, rounds=10),

@@ -172,6 +172,10 @@ class Daemon:
             connection.request("GET", path)
             return connection.getresponse().status
 
+    def ask(self, target: str, key: str) -> Any:
+        """Read a document of the API."""
+        return self._call("GET", target, None, key)
+
     def _call(self, method: str, target: str, body: Any, key: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         with contextlib.closing(connection):

@@ -63,13 +63,13 @@ async def delete_package(services: Services, exchange: Exchange) -> Reply:
     """DELETE: answers with the package as it was. With `?force=true` what is in it goes first."""
     force = boolean(exchange.query, "force")
     package = find(services, exchange, Package)
-    contents = [] if package.binding is not None else _actions_of(services, package)
-    if contents and not force:
-        entities = "1 entity" if len(contents) == 1 else f"{len(contents)} entities"
-        raise EntityConflict(f"Package not empty (contains {entities}). Set force param or delete package contents.")
-    for action in contents:
-        await services.entities.delete(action)
-    await services.entities.delete(package)
+    while contents := _actions_of(services, package):
+        if not force:
+            entities = "1 entity" if len(contents) == 1 else f"{len(contents)} entities"
+            raise EntityConflict(f"Package not empty (contains {entities}). Set force param or delete package contents.")
+        for action in contents:
+            await services.entities.delete(action)
+    await services.entities.delete(package)  # at once after it was seen to be empty: nothing comes in between
     return Reply(render(package_document(package)))
 
 
@@ -118,7 +118,7 @@ def _check_target(services: Services, binding: Binding) -> None:
 
 
 def _actions_of(services: Services, package: Package) -> list[Action]:
-    """List what is in a real package."""
+    """List what is in a package; in a binding there is nothing."""
     count = services.entities.count(package.namespace, Collection.ACTIONS, package.path)
     found = services.entities.list(package.namespace, Collection.ACTIONS, limit=count, skip=0, package=package.path)
     return [action for action in found if isinstance(action, Action)]

@@ -11,6 +11,7 @@ __all__ = ["client", "daemon", "make_activation", "make_user", "site"]
 async def site(tmp_path):
     """The API of a site with OpenWhisk's limits, one namespace `guest`, and its key; entities are on the disk."""
     entities = await SiteEntities.open(tmp_path / "entities.db", tmp_path / "code")
+    await entities._writer.execute("PRAGMA synchronous = OFF", {})  # nothing here outlives its process
     try:
         async with running(Site(entities=entities)) as site:
             yield site

@@ -1,5 +1,7 @@
 """Rows PK: packages, bindings, and what others may see of them."""
 
+import asyncio
+
 import pytest
 from rows import CODE, as_dict, pairs, put, refuse
 
@@ -168,3 +170,25 @@ async def test_PK_07_nothing_is_written_through_a_binding_nor_into_a_missing_pac
     await refuse(site, "DELETE", f"{there}/p/x", status=403, words="not authorized to access 'guest/p/x'", auth=other)
     for method in ("GET", "POST"):
         await refuse(site, method, f"{there}/missing/x", status=403, words="not authorized", auth=other)
+
+
+async def test_PK_03_an_action_that_is_written_while_its_package_goes_does_not_stay_behind(site, monkeypatch):
+    await put(site, "packages/p")
+    await put(site, "actions/p/x", CODE)
+    store_code, stored = site.entities.code.put, asyncio.Event()
+
+    async def put_late(text):
+        digest = await store_code(text)
+        stored.set()
+        await deleted.wait()
+        return digest
+
+    deleted = asyncio.Event()
+    monkeypatch.setattr(site.entities.code, "put", put_late)
+    async with asyncio.TaskGroup() as group:
+        late = group.create_task(site.ask("PUT", "actions/p/y", CODE))
+        await stored.wait()
+        assert (await site.ask("DELETE", "packages/p?force=true")).status == 200
+        deleted.set()
+    assert late.result().status == 404
+    assert site.entities.everything() == {}
