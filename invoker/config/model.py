@@ -265,6 +265,9 @@ class LimitsConfig:
     concurrency_min: int = key(1, "Least number of activations in one container.", at_least=1, openwhisk=1)
     concurrency_default: int = key(1, "That number for an action that names none.", at_least=1, openwhisk=1)
     concurrency_max: int = key(8, "Greatest number of activations in one container.", at_least=1, at_most=8, openwhisk=1)
+    shared_packages_execute_only: bool = key(
+        False, "Others may list and run what is in a published package, but not read it: neither code nor parameters."
+    )
     payload_bytes: int = key(_MIB, "Greatest body of an invocation.", at_least=1024, at_most=40 * _MIB, openwhisk=_MIB)
     result_bytes: int = key(_MIB, "Greatest result of an action; a longer one is cut.", at_least=1024, openwhisk=_MIB)
     code_bytes: int = key(

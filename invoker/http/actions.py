@@ -19,7 +19,7 @@ from invoker.http.action_writes import (
 from invoker.http.bodies import ActionBody, ExecBody, parse_action
 from invoker.http.components import sequence_exec
 from invoker.http.documents import action_document, action_entry
-from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms, seal
+from invoker.http.entities import check_put, check_shown, find, find_replaced, list_page, now_ms, seal
 from invoker.http.exchange import REASON, Exchange, Reply
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
@@ -95,6 +95,7 @@ async def get_action(services: Services, exchange: Exchange) -> Reply:
     """GET: the whole action, with the parameters it inherits; `?code=false` leaves its code out."""
     with_code = boolean(exchange.query, "code", default=True)
     found = _find(services, exchange)
+    check_shown(services, exchange, found.action.namespace)
     code = await _read_code(services, found.action) if with_code else None
     return Reply(render(action_document(found.action, code, binding=found.binding_path)))
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from invoker.errors import EntityExists, EntityNotFound, TooLarge, WrongCollection
+from invoker.errors import EntityExists, EntityNotFound, NotAuthorised, TooLarge, WrongCollection
 from invoker.http.bodies import EntityBody, entries_bytes, next_patch
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES
@@ -50,6 +50,21 @@ def find_replaced(services: Services, exchange: Exchange, kind: type[E]) -> E | 
     if not boolean(exchange.query, "overwrite"):
         raise EntityExists
     return entity
+
+
+def check_shown(services: Services, exchange: Exchange, owner: str) -> None:
+    """Refuse to show what is another namespace's, where the site has shared packages only run.
+
+    Args:
+        services: the parts.
+        exchange: the request.
+        owner: of what would be shown, wherever the path leads through.
+
+    Raises:
+        NotAuthorised: naming the resource.
+    """
+    if services.limits().shared_packages_execute_only and owner != exchange.identity.namespace.name:
+        raise NotAuthorised.for_resource(f"{exchange.namespace}/{exchange.path}")
 
 
 def check_put(exchange: Exchange) -> None:

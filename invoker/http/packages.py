@@ -8,7 +8,17 @@ from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import EntityConflict, EntityNotFound, InvalidRequest, WrongCollection
 from invoker.http.bodies import PackageBody, parse_package
 from invoker.http.documents import package_contents, package_document, package_entry
-from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, written_fields
+from invoker.http.entities import (
+    check_put,
+    check_shown,
+    check_sizes,
+    find,
+    find_replaced,
+    list_page,
+    now_ms,
+    seal,
+    written_fields,
+)
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, check_namespace
@@ -34,6 +44,7 @@ async def get_package(services: Services, exchange: Exchange) -> Reply:
     except EntityNotFound:
         raise EntityNotFound.named(f"{exchange.namespace}/{exchange.path}") from None
     resolved = resolve_package(services.entities, exchange.namespace, exchange.path)
+    check_shown(services, exchange, resolved.package.namespace)
     document = package_document(package, parameters=resolved.parameters)
     return Reply(render(document | package_contents(_actions_of(services, resolved.package))))
 

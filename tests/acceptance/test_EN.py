@@ -1,7 +1,9 @@
 """Rows EN: what one namespace may see and run of another's."""
 
 import pytest
-from rows import CODE
+from rows import CODE, refuse
+
+from invoker.config.model import LimitsConfig
 
 OWNER = "/api/v1/namespaces/owner"
 
@@ -112,3 +114,14 @@ async def test_EN_03_unpublishing_revokes_what_was_bound(site, owner):
     assert site.invoker.calls == []
     await publish(owner, True)
     assert (await site.ask("POST", "actions/mine/x")).status == 202
+
+
+async def test_EN_02_a_site_may_have_shared_packages_run_but_not_read(site, owner):
+    await publish(owner, True)
+    assert (await site.ask("PUT", "packages/mine", {"binding": {"namespace": "owner", "name": "p"}})).status == 200
+    site.limits = LimitsConfig.of_profile("openwhisk", shared_packages_execute_only=True)
+    for path in (f"{OWNER}/packages/p", f"{OWNER}/actions/p/x", "packages/mine", "actions/mine/x"):
+        await refuse(site, "GET", path, status=403, words="is not authorized to access")
+    for path in (f"{OWNER}/actions/p/x", "actions/mine/x"):
+        assert (await site.ask("POST", path, {})).status == 202
+    assert (await owner("GET", "packages/p")).status == (await owner("GET", "actions/p/x")).status == 200
