@@ -236,7 +236,7 @@ async def test_what_listens_in_a_namespace_is_reached_from_there_and_not_from_he
                     assert await asyncio.get_running_loop().sock_recv(sock, 10) == b"hello"
         finally:
             inside.close()
-    assert every_thread_is_at(home)
+    assert await every_thread_is_at(home)
 
 
 async def test_a_place_that_is_taken_in_a_namespace_is_an_error_and_nothing_stays_open(dialer, namespace):
