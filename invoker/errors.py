@@ -122,12 +122,6 @@ class IdempotencyConflict(RequestError):
     code = "idempotency-conflict"
 
 
-class NotImplementedYet(RequestError):
-    """This part of the API is not implemented by this server yet."""
-
-    code = "not-implemented-yet"
-
-
 # --- how it is asked --------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +339,6 @@ ANSWERS: dict[type[InvokerError], Answer] = {
     IdempotencyConflict: Answer(status=409),
     TooLarge: Answer(status=413),
     Throttled: Answer(status=429, retry_after_s=1.0),
-    NotImplementedYet: Answer(status=501),
     # the node's state
     JournalFull: Answer(status=503, retry_after_s=30.0),
     NestedWouldWait: Answer(status=503, retry_after_s=1.0),

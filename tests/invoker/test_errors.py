@@ -96,7 +96,6 @@ def test_the_statuses_that_clients_tell_apart():
         errors.TooLarge: 413,
         errors.UnsupportedMediaType: 415,
         errors.Throttled: 429,
-        errors.NotImplementedYet: 501,
         errors.JournalFull: 503,
         pool_errors.PoolOverloaded: 503,
         pool_errors.PoolClosed: 503,
