@@ -163,6 +163,8 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
     "remove_image": lambda backend: backend.remove_image("sha256:1"),
     "ping": lambda backend: backend.ping(),
 }
+#: What cannot fail: it then does not know.
+NEVER_RAISES = {"was_out_of_memory"}
 NOT_THE_ENGINE = {"dial", "listen", "close", "open", "watch_events"}  # watch_events never ends; tested below
 
 
@@ -185,7 +187,7 @@ def test_every_verb_is_tried_against_the_black_hole():
         for name, member in inspect.getmembers(DockerBackend)
         if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
     }
-    assert public == set(VERBS) | NOT_THE_ENGINE
+    assert public == set(VERBS) | NOT_THE_ENGINE | NEVER_RAISES
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -197,6 +199,15 @@ async def test_each_verb_ends_in_its_deadline_where_nobody_answers(verb, engine,
         async with asyncio.timeout(60):
             await VERBS[verb](backend)
     assert sum(counted.timeouts for counted in backend.calls.values()) >= 1
+    await backend.close()
+
+
+async def test_who_was_ended_for_its_memory_is_not_known_where_nobody_answers(engine, tmp_path):
+    backend = await opened(engine.url, tmp_path)
+    backend.guard.deadlines = QUICK
+    engine.answers = {"GET /": None}
+    async with asyncio.timeout(60):
+        assert await backend.was_out_of_memory(A) is False
     await backend.close()
 
 
