@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 
@@ -29,11 +28,7 @@ from invoker.model import (
     MIB,
     Accepted,
     Activation,
-    CpuQuality,
     Identity,
-    Limits,
-    Meter,
-    Phases,
     Status,
 )
 from invoker.nesting import NestedCall, Nesting
@@ -41,10 +36,11 @@ from invoker.plan import Facts, Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
+from invoker.ticket import Ticket, Trace, finished_activation, lost_activation, release
 from invoker.vault import Vault
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
-from pool.lease import Lease, Usage
-from pool.model import ActivationId, ContainerId, MemoryReading, PeakQuality, Standing, StartKind
+from pool.lease import Lease
+from pool.model import ActivationId, ContainerId
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -54,66 +50,6 @@ LOG_DEADLINE_S = 2.0
 _NOTHING = msgspec.Raw(b"{}")
 #: A container that would not thaw has run nothing: the activation may have another, this often.
 THAW_ATTEMPTS = 3
-#: Counters of an activation that never had a container, or whose container's are gone.
-_NOTHING_USED = Usage(
-    cpu_us=0,
-    throttled_us=0,
-    oom_kills=0,
-    memory=MemoryReading(peak=0, peak_quality=PeakQuality.LIFETIME, anonymous=0, shared=0, cache=0),
-)
-
-
-class Trace(msgspec.Struct):
-    """Stamps of one activation, seconds of the monotonic clock; 0 where it did not get."""
-
-    received: float
-    planned: float = 0.0
-    pulled: float = 0.0
-    granted: float = 0.0
-    created_from: float = 0.0
-    created_to: float = 0.0
-    init_began: float = 0.0
-    sent: float = 0.0
-    run_began: float = 0.0
-    ended: float = 0.0
-    start_kind: StartKind | None = None
-    container: str | None = None
-    usage: Usage | None = None
-
-
-class Ticket(msgspec.Struct, eq=False):
-    """One activation in flight."""
-
-    activation_id: ActivationId
-    call: Call
-    #: Wall clock at arrival, seconds. Durations never come from it.
-    wall: float
-    #: Accepted in the journal before it begins: it survives the daemon.
-    durable: bool
-    trace: Trace
-    #: Once it was looked up.
-    plan: Plan | None = None
-    task: asyncio.Task[Any] | None = None
-    #: Of a sequence or composition: what it has come to.
-    course: Course | None = None
-    cancelled: bool = False
-    done: Activation | None = None
-    error: InvokerError | None = None
-    waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def standing(self) -> Standing:
-        """What it has behind it when it wants a container."""
-        call = self.call
-        if call.origin is not None and call.blocking:
-            return Standing.NESTED
-        return Standing.NEW if call.within is None else Standing.PART
-
-    def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
-        """Tell all who wait how it ended, or, without a record, why it has not begun."""
-        self.done, self.error = activation, error
-        for waiter in self.waiters:
-            _release(waiter)
 
 
 class Invoker:
@@ -351,22 +287,7 @@ class Invoker:
         count = 0
         for activation_id, facts, start_ms in lost:
             count += 1
-            activation = Activation(
-                activation_id=activation_id,
-                node=self._node,
-                namespace=facts.namespace,
-                subject=facts.namespace,
-                path=facts.path,
-                version=facts.version,
-                kind=facts.kind,
-                limits=Limits(timeout=facts.timeout, memory=facts.memory, logs=facts.logs, concurrency=facts.concurrency),
-                start_ms=start_ms,
-                end_ms=start_ms,
-                status=Status.INTERNAL_ERROR,
-                result=msgspec.Raw(b'{"error":"The daemon was stopped while the action ran: lost, may have run."}'),
-                meter=Meter(memory_limit_mib=facts.memory, outcome="lost"),
-            )
-            await self._record(activation, [])
+            await self._record(lost_activation(activation_id, facts, start_ms, node=self._node), [])
         return count
 
     # ---- one activation
@@ -646,7 +567,7 @@ class Invoker:
         if ticket.done is None:
             waiter = self._loop.create_future()
             ticket.waiters.append(waiter)
-            timer = self._loop.call_later(wait_s, _release, waiter)
+            timer = self._loop.call_later(wait_s, release, waiter)
             try:
                 await waiter
             finally:
@@ -690,102 +611,3 @@ async def _raise(error: Exception) -> None:
 
 async def _not_provided(_identity: Identity, _arguments: msgspec.Raw) -> msgspec.Raw:
     raise ActionError("This version of the server does not provide the action any more.")
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activation:
-    """Make the record of an activation from its stamps, its counters and its outcome."""
-    call, trace, action = ticket.call, ticket.trace, ticket.call.action
-    phases = phases_of(ticket)
-    began = trace.init_began or trace.run_began or trace.ended
-    billed_us = phases.init + phases.run
-    start_ms = int((ticket.wall + began - trace.received) * 1000)
-    limits = action.limits
-    usage = trace.usage or _NOTHING_USED
-    cpu_quality = CpuQuality.SHARED if usage.is_shared else CpuQuality.EXACT
-    if trace.usage is None:
-        cpu_quality = CpuQuality.MISSING
-    memory = usage.memory
-    meter = Meter(
-        start_kind=trace.start_kind,
-        memory_limit_mib=limits.memory,
-        billed_us=billed_us,
-        cpu_us=usage.cpu_us,
-        cpu_quality=cpu_quality,
-        peak_bytes=memory.peak,
-        peak_quality=memory.peak_quality,
-        anonymous_bytes=memory.anonymous,
-        shared_bytes=memory.shared,
-        cache_bytes=memory.cache,
-        throttled_us=usage.throttled_us,
-        oom_kills=usage.oom_kills,
-        request_bytes=call.payload_bytes,
-        response_bytes=outcome.response_bytes,
-        outcome=outcome.reason,
-        phases=phases,
-    )
-    return Activation(
-        activation_id=ticket.activation_id,
-        node=node,
-        namespace=call.identity.namespace.name,
-        subject=call.identity.namespace.name,
-        path=action.full_path,
-        version=action.version,
-        kind=action.exec.kind,
-        limits=limits,
-        start_ms=start_ms,
-        end_ms=start_ms + round(billed_us / 1000),
-        status=outcome.status,
-        result=outcome.result,
-        size=outcome.size,
-        wait_ms=max(0, round((began - trace.received) * 1000)),
-        init_ms=round(phases.init / 1000) if trace.init_began else None,
-        timed_out=outcome.timed_out,
-        container=trace.container,
-        cause=None if call.within is None else call.within.cause,
-        transaction=call.transaction,
-        binding=call.binding,
-        meter=meter,
-    )
-
-
-def phases_of(ticket: Ticket) -> Phases:
-    """Cut the time from arrival to now into disjoint phases: each begins where the one before it ends."""
-    call, trace = ticket.call, ticket.trace
-    now = time.monotonic()
-    known = (call.authenticate_us + call.authorise_us) / 1e6
-    planned = trace.planned or now
-    pulled = trace.pulled or (now if trace.planned else planned)
-    granted = trace.granted or now
-    ended = trace.ended or now
-    create = thaw = init = run = 0.0
-    if trace.start_kind is StartKind.COLD:
-        create = max(0.0, min(granted, trace.created_to) - max(pulled, trace.created_from))
-    if trace.granted:
-        run_began = trace.run_began or ended
-        if trace.init_began:
-            init = run_began - granted
-        else:
-            thaw = max(0.0, (trace.sent or run_began) - granted)
-            run_began = granted + thaw
-        run = ended - run_began
-    return Phases(
-        authenticate=call.authenticate_us,
-        authorise=call.authorise_us,
-        resolve=_microseconds(planned - trace.received - known),
-        queue=_microseconds(granted - pulled - create),
-        pull=_microseconds(pulled - planned),
-        create=_microseconds(create) if create else 0,
-        thaw=_microseconds(thaw),
-        init=_microseconds(init) if init else 0,
-        run=_microseconds(run),
-        collect=_microseconds(now - ended) if trace.granted else 0,
-    )
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * 1e6) if seconds > 0.0 else 0
