@@ -180,6 +180,6 @@ def _row(container: Container, now: float) -> PoolRow:
         uid=container.spec.uid,
         state=container.state.value,
         age_s=round(now - container.born, 3),
-        memory_mib=container.memory_mib,
+        memory_mib=container.held_mib,
         leases=len(container.leases),
     )

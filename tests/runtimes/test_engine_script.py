@@ -106,6 +106,7 @@ def test_private_engine_starts_once_keeps_images_and_leaves_nothing(tmp_path):
 @private
 def test_private_engine_in_a_directory_with_a_long_name_stops_in_spite_of_a_frozen_container(tmp_path):
     state = tmp_path / ("long" * 25)
+    there = set(Path("/run").glob("invokerd-engine-*"))  # of others, who may work beside this
     started = engine("start", "--state", state)
     try:
         assert started.returncode == 0, started.stderr
@@ -119,4 +120,4 @@ def test_private_engine_in_a_directory_with_a_long_name_stops_in_spite_of_a_froz
         assert time.monotonic() - began < 25, "without it, it would be killed after 30 s"
     finally:
         engine("stop", "--state", state, "--purge")
-    assert not list(Path("/run").glob("invokerd-engine-*"))
+    assert set(Path("/run").glob("invokerd-engine-*")) <= there

@@ -41,7 +41,7 @@ class FakeEngine:
         class Handler(BaseHTTPRequestHandler):
             def answer(self):
                 asked.append(f"{self.command} {self.path}")
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.take_body()
                 status, body = next((body for start, body in answers.items() if start in self.path), (404, {"message": "no"}))
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response_only(status)
@@ -49,6 +49,14 @@ class FakeEngine:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
+
+            def take_body(self):
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    return
+                while length := int(self.rfile.readline(), 16):
+                    self.rfile.read(length + 2)
+                self.rfile.readline()
 
             do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that the library calls
 
@@ -76,6 +84,14 @@ def fake_engine(tmp_path):
     yield start
     for each in engines:
         each.close()
+
+
+@pytest.fixture
+def short_path():
+    """A state directory in which an engine's sockets fit: a longer one has them in /run."""
+    path = Path(tempfile.mkdtemp())
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -124,13 +140,13 @@ def no_dockerd(engine_script, monkeypatch):
 
 
 def test_without_docker_on_debian_it_says_so_and_installs_the_engine_without_starting_its_services(
-    no_dockerd, monkeypatch, tmp_path, capfd
+    no_dockerd, monkeypatch, short_path, capfd
 ):
     installed = []
     monkeypatch.setattr(no_dockerd.debian, "is_debian", lambda: True)
     monkeypatch.setattr(no_dockerd.debian, "install", lambda *names, **options: installed.append((names, options)))
     monkeypatch.setattr(no_dockerd.PrivateEngine, "_launch", lambda _self, _driver: None)
-    engine = no_dockerd.PrivateEngine(tmp_path / "s")
+    engine = no_dockerd.PrivateEngine(short_path)
     assert engine.start() == engine.url
     ((names, options),) = installed
     assert names == ("docker.io", "iptables", "runc")
@@ -138,14 +154,14 @@ def test_without_docker_on_debian_it_says_so_and_installs_the_engine_without_sta
     assert "no container engine here: installing docker.io, iptables and runc" in capfd.readouterr().err
 
 
-def test_without_docker_on_another_system_it_says_what_to_do_and_installs_nothing(no_dockerd, monkeypatch, tmp_path):
+def test_without_docker_on_another_system_it_says_what_to_do_and_installs_nothing(no_dockerd, monkeypatch, short_path):
     monkeypatch.setattr(no_dockerd.debian, "is_debian", lambda: False)
     monkeypatch.setattr(no_dockerd.debian, "install", lambda *_names, **_options: pytest.fail("installed"))
     with pytest.raises(no_dockerd.Refused, match="no Debian: install Docker Engine and start it"):
-        no_dockerd.PrivateEngine(tmp_path / "s").start()
+        no_dockerd.PrivateEngine(short_path).start()
 
 
-def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_vfs(engine_script, monkeypatch):
+def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_vfs(engine_script, monkeypatch, short_path):
     launched = []
 
     class Process:
@@ -156,7 +172,7 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
             return 1  # it ends at once
 
     monkeypatch.setattr(engine_script.subprocess, "Popen", Process)
-    state = Path(tempfile.mkdtemp())  # short enough that the sockets stand in it
+    state = short_path
     engine = engine_script.PrivateEngine(state)
     engine._launch("overlay2")
     (command,) = launched
@@ -174,7 +190,6 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
         lambda _self, driver: drivers.append(driver) or ("error initializing graphdriver" if driver == "overlay2" else None),
     )
     assert engine_script.PrivateEngine(state).start()
-    shutil.rmtree(state)
     assert drivers == ["overlay2", "vfs"]
 
 
