@@ -21,8 +21,7 @@ class Descriptors:
 
     Attributes:
         pid: the main process, as the host sees it; valid while `pidfd` is not readable.
-        pidfd: readable once the main process has ended; the pool watches it.
-        network: `/proc/PID/ns/net`, opened under a check of `pidfd`.
+        pidfd: readable once the main process has ended; the pool watches it, and enters the network namespace by it.
         freeze: v1 `freezer.state`, v2 `cgroup.freeze`.
         frozen: v1 the same file, v2 `cgroup.events`.
         cpu: v1 `cpuacct.usage` (ns), v2 `cpu.stat` (us).
@@ -36,7 +35,6 @@ class Descriptors:
 
     pid: int
     pidfd: int
-    network: int
     freeze: int
     frozen: int
     cpu: int
@@ -160,14 +158,15 @@ class ContainerBackend(Protocol):
 
         Raises:
             ConnectionRefusedError: nothing listens there yet.
-            OSError: the namespace is gone.
+            ProcessLookupError: it has ended.
+            OSError: its namespace cannot be entered.
         """
 
     async def listen(self, handle: ContainerHandle) -> socket.socket:
         """Listen at `door.API_ADDRESS` in the container's network namespace; a non-blocking socket.
 
         Raises:
-            OSError: something listens there, or the namespace is gone.
+            OSError: something listens there, or it has ended.
         """
 
     async def list_containers(self) -> list[FoundContainer]:

@@ -11,7 +11,7 @@ from pool.model import ContainerId
 
 
 def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_dir: Path | None) -> Descriptors:
-    """Open everything of a running container: nine descriptors at most.
+    """Open everything of a running container: eight descriptors at most.
 
     The pid came from the engine a moment ago and may be another process' by now. So the pidfd comes first, then the
     proof that it is the container's (its cgroup bears the engine's id), then the files, then that it still runs.
@@ -44,12 +44,12 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
         if run_dir is not None:
             log_fd = fifo.open_fifo(run_dir, container_id)
             opened.append(log_fd)
-        network = netns.open_network(pid, pidfd)
+        if netns.has_ended(pidfd):
+            raise ProcessLookupError(f"process {pid} has ended")
         complete = True
         return Descriptors(
             pid=pid,
             pidfd=pidfd,
-            network=network,
             freeze=files.freeze,
             frozen=files.frozen,
             cpu=files.cpu,

@@ -244,11 +244,11 @@ class DockerBackend:
 
     async def dial(self, handle: ContainerHandle) -> socket.socket:
         """See `ContainerBackend`."""
-        return await self._dialer.dial(handle.descriptors.network)
+        return await self._dialer.dial(handle.descriptors.pidfd)
 
     async def listen(self, handle: ContainerHandle) -> socket.socket:
         """See `ContainerBackend`."""
-        return await self._dialer.listen(handle.descriptors.network, API_ADDRESS, backlog=BACKLOG)
+        return await self._dialer.listen(handle.descriptors.pidfd, API_ADDRESS, backlog=BACKLOG)
 
     async def list_containers(self) -> list[FoundContainer]:
         """See `ContainerBackend`."""

@@ -115,7 +115,6 @@ class FakeHandle:
         self.descriptors = Descriptors(
             pid=1,
             pidfd=os.eventfd(0 if container.alive else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
-            network=-1,
             freeze=-1,
             frozen=-1,
             cpu=-1,
@@ -290,7 +289,7 @@ class FakeBackend:
         await self._stage("dial")
         container = handle.container
         if not container.alive:
-            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH), container.container_id)
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), container.container_id)
         if container.refuse_dials > 0:
             container.refuse_dials -= 1
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

@@ -156,7 +156,7 @@ class Live:
         Raises:
             TimeoutError: nothing listened before the deadline (seconds of the loop's clock).
             ContainerStartFailed: the container ended.
-            OSError: its network namespace is gone.
+            OSError: its network namespace cannot be entered.
         """
         if (kept := self.kept_connection(loop.time())) is not None:
             return kept
@@ -165,6 +165,8 @@ class Live:
             try:
                 sock = await backend.dial(self.handle)
                 break
+            except ProcessLookupError:
+                raise ContainerStartFailed from None
             except ConnectionRefusedError:
                 if self.dead:
                     raise ContainerStartFailed from None

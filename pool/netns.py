@@ -26,9 +26,10 @@ _CLONE_NEWNET = 0x40000000
 
 
 def _setns(fd: int, kind: int) -> None:
-    """`setns(2)`; Python has it from 3.12.
+    """`setns(2)`; Python has it from 3.12. By the pidfd of a process it enters that process' namespace, from Linux 5.8.
 
     Raises:
+        ProcessLookupError: the process has ended.
         OSError: as the kernel says.
     """
     if _libc.setns(fd, kind) != 0:
@@ -37,25 +38,6 @@ def _setns(fd: int, kind: int) -> None:
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def open_network(pid: int, pidfd: int) -> int:
-    """Open the network namespace of a process, and make sure that it is that process'.
-
-    The number `pid` may be another process' by the time it is opened; but while `pidfd` is not readable the process
-    has not been reaped, and the number was its own all along.
-
-    Raises:
-        ProcessLookupError: the process has ended.
-    """
-    try:
-        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise ProcessLookupError(f"process {pid} has ended") from error
-    if has_ended(pidfd):
-        os.close(network)
-        raise ProcessLookupError(f"process {pid} has ended")
-    return network
 
 
 def has_ended(pidfd: int) -> bool:
@@ -91,15 +73,16 @@ class Dialer:
         self.lost_threads = 0
         self._start_thread()
 
-    async def dial(self, network: int) -> socket.socket:
-        """Connect a non-blocking TCP socket in the namespace `network`, a descriptor.
+    async def dial(self, pidfd: int) -> socket.socket:
+        """Connect a non-blocking TCP socket in the network namespace of a process.
 
         Raises:
             ConnectionRefusedError: nothing listens there.
+            ProcessLookupError: the process has ended.
             TimeoutError: its backlog is full.
             OSError: the namespace cannot be entered, or the dialer is closed.
         """
-        sock = await self._wish(network, self._begin_dial)
+        sock = await self._wish(pidfd, self._begin_dial)
         connected = False
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -110,10 +93,11 @@ class Dialer:
             if not connected:
                 sock.close()
 
-    async def listen(self, network: int, address: tuple[str, int], *, backlog: int) -> socket.socket:
-        """Listen in the namespace `network`, a descriptor; returns a non-blocking socket.
+    async def listen(self, pidfd: int, address: tuple[str, int], *, backlog: int) -> socket.socket:
+        """Listen in the network namespace of a process; returns a non-blocking socket.
 
         Raises:
+            ProcessLookupError: the process has ended.
             OSError: the address is taken there, the namespace cannot be entered, or the dialer is closed.
         """
 
@@ -128,15 +112,15 @@ class Dialer:
                 raise
             return sock
 
-        return await self._wish(network, listen)
+        return await self._wish(pidfd, listen)
 
-    async def _wish(self, network: int, make: _Make) -> socket.socket:
+    async def _wish(self, pidfd: int, make: _Make) -> socket.socket:
         if self._closed:
             raise OSError("the dialer is closed")
         wish: asyncio.Future[socket.socket] = self._loop.create_future()
         # A duplicate: the caller may be cancelled and close its own before the thread has used it, and the number
-        # could by then mean another container's namespace.
-        self._wishes.put((os.dup(network), make, wish))
+        # could by then mean another container.
+        self._wishes.put((os.dup(pidfd), make, wish))
         return await wish
 
     def close(self) -> None:
@@ -168,18 +152,18 @@ class Dialer:
                 self._loop.call_soon_threadsafe(self._replace_thread)
                 return
 
-    def _serve(self, network: int, make: _Make, wish: asyncio.Future[socket.socket]) -> bool:
+    def _serve(self, pidfd: int, make: _Make, wish: asyncio.Future[socket.socket]) -> bool:
         """Create one socket, come home, hand it over. Return whether this thread is at home again."""
         sock: socket.socket | None = None
         failure: OSError | None = None
         at_home = True
         try:
-            self._setns(network, _CLONE_NEWNET)
+            self._setns(pidfd, _CLONE_NEWNET)
             sock = make()
         except OSError as error:
             failure = error
         finally:
-            os.close(network)
+            os.close(pidfd)
         try:
             self._setns(self._home, _CLONE_NEWNET)
         except OSError:

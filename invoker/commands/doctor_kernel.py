@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -21,8 +22,8 @@ from pool import cgroup, netns
 from pool.backend import Descriptors
 from pool.model import ContainerId
 
-#: `pidfd_open`, without which a recycled pid could be taken for a container's.
-_LEAST_KERNEL = (5, 3)
+#: A pidfd enters the network namespace of its process; older kernels know only paths, whose pid may be recycled.
+_LEAST_KERNEL = (5, 8)
 _V1_CONTROLLERS = ("freezer", "memory", "cpu", "cpuacct", "pids")
 _V2_CONTROLLERS = ("memory", "cpu", "pids")
 #: Freezing one idle process takes 0.2 ms; a kernel that needs a second does not freeze.
@@ -37,7 +38,8 @@ def check_kernel(_: Node) -> Iterator[Finding]:
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     if version < _LEAST_KERNEL:
-        yield bad("kernel", f"Linux {release} has no pidfds", "upgrade to Linux 5.3 or later; 5.14 is a good choice")
+        advice = "upgrade to Linux 5.8 or later; 5.14 is a good choice"
+        yield bad("kernel", f"Linux {release} cannot enter a namespace by a pidfd", advice)
     elif version < (5, 14):
         yield warning("kernel", f"Linux {release} cannot kill a whole cgroup at once", "5.14 or later can; ours kills by pidfd")
     else:
@@ -132,7 +134,6 @@ def _freeze_once(pid: int) -> Finding:
     descriptors = Descriptors(
         pid=pid,
         pidfd=os.pidfd_open(pid),
-        network=-1,
         log=-1,
         **{name: getattr(files, name) for name in files.__dataclass_fields__},
     )
@@ -170,14 +171,10 @@ def check_namespaces(_: Node) -> Iterator[Finding]:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
-            yield bad("network-namespaces", f"pidfd_open: {error}", "upgrade to Linux 5.3 or later")
+            yield bad("network-namespaces", f"pidfd_open: {error}", "upgrade to Linux 5.8 or later")
             return
         try:
-            network = netns.open_network(pid, pidfd)
-            try:
-                asyncio.run(_dial(network))
-            finally:
-                os.close(network)
+            asyncio.run(_dial(pidfd))
         except PermissionError as error:
             yield bad(
                 "network-namespaces",
@@ -185,19 +182,26 @@ def check_namespaces(_: Node) -> Iterator[Finding]:
                 "run as root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
             )
             return
+        except OSError as error:
+            yield bad("network-namespaces", f"cannot enter one by a pidfd: {error}", "upgrade to Linux 5.8 or later")
+            return
         finally:
             os.close(pidfd)
     yield ok("network-namespaces", "can be entered")
 
 
-async def _dial(network: int) -> None:
+async def _dial(pidfd: int) -> None:
+    """Try the way in.
+
+    Raises:
+        OSError: there is no way in.
+    """
     dialer = netns.Dialer()
     try:
-        (await dialer.dial(network)).close()
-    except PermissionError:
-        raise
-    except OSError:
-        pass  # nobody listens in there: the way in is what was tried
+        (await dialer.dial(pidfd)).close()
+    except OSError as error:  # nobody listens in there, and its loopback is down
+        if error.errno in {errno.EPERM, errno.EACCES, errno.EINVAL}:
+            raise
     finally:
         dialer.close()
 

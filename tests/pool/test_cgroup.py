@@ -63,7 +63,7 @@ class Process:
 
 def handle_of(files: CgroupFiles, pid: int) -> KernelHandle:
     values = {field.name: getattr(files, field.name) for field in fields(files)}
-    descriptors = Descriptors(pid=pid, pidfd=os.pidfd_open(pid), network=-1, log=-1, **values)
+    descriptors = Descriptors(pid=pid, pidfd=os.pidfd_open(pid), log=-1, **values)
     return KernelHandle(ContainerId("c"), "e", descriptors)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pool import netns
+from pool import fifo
 from pool.descriptors import open_descriptors
 from pool.model import ContainerId
 
@@ -46,14 +46,14 @@ def test_a_process_that_has_ended_is_not_found(child):
 
 
 def test_a_process_that_ends_while_its_files_are_opened_leaves_none_open(child, monkeypatch, tmp_path):
-    really_open = netns.open_network
+    really_open = fifo.open_fifo
 
-    def too_late(pid: int, pidfd: int) -> int:
+    def too_late(run_dir: Path, container_id: ContainerId) -> int:
         child.kill()
         child.wait()
-        return really_open(pid, pidfd)
+        return really_open(run_dir, container_id)
 
-    monkeypatch.setattr(netns, "open_network", too_late)
+    monkeypatch.setattr(fifo, "open_fifo", too_late)
     (tmp_path / NAME).mkdir()
     os.mkfifo(tmp_path / NAME / "log")
     monkeypatch.setattr("pool.cgroup.find_directories", fake_directories(tmp_path))

@@ -137,9 +137,8 @@ async def backend(engine, tmp_path):
 
 def a_handle() -> DockerHandle:
     child = os.pidfd_open(os.getpid())
-    null = os.open("/dev/null", os.O_RDONLY)
     numbers = dict.fromkeys(("freeze", "frozen", "cpu", "memory_peak", "memory_stat", "log"), -1)
-    return DockerHandle(A, "e" * 64, Descriptors(pid=os.getpid(), pidfd=child, network=null, **numbers), None)
+    return DockerHandle(A, "e" * 64, Descriptors(pid=os.getpid(), pidfd=child, **numbers), None)
 
 
 async def read_logs(backend: DockerBackend) -> None:
@@ -378,7 +377,7 @@ async def test_a_container_whose_process_does_not_end_is_kept_from_the_engine_un
     monkeypatch.setattr("pool.docker.KILLED_WITHIN_S", 0.05)
     monkeypatch.setattr(DockerHandle, "kill", lambda _self: None)  # what SIGKILL does to a process in the kernel's hands
     process = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    numbers = dict.fromkeys(("freeze", "frozen", "cpu", "memory_peak", "memory_stat", "log", "network"), -1)
+    numbers = dict.fromkeys(("freeze", "frozen", "cpu", "memory_peak", "memory_stat", "log"), -1)
     handle = DockerHandle(A, "e" * 64, Descriptors(pid=os.getpid(), pidfd=process, **numbers), None)
     asked = len(engine.requests)
     for _ in range(2):

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 import pytest
 
+from pool.errors import ContainerStartFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.lease import Lease
@@ -104,6 +105,14 @@ async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):
         alone = c.read_usage()
     assert (alone.cpu_us, alone.is_shared) == (0, False)
     assert [us for _, us in bench.tails] == [7]
+
+
+async def test_a_container_that_has_ended_before_it_was_dialled_is_told_as_such(bench):
+    loop = asyncio.get_running_loop()
+    async with bench.pool.lease(ActivationId("a"), KEY, facts=b"", deadline=loop.time() + 10) as lease:
+        bench.container.die()
+        with pytest.raises(ContainerStartFailed, match="ended before it could serve"):
+            await bench.request(lease, "/init")
 
 
 async def test_one_that_fails_leaves_the_others_their_connections_and_the_container_goes_after_them(bench):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.netns import Dialer, has_ended, open_network
+from pool.netns import Dialer, has_ended
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="entering a network namespace needs root")
 
@@ -39,13 +39,11 @@ class Namespace:
         )
         assert self.child.stdout.readline() == b"ready\n"
         self.pidfd = os.pidfd_open(self.child.pid)
-        self.network = open_network(self.child.pid, self.pidfd)
 
     def close(self) -> None:
         self.child.kill()
         self.child.communicate()
         os.close(self.pidfd)
-        os.close(self.network)
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ async def read_all(sock: socket.socket) -> bytes:
 
 
 async def test_a_socket_reaches_the_server_in_its_namespace(dialer, namespace):
-    sock = await dialer.dial(namespace().network)
+    sock = await dialer.dial(namespace().pidfd)
     assert sock.getblocking() is False
     assert await read_all(sock) == b"from 8080"
 
@@ -93,27 +91,27 @@ async def test_a_socket_reaches_the_server_in_its_namespace(dialer, namespace):
 async def test_this_process_stays_in_its_own_namespace(dialer, namespace):
     home = Path("/proc/self/ns/net").readlink()
     other = namespace()
-    (await dialer.dial(other.network)).close()
+    (await dialer.dial(other.pidfd)).close()
     assert Path(f"/proc/{other.child.pid}/ns/net").readlink() != home
     assert await every_thread_is_at(home)
 
 
 async def test_many_dials_at_once_all_arrive(dialer, namespace):
-    network = namespace(backlog=64).network
+    pidfd = namespace(backlog=64).pidfd
     async with asyncio.TaskGroup() as group:
-        dials = [group.create_task(dialer.dial(network)) for _ in range(32)]
+        dials = [group.create_task(dialer.dial(pidfd)) for _ in range(32)]
     assert [await read_all(dial.result()) for dial in dials] == [b"from 8080"] * 32
 
 
 async def test_a_port_where_nothing_listens_refuses_at_once(dialer, namespace):
     with pytest.raises(ConnectionRefusedError):
-        await dialer.dial(namespace("deaf").network)
+        await dialer.dial(namespace("deaf").pidfd)
 
 
 async def test_a_server_that_stands_still_can_be_dialled_and_answers_later(dialer, namespace):
     other = namespace()
     other.child.send_signal(19)
-    sock = await dialer.dial(other.network)
+    sock = await dialer.dial(other.pidfd)
     with pytest.raises(BlockingIOError):
         sock.recv(1)
     other.child.send_signal(18)
@@ -127,10 +125,10 @@ async def test_a_full_backlog_ends_in_the_deadline_and_holds_up_nobody(namespace
     try:
         with pytest.raises(TimeoutError):  # noqa: PT012 -- how many fit is the kernel's business
             while True:
-                kept.append(await dialer.dial(full.network))
+                kept.append(await dialer.dial(full.pidfd))
         async with asyncio.TaskGroup() as group:
-            stuck = group.create_task(asyncio.wait_for(asyncio.gather(dialer.dial(full.network), return_exceptions=True), 5))
-            assert await read_all(await dialer.dial(good.network)) == b"from 8080"
+            stuck = group.create_task(asyncio.wait_for(asyncio.gather(dialer.dial(full.pidfd), return_exceptions=True), 5))
+            assert await read_all(await dialer.dial(good.pidfd)) == b"from 8080"
             assert not stuck.done()
         assert isinstance(stuck.result()[0], TimeoutError)
     finally:
@@ -147,7 +145,7 @@ async def test_a_descriptor_that_is_no_namespace_is_an_error_and_the_thread_live
     finally:
         os.close(reader)
         os.close(writer)
-    assert await read_all(await dialer.dial(namespace().network)) == b"from 8080"
+    assert await read_all(await dialer.dial(namespace().pidfd)) == b"from 8080"
     assert dialer.lost_threads == 0
 
 
@@ -165,8 +163,8 @@ async def test_a_thread_that_cannot_return_home_is_replaced_by_one_at_home(names
 
     dialer = Dialer(setns=setns)
     try:
-        network = namespace().network
-        first, second = await asyncio.gather(dialer.dial(network), dialer.dial(network))
+        pidfd = namespace().pidfd
+        first, second = await asyncio.gather(dialer.dial(pidfd), dialer.dial(pidfd))
         assert await read_all(first) == await read_all(second) == b"from 8080"
         assert dialer.lost_threads == 1
         assert len(set(entries)) == 2
@@ -176,15 +174,15 @@ async def test_a_thread_that_cannot_return_home_is_replaced_by_one_at_home(names
 
 
 async def test_a_cancelled_dial_leaves_no_descriptor(dialer, namespace):
-    network = namespace().network
-    (await dialer.dial(network)).close()
+    pidfd = namespace().pidfd
+    (await dialer.dial(pidfd)).close()
     before = len(list(Path("/proc/self/fd").iterdir()))
     async with asyncio.TaskGroup() as group:
-        dials = [group.create_task(dialer.dial(network)) for _ in range(8)]
+        dials = [group.create_task(dialer.dial(pidfd)) for _ in range(8)]
         await asyncio.sleep(0)
         for dial in dials:
             dial.cancel()
-    (await dialer.dial(network)).close()  # the thread has served all before it
+    (await dialer.dial(pidfd)).close()  # the thread has served all before it
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -196,40 +194,46 @@ async def test_a_closed_dialer_refuses_and_leaves_no_thread(namespace):
     dialer.close()
     assert threading.active_count() == before
     with pytest.raises(OSError, match="closed"):
-        await dialer.dial(namespace().network)
+        await dialer.dial(namespace().pidfd)
 
 
-def test_the_namespace_of_a_process_that_has_ended_is_not_opened(namespace):
+async def test_the_namespace_of_a_process_that_has_ended_cannot_be_entered_and_the_thread_lives_on(dialer, namespace):
     other = namespace()
+    (await dialer.dial(other.pidfd)).close()
     assert not has_ended(other.pidfd)
+    before = len(list(Path("/proc/self/fd").iterdir()))
     other.child.kill()
     other.child.wait()
     assert has_ended(other.pidfd)
     with pytest.raises(ProcessLookupError):
-        open_network(other.child.pid, other.pidfd)
+        await dialer.dial(other.pidfd)
+    with pytest.raises(ProcessLookupError):
+        await dialer.listen(other.pidfd, ("127.0.0.1", 3233), backlog=4)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert await read_all(await dialer.dial(namespace().pidfd)) == b"from 8080"
+    assert dialer.lost_threads == 0
 
 
-def test_a_number_that_means_another_process_by_now_is_not_believed(namespace):
-    """The pid is alive, but the pidfd says that its first owner is not."""
+async def test_a_process_that_nobody_has_reaped_yet_has_ended_all_the_same(dialer, namespace):
     other = namespace()
     other.child.kill()
-    other.child.wait()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    async with asyncio.timeout(10):
+        while not has_ended(other.pidfd):
+            await asyncio.sleep(0.005)
     with pytest.raises(ProcessLookupError):
-        open_network(os.getpid(), other.pidfd)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+        await dialer.dial(other.pidfd)
 
 
 async def test_what_listens_in_a_namespace_is_reached_from_there_and_not_from_here(dialer, namespace):
     home = Path("/proc/self/ns/net").readlink()
-    network = namespace("deaf").network
-    with await dialer.listen(network, ("127.0.0.1", 3233), backlog=4) as listener:
+    pidfd = namespace("deaf").pidfd
+    with await dialer.listen(pidfd, ("127.0.0.1", 3233), backlog=4) as listener:
         assert listener.getblocking() is False
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", 3233), timeout=5).close()
         inside = Dialer(address=("127.0.0.1", 3233))
         try:
-            with await inside.dial(network) as sock:
+            with await inside.dial(pidfd) as sock:
                 accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
                 with accepted:
                     await asyncio.get_running_loop().sock_sendall(accepted, b"hello")
@@ -240,8 +244,8 @@ async def test_what_listens_in_a_namespace_is_reached_from_there_and_not_from_he
 
 
 async def test_a_place_that_is_taken_in_a_namespace_is_an_error_and_nothing_stays_open(dialer, namespace):
-    network = namespace().network
+    pidfd = namespace().pidfd
     open_before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(OSError, match="in use"):
-        await dialer.listen(network, ("127.0.0.1", 8080), backlog=4)
+        await dialer.listen(pidfd, ("127.0.0.1", 8080), backlog=4)
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before

@@ -1,6 +1,7 @@
 import os
 import platform
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def node(tmp_path: Path, **files: str) -> Node:
 
 @pytest.mark.parametrize(
     ("release", "verdict"),
-    [("5.2.0", Verdict.BAD), ("5.4.0-generic", Verdict.WARNING), ("5.14.0-427.el9", Verdict.OK), ("6.18.1", Verdict.OK)],
+    [("5.4.0-generic", Verdict.BAD), ("5.10.0-amd64", Verdict.WARNING), ("5.14.0-4.el9", Verdict.OK), ("6.18.1", Verdict.OK)],
 )
 def test_old_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, verdict: Verdict) -> None:
     monkeypatch.setattr(platform, "release", lambda: release)
@@ -90,14 +91,21 @@ def test_a_foreign_network_namespace_is_entered_for_real(tmp_path: Path) -> None
     assert Path("/proc/self/ns/net").readlink() == before
 
 
-def test_a_namespace_that_may_not_be_entered_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int, __: int) -> int:
-        raise PermissionError(1, "Operation not permitted")
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [(PermissionError(1, "Operation not permitted"), "CAP_SYS_ADMIN"), (OSError(22, "Invalid argument"), "Linux 5.8")],
+)
+def test_a_namespace_that_cannot_be_entered_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, advice: str
+) -> None:
+    async def refuse(_: object, __: int) -> socket.socket:
+        raise error
 
-    monkeypatch.setattr(doctor_kernel.netns, "open_network", refuse)
+    monkeypatch.setattr(doctor_kernel.netns.Dialer, "dial", refuse)
     (finding,) = doctor_kernel.check_namespaces(node(tmp_path))
     assert finding.verdict is Verdict.BAD
-    assert "CAP_SYS_ADMIN" in finding.advice
+    assert str(error) in finding.text
+    assert advice in finding.advice
 
 
 def test_few_processes_are_warned_of(tmp_path: Path) -> None:
