@@ -29,8 +29,9 @@ class Descriptors:
         memory_stat: `memory.stat`.
         log: read end of the log FIFO; -1 with an attached stream.
         throttled: v1 `cpu.stat`, v2 the same file as `cpu`.
-        oom: v1 `memory.oom_control`, v2 `memory.events`.
         cgroup_version: 1 or 2: how to read all of them.
+        oom_file: path of v1 `memory.oom_control`, v2 `memory.events`, which is opened when it is looked at; empty where there is
+            none. It bears the engine's id of the container: it never comes to be another's.
     """
 
     pid: int
@@ -42,12 +43,17 @@ class Descriptors:
     memory_stat: int
     log: int
     throttled: int = -1
-    oom: int = -1
     cgroup_version: int = 2
+    oom_file: str = ""
+
+    def opened(self) -> set[int]:
+        """Return each open descriptor once."""
+        files = (self.freeze, self.frozen, self.cpu, self.throttled, self.memory_peak, self.memory_stat)
+        return {fd for fd in (self.pidfd, self.log, *files) if fd >= 0}
 
 
 class ContainerHandle(Protocol):
-    """One running container. Nothing here waits but `reclaim`: each other method is a read or a write on an open descriptor.
+    """One running container. Nothing here waits but `reclaim`: each other method is a read or a write of a file of the kernel's.
 
     All raise `OSError` when the kernel refuses; the container is then suspect.
     """
@@ -84,7 +90,7 @@ class ContainerHandle(Protocol):
         """Begin a new peak where the kernel can (v1; v2 from Linux 6.12). Else do nothing."""
 
     def oom_kills(self) -> int:
-        """How often the kernel killed one of its processes for memory, since it was created."""
+        """How often the kernel killed one of its processes for memory, since it was created. Opens a file; not for each call."""
 
     def close(self) -> None:
         """Close all descriptors. Safe to repeat."""

@@ -1,8 +1,8 @@
 """Cgroups through open files: freeze, thaw, CPU, memory, out-of-memory kills; versions 1 and 2.
 
 Two parts. `find_directories` says where the cgroups of a process lie, whatever mix of hierarchies, drivers and
-namespaces the host has. `KernelHandle` reads and writes the descriptors that `open_files` opened there, and
-nothing else: it works the same in a process which was only given the descriptors.
+namespaces the host has. `KernelHandle` reads and writes the descriptors that `open_files` opened there, and one
+file by its path, which anybody may read: it works the same in a process which was only given the descriptors.
 
 Measured on Linux 6.18, one `pread`: `cpuacct.usage` 0.8 us, `cpu.stat` 1.1 us, v1 `memory.stat` 4.7 us,
 `memory.max_usage_in_bytes` 0.8 us; a write to `freezer.state` about 100 us, most of it waking the processes.
@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def _locate(pid: int, path: str, mounts: list[_Mount]) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupFiles:
-    """Open cgroup files of one container; the names are those of `Descriptors`. -1 where this kernel has none."""
+    """Open cgroup files of one container; the names are those of `Descriptors`. -1, or empty, where this kernel has none."""
 
     freeze: int
     frozen: int
@@ -138,16 +138,16 @@ class CgroupFiles:
     throttled: int
     memory_peak: int
     memory_stat: int
-    oom: int
     cgroup_version: int
+    oom_file: str
 
     def close(self) -> None:
         """Close them; for the case that no handle took them over."""
-        close_all(getattr(self, name.name) for name in fields(self) if name.name != "cgroup_version")
+        close_all(getattr(self, field.name) for field in fields(self) if field.name not in ("cgroup_version", "oom_file"))
 
 
 def open_files(directories: Directories) -> CgroupFiles:
-    """Open what `KernelHandle` reads and writes: six files at most.
+    """Open what `KernelHandle` reads and writes: five files at most.
 
     Raises:
         OSError: the freezer or the CPU counter cannot be opened; without them nothing here makes sense.
@@ -198,8 +198,8 @@ def _open_v1(path: Mapping[str, Path], opened: list[int]) -> CgroupFiles:
         throttled=_try_open(path.get("cpu", Path("/nonexistent")) / "cpu.stat", os.O_RDONLY, opened),
         memory_peak=_try_open(memory / "memory.max_usage_in_bytes", os.O_RDWR, opened),
         memory_stat=_try_open(memory / "memory.stat", os.O_RDONLY, opened),
-        oom=_try_open(memory / "memory.oom_control", os.O_RDONLY, opened),
         cgroup_version=1,
+        oom_file=_readable(memory / "memory.oom_control"),
     )
 
 
@@ -216,8 +216,8 @@ def _open_v2(path: Path, opened: list[int]) -> CgroupFiles:
         throttled=cpu,
         memory_peak=peak,
         memory_stat=_try_open(path / "memory.stat", os.O_RDONLY, opened),
-        oom=_try_open(path / "memory.events", os.O_RDONLY, opened),
         cgroup_version=2,
+        oom_file=_readable(path / "memory.events"),
     )
 
 
@@ -244,14 +244,18 @@ def _try_open(path: Path, flags: int, opened: list[int]) -> int:
         return -1
 
 
-def close_all(descriptors: Iterator[int] | list[int]) -> None:
+def _readable(path: Path) -> str:
+    return str(path) if os.access(path, os.R_OK) else ""
+
+
+def close_all(descriptors: Iterable[int]) -> None:
     """Close each descriptor once; negative ones are none."""
     for fd in {fd for fd in descriptors if fd >= 0}:
         os.close(fd)
 
 
 class KernelHandle:
-    """A `ContainerHandle` made of descriptors alone: no path, no engine. Takes them over and closes them.
+    """A `ContainerHandle` made of descriptors and the path of one file: no engine. Takes them over and closes them.
 
     `frozen` and `throttled` may be the same descriptors as `freeze` and `cpu`.
     """
@@ -317,10 +321,10 @@ class KernelHandle:
             self._peak_quality = PeakQuality.EXACT
 
     def oom_kills(self) -> int:
-        """See `ContainerHandle`."""
-        if self.descriptors.oom < 0:
+        """See `ContainerHandle`. Opened for each look: looks are rare, and so an idle container costs a descriptor less."""
+        if not self.descriptors.oom_file:
             return 0
-        return _value(os.pread(self.descriptors.oom, _READ_BYTES, 0), b"oom_kill")
+        return _value(Path(self.descriptors.oom_file).read_bytes(), b"oom_kill")
 
     def kill(self) -> None:
         """Send SIGKILL to the main process; its PID namespace, and so every process, ends with it.
@@ -336,8 +340,7 @@ class KernelHandle:
         """See `ContainerHandle`."""
         if not self._closed:
             self._closed = True
-            numbers = {field.name: getattr(self.descriptors, field.name) for field in fields(self.descriptors)}
-            close_all([fd for name, fd in numbers.items() if name not in ("pid", "cgroup_version")])
+            close_all(self.descriptors.opened())
 
 
 def _is_writable(fd: int) -> bool:

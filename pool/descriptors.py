@@ -11,7 +11,7 @@ from pool.model import ContainerId
 
 
 def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_dir: Path | None) -> Descriptors:
-    """Open everything of a running container: eight descriptors at most.
+    """Open everything of a running container: seven descriptors at most.
 
     The pid came from the engine a moment ago and may be another process' by now. So the pidfd comes first, then the
     proof that it is the container's (its cgroup bears the engine's id), then the files, then that it still runs.
@@ -36,6 +36,8 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
             if engine_id not in Path(f"/proc/{pid}/cgroup").read_text():
                 raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
             files = cgroup.open_files(cgroup.find_directories(pid))
+            if files.oom_file and engine_id not in files.oom_file:  # another container's could have this path one day
+                raise cgroup.CgroupNotFoundError(f"{files.oom_file} is not of container {engine_id}")
         except OSError as error:
             if netns.has_ended(pidfd):
                 raise ProcessLookupError(f"process {pid} has ended") from error
@@ -56,9 +58,9 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
             throttled=files.throttled,
             memory_peak=files.memory_peak,
             memory_stat=files.memory_stat,
-            oom=files.oom,
             log=log_fd,
             cgroup_version=files.cgroup_version,
+            oom_file=files.oom_file,
         )
     finally:
         if not complete:

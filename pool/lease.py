@@ -15,11 +15,14 @@ from pool.connection import Connection, Response
 from pool.door import Door
 from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
 from pool.logs import LogReader
-from pool.model import ActivationId, ContainerId, ContainerSpec, MemoryReading, StartKind
+from pool.model import ActivationId, ContainerId, ContainerSpec, MemoryReading, PeakQuality, StartKind
 from pool.table import Slot
 
 #: A thawed container that says nothing for this long is looked at in the kernel, s.
 VERIFY_THAW_S = 0.05
+#: No process was killed for the memory of a container whose peak stayed this far below its limit, bytes: the kernel charges
+#: in steps of at most 2 MiB, and kills when a step does not fit.
+OOM_MARGIN = 8 * 2**20
 #: Pauses between attempts to reach a server that does not listen yet, s: the first while it boots, then the second.
 DIAL_RETRY_S = (0.001, 0.02)
 DIAL_EAGER_S = 0.75
@@ -42,6 +45,7 @@ class Live:
         "last_activation",
         "last_cpu_us",
         "logs",
+        "oom_from",
         "oom_kills",
         "others",
         "sharers",
@@ -74,8 +78,10 @@ class Live:
         self.cpu_us = -1
         #: All it had used when this daemon took it over; 0 for its own. And when that was last asked, whoever used it.
         self.cpu_before_us = self.last_cpu_us = 0
-        #: The other counters, when the last lease ended.
+        #: The other counters, when they were last read.
         self.throttled_us = self.oom_kills = 0
+        #: From which peak on a process may have been killed for memory, bytes.
+        self.oom_from = spec.memory_mib * 2**20 - OOM_MARGIN
         #: To whom CPU time used between leases belongs.
         self.last_activation: ActivationId | None = None
         #: How often it was asked to freeze: a late confirmation of an earlier attempt is told by it.
@@ -87,6 +93,12 @@ class Live:
             self.last_cpu_us = max(self.last_cpu_us, self.handle.cpu_us())
         self.last_cpu_us = max(self.last_cpu_us, self.cpu_us)
         return self.last_cpu_us
+
+    def take_over(self) -> None:
+        """Take note of what it has counted under an earlier daemon: no lease of this one did it."""
+        self.cpu_before_us = self.total_cpu_us()
+        with contextlib.suppress(OSError):  # it has ended: the probe finds that
+            self.throttled_us, self.oom_kills = self.handle.throttled_us(), self.handle.oom_kills()
 
     def take_tail(self) -> tuple[ActivationId | None, int]:
         """CPU time since the last lease ended, and whose it is. Counted once. May raise OSError."""
@@ -450,7 +462,11 @@ class Lease:
         return await self._backend.was_out_of_memory(self._live.container_id)
 
     def read_usage(self) -> Usage:
-        """Read the counters. Raises OSError when the container's cgroup is gone."""
+        """Read the counters. Raises OSError when the container's cgroup is gone.
+
+        Kills for memory are looked for where the container was near its limit, or came to no clean end. (A process that
+        falls to the memory of the whole node, in or after a call that ends well, is counted with the next such call.)
+        """
         live = self._live
         handle = live.handle
         if len(live.sharers) > 1:
@@ -462,12 +478,15 @@ class Lease:
         # Between leases nothing is throttled or killed that was not begun by the last one: two reads a call are enough.
         throttled_us, oom_kills = live.throttled_us, live.oom_kills
         live.throttled_us = handle.throttled_us() if live.spec.cpu_millis else 0
-        live.oom_kills = handle.oom_kills()
+        memory = handle.memory()
+        # The file is not open. Where the peak is a sample, memory may have been short before it was taken.
+        if memory.peak >= live.oom_from or not self.clean or memory.peak_quality is PeakQuality.SAMPLED:
+            live.oom_kills = handle.oom_kills()
         return Usage(
             cpu_us=self.spent_us,
             throttled_us=live.throttled_us - throttled_us,
             oom_kills=live.oom_kills - oom_kills,
-            memory=handle.memory(),
+            memory=memory,
             is_shared=self.is_shared,
         )
 

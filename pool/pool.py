@@ -317,7 +317,7 @@ class Pool:
     def found(self, found: FoundContainer, handle: ContainerHandle, spec: ContainerSpec, key: ReuseKey | None) -> None:
         """Take over an idle container of an earlier daemon; it is probed before it serves."""
         live = self._live(found.container_id, spec, handle)
-        live.cpu_before_us = live.total_cpu_us()
+        live.take_over()
         self._feed(ev.Found(found.container_id, spec, key))
 
     def stop_starting(self) -> None:

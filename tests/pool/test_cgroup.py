@@ -14,6 +14,7 @@ import pytest
 from pool import cgroup
 from pool.backend import Descriptors
 from pool.cgroup import CgroupFiles, CgroupNotFoundError, Directories, KernelHandle, find_directories, open_files
+from pool.lease import OOM_MARGIN
 from pool.model import ContainerId, PeakQuality
 
 SPIN = "print('ready', flush=True)\nwhile True: pass"
@@ -289,6 +290,26 @@ def test_v1_a_kill_for_memory_is_counted():
 
 
 @needs_v1
+def test_v1_a_child_that_is_killed_for_memory_is_counted_and_leaves_a_peak_near_the_limit():
+    code = """
+import subprocess
+greedy = "open('/proc/self/oom_score_adj', 'w').write('1000'); b = bytearray(60 << 20)"
+print(subprocess.run([sys.executable, "-c", greedy]).returncode, flush=True)
+sys.stdin.readline()
+"""
+    with v1(code) as process:
+        limit, memory = 32 << 20, process.directories[3]
+        (memory / "memory.limit_in_bytes").write_text(str(limit))
+        (memory / "memory.memsw.limit_in_bytes").write_text(str(limit))
+        handle = process.go(process.found).handle
+        handle.reset_memory_peak()
+        assert process.said() == "-9"
+        assert process.child.poll() is None, "the main process has survived"
+        assert handle.memory().peak > limit - OOM_MARGIN
+        assert handle.oom_kills() == 1
+
+
+@needs_v1
 def test_v1_time_lost_to_the_quota_is_counted():
     with v1(SPIN) as process:
         (process.directories[2] / "cpu.cfs_quota_us").write_text("5000")
@@ -300,11 +321,11 @@ def test_v1_time_lost_to_the_quota_is_counted():
 
 
 @needs_v1
-def test_v1_a_handle_opens_six_cgroup_files_and_closes_them_all():
+def test_v1_a_handle_opens_five_cgroup_files_and_closes_them_all():
     with v1("sys.stdin.readline()") as process:
         before = open_descriptors()
         handle = process.go(process.found).handle
-        assert len(open_descriptors() - before) == 7  # and the pidfd
+        assert len(open_descriptors() - before) == 6  # and the pidfd
         handle.close()
         handle.close()
         assert open_descriptors() <= before
@@ -373,6 +394,19 @@ def test_v2_counters_are_read_by_name(v2_files):
     reading = handle.memory()
     assert (handle.cpu_us(), handle.throttled_us(), handle.oom_kills()) == (5123, 456, 2)
     assert (reading.anonymous, reading.shared, reading.cache, reading.peak) == (4096000, 1000000, 2000000, 9000000)
+    handle.close()
+
+
+def test_v2_kills_for_memory_are_looked_for_by_path_and_are_unknown_with_the_cgroup_gone(v2_files):
+    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
+    (v2_files / "memory.events").write_text("oom 4\noom_kill 3\n")
+    assert handle.oom_kills() == 3
+    (v2_files / "memory.events").unlink()
+    with pytest.raises(FileNotFoundError):
+        handle.oom_kills()
+    handle.close()
+    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
+    assert handle.oom_kills() == 0, "a kernel without this file has no such count"
     handle.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pool import fifo
+from pool.cgroup import CgroupNotFoundError
 from pool.descriptors import open_descriptors
 from pool.model import ContainerId
 
@@ -60,6 +61,15 @@ def test_a_process_that_ends_while_its_files_are_opened_leaves_none_open(child, 
     before = open_count()
     with pytest.raises(ProcessLookupError):
         open_descriptors(child.pid, cgroup_word(), NAME, tmp_path)
+    assert open_count() == before
+
+
+def test_a_path_that_could_come_to_be_another_containers_is_not_kept(child, monkeypatch, tmp_path):
+    (tmp_path / "memory.events").write_text("oom_kill 0\n")
+    monkeypatch.setattr("pool.cgroup.find_directories", fake_directories(tmp_path))
+    before = open_count()
+    with pytest.raises(CgroupNotFoundError, match=r"memory\.events is not of container"):
+        open_descriptors(child.pid, Path(f"/proc/{child.pid}/cgroup").read_text(), NAME, None)
     assert open_count() == before
 
 

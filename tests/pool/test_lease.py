@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from pool.errors import ContainerStartFailed
-from pool.fake import FakeBackend
+from pool.fake import FakeBackend, FakeHandle
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.lease import Lease
-from pool.model import ActivationId, ContainerSpec, ReuseKey
+from pool.lease import Lease, Live
+from pool.model import ActivationId, ContainerSpec, PeakQuality, ReuseKey
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -113,6 +113,51 @@ async def test_a_container_that_has_ended_before_it_was_dialled_is_told_as_such(
         bench.container.die()
         with pytest.raises(ContainerStartFailed, match="ended before it could serve"):
             await bench.request(lease, "/init")
+
+
+@pytest.mark.parametrize(
+    ("peak_mib", "clean", "quality", "seen"),
+    [
+        (247, True, PeakQuality.EXACT, 0),  # no step of the kernel's bridges what is left to the limit of 256
+        (248, True, PeakQuality.EXACT, 1),
+        (20, False, PeakQuality.EXACT, 1),
+        (20, True, PeakQuality.SAMPLED, 1),
+        (248, True, PeakQuality.LIFETIME, 1),
+    ],
+)
+async def test_kills_for_memory_are_looked_for_where_there_can_have_been_one(bench, peak_mib, clean, quality, seen):
+    async with bench.lease("a") as a:
+        container = bench.container
+        container.oom_count = 1
+        container.memory = msgspec.structs.replace(container.memory, peak=peak_mib << 20, peak_quality=quality)
+        a.clean = clean
+        assert a.read_usage().oom_kills == seen
+
+
+async def test_each_kill_for_memory_is_counted_once(bench):
+    counted = []
+    for kills in (1, 1, 3):
+        async with bench.lease("a") as lease:
+            bench.container.oom_count = kills
+            bench.container.memory = msgspec.structs.replace(bench.container.memory, peak=256 << 20)
+            lease.clean = True
+            counted.append(lease.read_usage().oom_kills)
+    assert counted == [1, 0, 2]
+
+
+async def test_what_a_container_has_suffered_under_an_earlier_daemon_is_no_calls_of_this_one(bench):
+    async with bench.lease("a") as a:
+        a.clean = True
+    container = bench.container
+    container.oom_count, container.throttled, container.cpu = 2, 300, 4000
+    handle = FakeHandle(container)
+    successor = Live(container.container_id, SPEC, handle, None, None)
+    successor.take_over()
+    assert (successor.oom_kills, successor.throttled_us, successor.cpu_before_us) == (2, 300, 4000)
+    container.die()
+    successor.take_over()
+    assert successor.cpu_before_us == 4000, "what was last known"
+    handle.close()
 
 
 async def test_one_that_fails_leaves_the_others_their_connections_and_the_container_goes_after_them(bench):
