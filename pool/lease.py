@@ -135,6 +135,23 @@ class Live:
     def _is_fresh(self, connection: Connection, now: float) -> bool:
         return connection.usable and now - connection.used_at < self.spec.server_keep_alive_s / 2
 
+    def stale_at(self) -> float | None:
+        """Tell when the first of the unused connections is to be closed, seconds of the loop's clock; None without any."""
+        used_at = [each.used_at for each in self._unused_connections()]
+        return min(used_at) + self.spec.server_keep_alive_s / 2 if used_at else None
+
+    def close_stale(self, now: float) -> None:
+        """Close the connections that may not be used any more, at this time of the loop's clock."""
+        for connection in self._unused_connections():
+            if not self._is_fresh(connection, now):
+                connection.close()
+        self.others = [each for each in self.others if each.usable]
+        if self.connection is not None and not self.connection.usable:
+            self.connection = None
+
+    def _unused_connections(self) -> list[Connection]:
+        return [each for each in (self.connection, *self.others) if each is not None and each.usable and not each.is_busy]
+
     def close_connections(self) -> None:
         """Close all of them; what is in flight fails."""
         for connection in (self.connection, *self.others):

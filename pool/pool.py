@@ -19,10 +19,11 @@ from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container, Observer
 from pool.door import Door, Serve
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
-from pool.idle import IdleShare
+from pool.expiries import Expiries
+from pool.idle import FROZEN, IdleShare
 from pool.lease import Lease, Live, Told
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
-from pool.machine import Machine
+from pool.machine import EARLY_S, Machine
 from pool.model import (
     ActivationId,
     ContainerId,
@@ -162,6 +163,8 @@ class Pool:
         #: When it rings, seconds of the loop's clock. Kept apart: uvloop's handle of a time that is due already has no `when`.
         self._wake_due = 0.0
         self._closing = False
+        #: When to close connections of which frozen container. It may have thawed by then, and frozen again.
+        self._stale = Expiries()
         #: CPU time of containers that are gone, microseconds.
         self._gone_cpu_us = 0
         #: Creations, probes and removals under way.
@@ -360,9 +363,10 @@ class Pool:
 
     def _plan_wake(self) -> None:
         """One timer for the whole pool. One that rings too early costs a look; it is moved only to an earlier time."""
-        due = self.machine.next_wake()
-        if due is None or self._closing:
+        wakes = [due for due in (self.machine.next_wake(), self._stale.soonest()) if due is not None]
+        if not wakes or self._closing:
             return
+        due = min(wakes)
         if self._wake is not None:
             if self._wake_due <= due:
                 return
@@ -372,7 +376,20 @@ class Pool:
 
     def _on_wake(self) -> None:
         self._wake = None
+        self._close_stale(self._loop.time() + EARLY_S)
         self._feed(ev.Tick())
+
+    def _close_stale(self, now: float) -> None:
+        """Close what nobody can use any more: a frozen container is to cost no descriptor for it."""
+        for container_id in self._stale.due(now):
+            if self.machine.books.containers[container_id].state in FROZEN:
+                self._lives[container_id].close_stale(now)
+                self._plan_closing(self._lives[container_id])
+
+    def _plan_closing(self, live: Live) -> None:
+        """Look at its connections once they cannot be used any more. A look that is planned for an earlier time stays."""
+        if live.container_id not in self._stale and (at := live.stale_at()) is not None:
+            self._stale.plan(live.container_id, at)
 
     def _spawn(self, operation: Coroutine[Any, Any, None], name: str, kept: set[asyncio.Task[None]] | None = None) -> None:
         if self._closing:
@@ -537,6 +554,7 @@ class Pool:
         except OSError:
             frozen, deadline = False, 0.0
         if frozen:
+            self._plan_closing(live)
             self._feed(ev.FreezeConfirmed(live.container_id))
         elif self._loop.time() >= deadline:
             log.warning("%s was not frozen within %.1f s", live.container_id, FREEZE_DEADLINE_S)
@@ -603,6 +621,7 @@ class Pool:
 
     def _let_go(self, live: Live) -> None:
         """Stop watching it. Its descriptors stay open for the removal."""
+        self._stale.forget(live.container_id)
         if not live.dead:
             self._loop.remove_reader(live.handle.descriptors.pidfd)
         live.logs.close()

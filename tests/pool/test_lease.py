@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
 
-from pool.errors import ContainerStartFailed
+from pool.connection import Connection
+from pool.errors import ConnectionLost, ContainerStartFailed
 from pool.fake import FakeBackend, FakeHandle
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.lease import Lease, Live
-from pool.model import ActivationId, ContainerSpec, PeakQuality, ReuseKey
+from pool.model import ActivationId, ContainerId, ContainerSpec, PeakQuality, ReuseKey
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -83,6 +85,33 @@ async def test_each_of_several_leases_has_a_connection_of_its_own_and_they_are_k
                 lease.read_usage()
     assert bench.backend.calls["dial"] == 3
     assert bench.backend.calls["create"] == 1
+
+
+async def test_connections_are_closed_once_they_cannot_be_used_any_more_and_not_while_they_are(bench):
+    loop = asyncio.get_running_loop()
+    live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=20.0), None, None, None)
+    assert live.stale_at() is None
+    pairs = [socket.socketpair() for _ in range(3)]
+    for near, _ in pairs:
+        near.setblocking(False)
+    first, second, busy = (Connection(near, loop, now=at) for (near, _), at in zip(pairs, (100.0, 101.0, 0.0), strict=True))
+    live.connection, live.others = first, [second, busy]
+    answer = busy.send(b"/run", b"{}", limit=10)
+    assert live.stale_at() == 110.0
+    live.close_stale(109.9)
+    assert live.connection is first
+    live.close_stale(110.0)
+    assert (first.usable, live.connection, live.others) == (False, None, [second, busy])
+    assert live.stale_at() == 111.0
+    live.close_stale(200.0)
+    assert live.others == [busy]
+    assert live.stale_at() is None
+    assert not answer.done()
+    live.close_connections()
+    with pytest.raises(ConnectionLost):
+        await answer
+    for _, far in pairs:
+        far.close()
 
 
 async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):

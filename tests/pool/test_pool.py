@@ -305,6 +305,29 @@ async def test_container_frozen_from_outside_under_a_call_is_thawed_again(tmp_pa
             assert await b.call() is StartKind.FROZEN
 
 
+async def test_a_frozen_container_keeps_its_connection_for_as_long_as_it_can_be_used(tmp_path: Path):
+    fleeting = ReuseKey(spec=msgspec.structs.replace(SPEC, server_keep_alive_s=0.2), action="anna/fleeting", revision="r1")
+    async with bench(tmp_path, freeze_grace_s=0.02) as b:
+        for a_key in (KEY, fleeting):
+            await b.call(a_key)
+        await b.until(lambda: b.states() == [S.FROZEN, S.FROZEN])
+        lasting, container = b.backend.containers.values()
+        async with asyncio.timeout(10):
+            while container.connections:
+                await asyncio.sleep(0.005)
+        assert b.states() == [S.FROZEN, S.FROZEN]
+        assert len(lasting.connections) == 1
+        dialled = b.backend.calls["dial"]
+        assert await b.call(fleeting) is StartKind.FROZEN
+        assert b.backend.calls["dial"] == dialled + 1
+        assert await b.call() is StartKind.FROZEN
+        assert b.backend.calls["dial"] == dialled + 1
+        await b.until(lambda: b.states() == [S.FROZEN, S.FROZEN])
+        async with asyncio.timeout(10):  # once more: a container freezes often in its life
+            while container.connections:
+                await asyncio.sleep(0.005)
+
+
 async def test_cpu_after_the_reply_belongs_to_the_activation_that_replied(tmp_path: Path):
     async with bench(tmp_path, freeze_grace_s=10.0) as b:
         b.backend.action = lambda path, body: Answer(body=b'{"x":1}', cpu_us=1000) if path == "/run" else echo(path, body)
