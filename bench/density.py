@@ -46,7 +46,7 @@ def density(setting: Setting) -> Line:
         time.sleep(IDLE_S)
         after = _look(daemon)
     cpu_share = (after["cpu_s"] - before["cpu_s"]) / IDLE_S
-    each = (before["descriptors"] - few["descriptors"]) / (containers - 1)
+    each = (after["descriptors"] - few["descriptors"]) / (containers - 1)
     facts = {
         "containers": containers,
         "actions": actions,

@@ -380,14 +380,14 @@ class Pool:
         self._feed(ev.Tick())
 
     def _close_stale(self, now: float) -> None:
-        """Close what nobody can use any more: a frozen container is to cost no descriptor for it."""
+        """Close what is hardly used any more: a frozen container is to cost no descriptor for it."""
         for container_id in self._stale.due(now):
             if self.machine.books.containers[container_id].state in FROZEN:
                 self._lives[container_id].close_stale(now)
                 self._plan_closing(self._lives[container_id])
 
     def _plan_closing(self, live: Live) -> None:
-        """Look at its connections once they cannot be used any more. A look that is planned for an earlier time stays."""
+        """Look at its connections once their time is over. A look that is planned for an earlier time stays."""
         if live.container_id not in self._stale and (at := live.stale_at()) is not None:
             self._stale.plan(live.container_id, at)
 

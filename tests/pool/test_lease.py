@@ -13,7 +13,7 @@ from pool.connection import Connection
 from pool.errors import ConnectionLost, ContainerStartFailed
 from pool.fake import FakeBackend, FakeHandle
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.lease import Lease, Live
+from pool.lease import CONNECTION_KEPT_S, Lease, Live
 from pool.model import ActivationId, ContainerId, ContainerSpec, PeakQuality, ReuseKey
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
@@ -87,7 +87,7 @@ async def test_each_of_several_leases_has_a_connection_of_its_own_and_they_are_k
     assert bench.backend.calls["create"] == 1
 
 
-async def test_connections_are_closed_once_they_cannot_be_used_any_more_and_not_while_they_are(bench):
+async def test_connections_are_closed_when_their_time_is_over_and_not_while_they_are_used(bench):
     loop = asyncio.get_running_loop()
     live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=20.0), None, None, None)
     assert live.stale_at() is None
@@ -112,6 +112,18 @@ async def test_connections_are_closed_once_they_cannot_be_used_any_more_and_not_
         await answer
     for _, far in pairs:
         far.close()
+
+
+async def test_a_connection_that_could_be_used_for_a_day_is_kept_for_a_minute(bench):
+    live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=86400.0), None, None, None)
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    live.connection = Connection(near, asyncio.get_running_loop(), now=100.0)
+    assert live.stale_at() == 100.0 + CONNECTION_KEPT_S
+    assert live.kept_connection(5000.0) is live.connection, "one that is there is used"
+    live.close_stale(100.0 + CONNECTION_KEPT_S)
+    assert live.connection is None
+    far.close()
 
 
 async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):

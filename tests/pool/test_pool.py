@@ -305,7 +305,7 @@ async def test_container_frozen_from_outside_under_a_call_is_thawed_again(tmp_pa
             assert await b.call() is StartKind.FROZEN
 
 
-async def test_a_frozen_container_keeps_its_connection_for_as_long_as_it_can_be_used(tmp_path: Path):
+async def test_a_frozen_container_keeps_its_connection_for_a_while(tmp_path: Path):
     fleeting = ReuseKey(spec=msgspec.structs.replace(SPEC, server_keep_alive_s=0.2), action="anna/fleeting", revision="r1")
     async with bench(tmp_path, freeze_grace_s=0.02) as b:
         for a_key in (KEY, fleeting):
