@@ -142,10 +142,11 @@ async def test_the_cpu_quota_holds_and_the_lost_time_is_seen(look, spec):
     before, throttled = handle.cpu_us(), handle.throttled_us()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await look(spec, "i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done", handle=handle)
+    async with asyncio.timeout(30):  # on a busy machine it may get less than its quota, and then is not throttled
+        while handle.throttled_us() == throttled:
+            await look(spec, "i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done", handle=handle)
     elapsed_us = (loop.time() - began) * 1e6
     assert handle.cpu_us() - before <= 0.5 * elapsed_us + 60_000
-    assert handle.throttled_us() > throttled
 
 
 async def test_processes_files_and_cores_are_limited(look, spec):
