@@ -65,6 +65,12 @@ def main(args):
                 held[at] = 1
     return {}
 """
+GREEDY = """
+import subprocess, sys
+def main(args):
+    child = "open('/proc/self/oom_score_adj', 'w').write('1000'); b = bytearray(%d << 20)" % args.get("mib", 0)
+    return {"ended": subprocess.run([sys.executable, "-c", child]).returncode}
+"""
 AFTERWARDS = """
 import threading, time
 def spin(seconds):
@@ -121,6 +127,7 @@ def serve(root: Path, engine_url: str, make_user: Any, **config: Any) -> Iterato
         user = make_user(daemon, "anna")
         user.deploy("spin", SPIN)
         user.deploy("touch", TOUCH)
+        user.deploy("greedy", GREEDY, memory=128)
         user.deploy("afterwards", AFTERWARDS)
         yield Site(daemon, user)
     finally:
@@ -231,6 +238,15 @@ def test_peak_memory_is_at_least_what_was_touched_and_of_this_call_alone(site):
         assert small["bytes"] < 50 * MIB
     else:
         assert small["quality"] in {"sampled", "lifetime"}
+
+
+def test_a_child_that_the_kernel_kills_for_memory_is_counted_with_the_call_that_outlived_it_and_with_no_other(site):
+    counted = []
+    for mib in (1, 200, 1):
+        answer = site.call("greedy", {"mib": mib})
+        assert answer.json["response"]["result"] == {"ended": -9 if mib == 200 else 0}
+        counted.append(answer.annotations.get("oomKills", 0))
+    assert counted == [0, 1, 0]
 
 
 def test_work_after_the_reply_is_the_tail_of_the_call_that_replied_and_not_of_the_next(site):
