@@ -24,7 +24,7 @@ VERIFY_THAW_S = 0.05
 #: in steps of at most 2 MiB, and kills when a step does not fit.
 OOM_MARGIN = 8 * 2**20
 #: For how long after its last use a frozen container's connection is kept at most, s: from then on the container costs a
-#: descriptor less, and its next call dials anew, which takes a fraction of a millisecond.
+#: descriptor less, and its next call dials anew, which takes about a millisecond.
 CONNECTION_KEPT_S = 60.0
 #: Pauses between attempts to reach a server that does not listen yet, s: the first while it boots, then the second.
 DIAL_RETRY_S = (0.001, 0.02)
