@@ -10,7 +10,7 @@ import msgspec
 import uvloop
 
 from bench import client
-from bench.daemon import Daemon
+from bench.daemon import NAMESPACE, Daemon
 from bench.measure import Line, make_line, ratio
 from bench.setting import CODE, Setting, Subject, in_turn, latencies
 from invoker.model import Action
@@ -57,7 +57,8 @@ def entities(setting: Setting) -> Line:
 def fill(daemon: Daemon, count: int) -> None:
     """Store copies of the one action that there is, until there are `count`, while the daemon is stopped."""
     with closing(sqlite3.connect(daemon.state_dir / "entities.db")) as database, database:
-        (text,) = database.execute("SELECT value FROM entities").fetchone()
+        own = "SELECT value FROM entities WHERE namespace = ? AND collection = 'actions'"
+        (text,) = database.execute(own, (NAMESPACE,)).fetchone()
         action = msgspec.json.decode(text, type=Action)
         rows = (_row(action, f"a{number:05}", number) for number in range(count) if f"a{number:05}" != action.path)
         database.executemany("INSERT INTO entities (namespace, path, collection, updated, value) VALUES (?, ?, ?, ?, ?)", rows)

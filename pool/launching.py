@@ -64,7 +64,9 @@ def wanted_starts(
     if mean_s is None:
         return max(0, min(wanted - coming, most - coming))
     patience_s = PATIENCE_STARTS * start_cost_s
-    if waited_s > patience_s and (serving < most or pressed_s * serving > patience_s * most):
+    if serving >= most and pressed_s * serving <= patience_s * most:
+        return 0
+    if waited_s > patience_s:
         return max(0, wanted - starting)
     if coming and waiting * mean_s <= start_cost_s * coming * concurrency:
         return 0

@@ -227,6 +227,7 @@ class Machine:
         if pace.serving_since is None:
             pace.serving_since = self.books.now
         self._serve_with(container)
+        self.launcher.launch()  # it is no longer coming: those behind it may be worth another one
 
     def _on_ended(self, event: ev.Ended) -> None:
         container = self._holds.pop(event.activation, None)

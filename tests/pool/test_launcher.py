@@ -58,6 +58,22 @@ def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
     assert only(driver.arrive("b1", of(2)), ev.Grant).container == kept
 
 
+def test_long_calls_get_more_containers_while_the_first_of_them_run():
+    """Nothing ends and nothing arrives: what makes the pool look again is that a container has begun to run."""
+    driver = Driver(memory_mib=4096)
+    most = driver.machine.settings.parallel_starts
+    for number in range(2 * most):
+        driver.arrive(f"a{number}", of(1))
+    first = list(driver.machine.books.containers)
+    assert len(first) == most
+    for number, container in enumerate(first):
+        driver.feed(ev.Created(container, exercised=False))
+        driver.feed(ev.Initialised(ActivationId(f"a{number}")))
+    wake = driver.machine.next_wake()
+    assert wake is not None, "a look when the patience with those that run is over"
+    assert kinds(driver.tick(wake - driver.now)) == ["Create"] * most
+
+
 def test_a_request_larger_than_its_users_share_takes_idle_containers_rather_than_wait_for_ever():
     driver = Driver(memory_mib=512)
     idle = driver.warm("b0", of(2))
