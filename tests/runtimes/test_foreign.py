@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -65,7 +66,12 @@ def test_foreign_image_speaks_the_contract_and_prints_sentinels(engine_url):
         assert answers[3][1] == {"error": "as asked"}
         assert answers[5][1] == 42
         assert answers[6][1] == {"echo": {"n": 1}}
-        logs = engine.request_bytes("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
+        deadline = time.monotonic() + 30
+        while True:  # the engine has the lines a little after the container wrote them
+            logs = engine.request_bytes("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
+            if logs.count(SENTINEL) >= 2 * 5 or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
         assert logs.count(SENTINEL) == 2 * 5  # on both streams of each run
     finally:
         engine.request("DELETE", f"/containers/{container}", query=[("force", "1"), ("v", "1")])
