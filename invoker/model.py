@@ -182,6 +182,11 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
+def is_truthy(value: Any) -> bool:
+    """Tell what an annotation's decoded value means where a yes or no is wanted: all but false, 0, "" and null is yes."""
+    return bool(value) or isinstance(value, (dict, list))
+
+
 class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     """A function: what to execute, within which limits."""
 
@@ -193,8 +198,7 @@ class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     @functools.cached_property
     def is_composed(self) -> bool:
         """Whether to run it is to run others: it is a sequence, or a conductor (`conductor` is truthy)."""
-        conductor = self.annotation("conductor")
-        return self.exec.kind == "sequence" or bool(conductor) or isinstance(conductor, (dict, list))
+        return self.exec.kind == "sequence" or is_truthy(self.annotation("conductor"))
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):

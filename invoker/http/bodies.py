@@ -273,12 +273,6 @@ def is_base64(code: str) -> bool:
     return True
 
 
-def is_truthy(value: msgspec.Raw) -> bool:
-    """Tell what an annotation's JSON text means where a yes or no is wanted: all but false, 0, "" and null is yes."""
-    decoded = msgspec.json.decode(value)
-    return bool(decoded) or isinstance(decoded, (dict, list))
-
-
 def entries_bytes(entries: Sequence[Parameter] | Sequence[Annotation]) -> int:
     """Size of a list of parameters or annotations: keys and compact values, bytes."""
     return sum(len(entry.key.encode()) + len(bytes(entry.value)) for entry in entries)

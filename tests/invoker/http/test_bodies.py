@@ -7,7 +7,6 @@ from invoker.errors import MalformedContent
 from invoker.http.bodies import (
     entries_bytes,
     is_base64,
-    is_truthy,
     next_patch,
     parse_action,
     parse_package,
@@ -16,7 +15,7 @@ from invoker.http.bodies import (
     parse_trigger,
     parse_version,
 )
-from invoker.model import Binding
+from invoker.model import Binding, is_truthy
 
 
 def action_body(**fields):
@@ -119,7 +118,7 @@ def test_text_is_not(code):
     ],
 )
 def test_truthy_as_upstream_means_it(text, value):
-    assert is_truthy(msgspec.Raw(text)) is value
+    assert is_truthy(msgspec.json.decode(text)) is value
 
 
 def test_entries_are_measured_without_blanks():
