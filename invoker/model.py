@@ -181,6 +181,15 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
                 return msgspec.json.decode(entry.value)
         return None
 
+    def says_yes(self, key: str, *, if_absent: bool = False) -> bool:
+        """Read an annotation that means yes or no by its value's truth: the one rule for all of them, `is_truthy`.
+
+        Annotations that must be `true` itself, `web-export` among them, do not go by it.
+        """
+        if all(entry.key != key for entry in self.annotations):
+            return if_absent
+        return is_truthy(self.annotation(key))
+
 
 def is_truthy(value: Any) -> bool:
     """Tell what an annotation's decoded value means where a yes or no is wanted: all but false, 0, "" and null is yes."""
@@ -198,7 +207,7 @@ class Action(Entity, frozen=True, kw_only=True, tag="action", dict=True):
     @functools.cached_property
     def is_composed(self) -> bool:
         """Whether to run it is to run others: it is a sequence, or a conductor (`conductor` is truthy)."""
-        return self.exec.kind == "sequence" or is_truthy(self.annotation("conductor"))
+        return self.exec.kind == "sequence" or self.says_yes("conductor")
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):

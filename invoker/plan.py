@@ -197,7 +197,7 @@ class Planner:
             facts=msgspec.json.encode(facts_of(namespace, action)),
             prefix=run_prefix(namespace=namespace.name, action_name=action_name, version=action.version),
             action_name=action_name,
-            gives_api_key=_gives_api_key(action),
+            gives_api_key=action.says_yes("provide-api-key", if_absent=True),
             mounted_code=mounted,
             stems=stems,
             reactive=reactive,
@@ -230,10 +230,3 @@ def facts_of(namespace: Namespace, action: Action) -> Facts:
         logs=action.limits.logs,
         concurrency=action.limits.concurrency,
     )
-
-
-def _gives_api_key(action: Action) -> bool:
-    """The annotation `provide-api-key` is truthy, or absent."""
-    if all(annotation.key != "provide-api-key" for annotation in action.annotations):
-        return True
-    return bool(action.annotation("provide-api-key"))

@@ -15,7 +15,7 @@ from invoker.http.bodies import (
     parse_trigger,
     parse_version,
 )
-from invoker.model import Binding, is_truthy
+from invoker.model import Binding
 
 
 def action_body(**fields):
@@ -101,24 +101,6 @@ def test_base64_is_binary(code):
 @pytest.mark.parametrize("code", ["", "  ", "AAA", "AA=A", "====", "AA AA", "AAAA\nAAAA", "def f(): pass", "AAAA=", "ééé="])
 def test_text_is_not(code):
     assert not is_base64(code)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        (b"true", True),
-        (b"1", True),
-        (b'"x"', True),
-        (b"[]", True),
-        (b"{}", True),
-        (b"false", False),
-        (b"0", False),
-        (b'""', False),
-        (b"null", False),
-    ],
-)
-def test_truthy_as_upstream_means_it(text, value):
-    assert is_truthy(msgspec.json.decode(text)) is value
 
 
 def test_entries_are_measured_without_blanks():
