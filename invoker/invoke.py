@@ -23,6 +23,7 @@ from invoker.composition import Composer, Course, Resolve, finished_composition
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
 from invoker.invocation import Accepted202, Builtin, Call
+from invoker.lost import Lost, parts_first
 from invoker.manifest import BUILTIN
 from invoker.model import (
     MIB,
@@ -32,11 +33,11 @@ from invoker.model import (
     Status,
 )
 from invoker.nesting import NestedCall, Nesting
-from invoker.plan import Facts, Plan, Planner
+from invoker.plan import Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
-from invoker.ticket import Ticket, Trace, finished_activation, lost_activation, release
+from invoker.ticket import Ticket, Trace, finished_activation, release
 from invoker.vault import Vault
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
 from pool.lease import Lease
@@ -50,6 +51,8 @@ LOG_DEADLINE_S = 2.0
 _NOTHING = msgspec.Raw(b"{}")
 #: A container that would not thaw has run nothing: the activation may have another, this often.
 THAW_ATTEMPTS = 3
+#: By how much the wall clock may have been set back while a sequence ran, and its parts be found after a crash, ms.
+CLOCK_MS = 3_600_000
 
 
 class Invoker:
@@ -275,20 +278,20 @@ class Invoker:
         for activation_id in list(self._tickets):
             self.cancel(activation_id)
 
-    async def record_lost(self, lost: Iterable[tuple[ActivationId, Facts, int]]) -> int:
-        """End what an earlier daemon had begun: once, as lost, never repeated.
-
-        Args:
-            lost: (id, facts, wall clock of its start in ms) each. What has a finished record keeps that one.
+    async def record_lost(self, lost: Iterable[Lost]) -> int:
+        """End what an earlier daemon had begun: once, as lost, never repeated. What has a finished record keeps that one.
 
         Returns:
             How many there were.
         """
-        count = 0
-        for activation_id, facts, start_ms in lost:
-            count += 1
-            await self._record(lost_activation(activation_id, facts, start_ms, node=self._node), [])
-        return count
+        order = parts_first(lost)
+        for each in order:
+            parts: Sequence[Activation] = ()
+            if each.composed:
+                since_ms = each.start_ms - CLOCK_MS
+                parts = await self._recorder.parts_of(each.facts.namespace, each.activation_id, since_ms=since_ms)
+            await self._record(each.record(parts, node=self._node), [], stored=each.stored)
+        return len(order)
 
     # ---- one activation
 
@@ -365,6 +368,8 @@ class Invoker:
         try:
             if ticket.durable:
                 await self._recorder.begun(ticket.activation_id)
+            elif call.within is not None:
+                self._recorder.part_begins(self._accepted(ticket, None, payload=_NOTHING))
             trace.planned = trace.pulled = trace.granted = trace.run_began = time.monotonic()
             arguments, _ = merge_arguments(self._vault.open(call.action.parameters), call.payload)
             result = await self._builtins.get(call.action.full_path, _not_provided)(call.identity, arguments)
@@ -428,6 +433,8 @@ class Invoker:
         trace.start_kind, trace.container = lease.start_kind, lease.container_id
         if ticket.durable:
             await self._recorder.begun(ticket.activation_id)
+        elif call.within is not None:
+            self._recorder.part_begins(self._accepted(ticket, None, payload=_NOTHING))
         lease.logs.begin(ticket.activation_id, limit_bytes=action.limits.logs * MIB)
         arguments, environment = merge_arguments(self._vault.open(action.parameters), call.payload)
         try:
@@ -553,7 +560,7 @@ class Invoker:
 
     def _begin(self, ticket: Ticket) -> None:
         call = ticket.call
-        if call.action.is_composed and (call.within is None or not call.within.plain):
+        if ticket.composes:
             ticket.course = Course(ticket.activation_id, call)
             way = self._compose(ticket, ticket.course)
         elif call.action.exec.kind == BUILTIN:
@@ -599,6 +606,7 @@ class Invoker:
             transaction=call.transaction,
             cause=None if call.within is None else call.within.cause,
             binding=call.binding,
+            composed=ticket.composes,
             accepted_ms=int(ticket.wall * 1000),
             idempotency_key=call.idempotency_key,
             body_sha256=digest,

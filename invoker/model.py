@@ -286,6 +286,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: from the header `Idempotency-Key`.
         body_sha256: of the request's body, hexadecimal; with the key.
         binding: full path of the package binding that the action was called through.
+        composed: it is the whole of a sequence or composition: what it runs has activations of their own.
     """
 
     activation_id: ActivationId
@@ -300,6 +301,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     body_sha256: str | None = None
     binding: str | None = None
+    composed: bool = False
 
 
 class Status(enum.IntEnum):

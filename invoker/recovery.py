@@ -10,6 +10,7 @@ from invoker.errors import EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
+from invoker.lost import Lost
 from invoker.model import Accepted, Action, Identity
 from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
@@ -33,10 +34,14 @@ async def take_over(
 ) -> None:
     """Settle what an earlier daemon left: its lost activations, its containers, what it had accepted."""
     entities, recorder = stores.entities, stores.recorder
-    lost = {activation_id: (facts, start_ms) for activation_id, facts, start_ms in lost_activations(stores.table)}
+    lost = {
+        activation_id: Lost(activation_id=activation_id, facts=facts, start_ms=start_ms, stored=_is_stored(facts, entities))
+        for activation_id, facts, start_ms in lost_activations(stores.table)
+    }
     for accepted in recorder.recovery.begun:
-        lost.setdefault(accepted.activation_id, (_facts_of_accepted(accepted, entities), accepted.accepted_ms))
-    count = await invoker.record_lost((name, facts, start_ms) for name, (facts, start_ms) in lost.items())
+        known = lost.get(accepted.activation_id)
+        lost[accepted.activation_id] = _lost_promise(accepted, entities) if known is None else known.with_promise(accepted)
+    count = await invoker.record_lost(lost.values())
     if count:
         log.warning("%d activations were running when the last daemon ended: recorded as lost unless they had finished", count)
     try:
@@ -50,7 +55,7 @@ async def take_over(
     for accepted in recorder.recovery.unbegun:
         namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
         if namespace is None or action is None:
-            await invoker.record_lost([(accepted.activation_id, _facts_of_accepted(accepted, entities), accepted.accepted_ms)])
+            await invoker.record_lost([_lost_promise(accepted, entities)])
             continue
         call = Call(
             identity=Identity(namespace=namespace, api_key=authenticator.derived_key(namespace)),
@@ -80,6 +85,21 @@ def _action_of(accepted: Accepted, entities: EntityStore) -> Action | None:
         return resolve_action(entities, owner, path).action
     except (EntityNotFound, WrongCollection):
         return None
+
+
+def _lost_promise(accepted: Accepted, entities: EntityStore) -> Lost:
+    """Gather what the journal, and the action where it is still there, tell of what had begun."""
+    facts = _facts_of_accepted(accepted, entities)
+    known = Lost(
+        activation_id=accepted.activation_id, facts=facts, start_ms=accepted.accepted_ms, stored=_is_stored(facts, entities)
+    )
+    return known.with_promise(accepted)
+
+
+def _is_stored(facts: Facts, entities: EntityStore) -> bool | None:
+    """Tell whether the namespace keeps records; None leaves it to the site."""
+    namespace = entities.get_namespace(facts.namespace)
+    return None if namespace is None else namespace.limits.store_activations
 
 
 def _facts_of_accepted(accepted: Accepted, entities: EntityStore) -> Facts:

@@ -10,8 +10,8 @@ import msgspec
 
 from invoker.composition import Course
 from invoker.invocation import Call
-from invoker.model import Activation, CpuQuality, Limits, Meter, Phases, Status
-from invoker.plan import Facts, Plan
+from invoker.model import Activation, CpuQuality, Meter, Phases
+from invoker.plan import Plan
 from invoker.runtime import Outcome
 from pool.errors import InvokerError
 from pool.lease import Usage
@@ -71,6 +71,12 @@ class Ticket(msgspec.Struct, eq=False):
         if call.origin is not None and call.blocking:
             return Standing.NESTED
         return Standing.NEW if call.within is None else Standing.PART
+
+    @property
+    def composes(self) -> bool:
+        """Whether it is the whole of a sequence or composition, and not an action that runs in a container."""
+        within = self.call.within
+        return self.call.action.is_composed and (within is None or not within.plain)
 
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
@@ -138,25 +144,6 @@ def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activ
         transaction=call.transaction,
         binding=call.binding,
         meter=meter,
-    )
-
-
-def lost_activation(activation_id: ActivationId, facts: Facts, start_ms: int, *, node: str) -> Activation:
-    """Make the record of what an earlier daemon had begun, from what it left behind; `start_ms` is wall clock."""
-    return Activation(
-        activation_id=activation_id,
-        node=node,
-        namespace=facts.namespace,
-        subject=facts.namespace,
-        path=facts.path,
-        version=facts.version,
-        kind=facts.kind,
-        limits=Limits(timeout=facts.timeout, memory=facts.memory, logs=facts.logs, concurrency=facts.concurrency),
-        start_ms=start_ms,
-        end_ms=start_ms,
-        status=Status.INTERNAL_ERROR,
-        result=msgspec.Raw(b'{"error":"The daemon was stopped while the action ran: lost, may have run."}'),
-        meter=Meter(memory_limit_mib=facts.memory, outcome="lost"),
     )
 
 

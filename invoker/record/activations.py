@@ -7,6 +7,7 @@ belongs to one thread; `ActivationReader` reads, on the loop.
 
 from __future__ import annotations
 
+import builtins
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -270,6 +271,11 @@ class ActivationReader:
         parameters = _range(namespace, name, since_ms, upto_ms, hidden) | {"limit": limit, "skip": skip}
         rows = await self._reader.fetch(self._queries["list_of_action" if name else "list"], parameters)
         return [_activation(*row) for row in rows]
+
+    async def parts_of(self, namespace: str, cause: ActivationId, since_ms: int) -> builtins.list[Activation]:
+        """List the records whose cause is another one, in the order they ran, without results."""
+        parameters = {"namespace": namespace, "cause": cause, "since_ms": since_ms}
+        return [_activation(record, None) for (record,) in await self._reader.fetch(self._queries["parts_of"], parameters)]
 
     async def count(
         self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]

@@ -98,6 +98,17 @@ class BegunEntry(msgspec.Struct, frozen=True, tag="begun"):
     at_ms: int
 
 
+class PartEntry(msgspec.Struct, frozen=True, tag="part"):
+    """A part of a sequence or composition begins; nobody was promised it. Should it be lost, this tells what it was part of."""
+
+    accepted: Accepted
+
+    @classmethod
+    def of(cls, accepted: Accepted) -> Self:
+        """Leave the payload out: a part that had begun is never run again."""
+        return cls(msgspec.structs.replace(accepted, payload=_NULL))
+
+
 class FinishedEntry(msgspec.Struct, frozen=True, tag="finished"):
     """An activation ended.
 
@@ -204,6 +215,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True, tag="correction"):
 Entry = (
     AcceptedEntry
     | BegunEntry
+    | PartEntry
     | FinishedEntry
     | BilledEntry
     | FiredEntry

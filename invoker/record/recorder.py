@@ -37,6 +37,7 @@ from invoker.record.entries import (
     FiredEntry,
     IdleEntry,
     LogsEntry,
+    PartEntry,
     TailEntry,
     TickEntry,
     encode_entry,
@@ -324,6 +325,14 @@ class Recorder:
         begun = BegunEntry(accepted.activation_id, accepted.namespace, accepted.path, self._wall_ms())
         self._intake.append_any(begun)
 
+    def part_begins(self, accepted: Accepted) -> None:
+        """Say that a part of a sequence or composition begins. It survives `kill -9` when this returns.
+
+        Raises:
+            JournalFull: it was not written.
+        """
+        self._intake.append_any(PartEntry.of(accepted))
+
     def finish(self, activation: Activation, *, logs: Sequence[str] | None = None) -> None:
         """Write the end of an activation. It survives `kill -9` when this returns.
 
@@ -498,6 +507,17 @@ class Recorder:
         await self._intake.wait_committed()
         found = await self._reader.count(namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, hidden=self._hidden())
         return max(found - skip, 0)
+
+    async def parts_of(self, namespace: str, cause: ActivationId, *, since_ms: int) -> builtins.list[Activation]:
+        """List the records that name `cause` as theirs, in the order they ran.
+
+        Args:
+            namespace: the caller's.
+            cause: the whole of a sequence or composition.
+            since_ms: wall clock; no part began before it.
+        """
+        await self._intake.wait_committed()
+        return await self._reader.parts_of(namespace, cause, since_ms)
 
     def find_idempotent(self, namespace: str, path: str, key: str) -> tuple[ActivationId, str] | None:
         """Find (activation id, SHA-256 of the body) of the first call with this key; None when 24 h are over."""

@@ -42,6 +42,7 @@ from invoker.record.entries import (
     FiredEntry,
     IdleEntry,
     LogsEntry,
+    PartEntry,
     TailEntry,
     TickEntry,
     decode_record,
@@ -388,6 +389,12 @@ class _Rows:
         self.items.append(LedgerItem("begun", entry.at_ms, entry.activation_id, encode_entry(entry)))
         self.batch.begun.append(entry.activation_id)
 
+    def part(self, entry: PartEntry) -> None:
+        """The ledger does not have it: its row is the one of the end."""
+        accepted = entry.accepted
+        self.batch.pending.append(PendingRow(accepted.activation_id, accepted, "null"))
+        self.batch.begun.append(accepted.activation_id)
+
     def tail(self, entry: TailEntry) -> None:
         self.items.append(LedgerItem("tail", entry.at_ms, entry.activation_id, encode_entry(entry)))
 
@@ -404,6 +411,7 @@ class _Rows:
 _ADD: dict[type[Entry], Callable[[_Rows, Any], None]] = {
     AcceptedEntry: _Rows.accepted,
     BegunEntry: _Rows.begun,
+    PartEntry: _Rows.part,
     FinishedEntry: _Rows.finished,
     BilledEntry: _Rows.billed,
     FiredEntry: _Rows.fired,

@@ -14,6 +14,7 @@ from invoker_site import ANNA, VAULT, Site, action, error_of, site
 from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowed
 from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202
+from invoker.lost import Lost
 from invoker.manifest import BUILTIN
 from invoker.model import Accepted, Action, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.plan import Facts
@@ -401,7 +402,7 @@ async def test_lost_activations_are_recorded_once_and_what_had_not_begun_is_run(
             namespace="anna", path="anna/hello", version="0.0.1", kind="python:3", timeout=1, memory=256, logs=1, concurrency=1
         )
         lost = ActivationId("a" * 32)
-        assert await s.invoker.record_lost([(lost, facts, int(time.time() * 1000))]) == 1
+        assert await s.invoker.record_lost([Lost(activation_id=lost, facts=facts, start_ms=int(time.time() * 1000))]) == 1
         assert s.finished[0].meter.outcome == "lost"
         accepted = Accepted(
             activation_id=ActivationId("b" * 32),

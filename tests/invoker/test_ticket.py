@@ -7,9 +7,8 @@ import pytest
 
 from invoker.invocation import Call
 from invoker.model import CpuQuality, Identity, Status
-from invoker.plan import facts_of
 from invoker.runtime import Outcome
-from invoker.ticket import Ticket, Trace, finished_activation, lost_activation, phases_of
+from invoker.ticket import Ticket, Trace, finished_activation, phases_of
 from pool.model import ActivationId, StartKind
 from tests.support.invoker_site import ANNA, action
 
@@ -81,9 +80,3 @@ def test_a_frozen_start_has_a_thaw_and_no_init_and_is_billed_for_its_run():
 def test_an_activation_without_counters_says_that_they_are_missing():
     activation = finished_activation(ticket(), Outcome(status=Status.INTERNAL_ERROR, result=None), node="n")
     assert (activation.meter.cpu_quality, activation.meter.cpu_us, activation.meter.billed_us) == (CpuQuality.MISSING, 0, 0)
-
-
-def test_a_lost_activation_is_the_platforms_fault_and_costs_nothing():
-    lost = lost_activation(ID, facts_of(ANNA, action()), 1234, node="n")
-    assert (lost.status, lost.meter.outcome, lost.meter.billed_us) == (Status.INTERNAL_ERROR, "lost", 0)
-    assert (lost.path, lost.start_ms, lost.end_ms) == ("anna/hello", 1234, 1234)

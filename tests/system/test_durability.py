@@ -211,6 +211,53 @@ def test_what_was_accepted_and_waited_at_a_crash_is_run_by_the_next_daemon(site)
     assert Counter(row["outcome"] for rows in site.finished().values() for row in rows) == {"ok": 5, "lost": 1}
 
 
+QUICK = "def main(args):\n    return {'number': 1, 'ms': 60_000}\n"
+
+
+def test_a_sequence_that_is_lost_names_its_parts_and_the_part_its_cause_and_the_bill_is_that_of_what_ended(site):
+    user = site.user
+    user.deploy("quick", QUICK, memory=128)
+    for name, components in (("inner", ["/_/nap"]), ("outer", ["/_/quick", "/_/inner", "/_/quick"])):
+        made = user.ask("PUT", f"actions/{name}", {"exec": {"kind": "sequence", "components": components}})
+        assert made.status == 200, made.text
+    outer = user.invoke("outer", query="blocking=false").json["activationId"]
+    site.daemon.wait(site.begun, "to run the part that does not end")
+    [(part, _)] = site.begun()
+    site.daemon.kill()
+    site.daemon.start()
+
+    whole, lost = user.record(outer), user.record(part)
+    inner = lost.json["cause"]
+    first, nested = whole.json["logs"]
+    assert nested == inner
+    assert whole.json["response"]["status"] == lost.json["response"]["status"] == "whisk internal error"
+    assert user.record(inner).json["logs"] == [part]
+    assert [user.record(each).json["cause"] for each in (first, inner)] == [outer, outer]
+    told = whole.annotations
+    assert (told["kind"], told["topmost"], told["outcome"], told["limits"]["memory"]) == ("sequence", True, "lost", ACTION_MIB)
+    assert {"cost", "billed"}.isdisjoint(told)
+    assert lost.annotations["causedBy"] == "sequence"
+    assert whole.json["duration"] == user.record(first).json["duration"] + user.record(inner).json["duration"]
+
+    rows = site.finished()
+    assert {name: [row["outcome"] for row in found] for name, found in rows.items()} == {
+        first: ["ok"], part: ["lost"], inner: ["lost"], outer: ["lost"],
+    }  # fmt: skip
+    assert [rows[each][0]["cause"] for each in (first, part, inner, outer)] == [outer, inner, outer, None]
+    assert sum(row["billed_us"] for [row] in rows.values()) == rows[first][0]["billed_us"] > 0
+
+
+def test_what_is_lost_of_a_namespace_that_keeps_no_records_is_in_the_ledger_and_has_no_record(site):
+    site.daemon.control("namespace", "limits", "anna", "--no-store-activations")
+    name = site.user.invoke("nap", {"number": 1, "ms": 60_000}, "blocking=false").json["activationId"]
+    site.daemon.wait(site.begun, "to run the call")
+    site.daemon.kill()
+    site.daemon.start()
+    assert [row["outcome"] for row in site.finished()[name]] == ["lost"]
+    assert site.user.ask("GET", f"activations/{name}").status == 404
+    assert site.user.ask("GET", "activations").json == []
+
+
 @pytest.mark.parametrize("size", [10, 900_000], ids=["small", "large"])
 def test_a_payload_is_durable_when_the_call_is_accepted(site, size):
     site.user.deploy("length", "def main(args):\n    return {'length': len(args['text'])}\n", memory=MEMORY_MIB)

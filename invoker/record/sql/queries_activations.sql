@@ -107,6 +107,12 @@ WHERE r.namespace = :namespace AND r.action = :name AND r.start_ms >= :since_ms 
   AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
 ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
 
+-- name: parts_of
+-- The parts of one sequence or composition, in the order they ran: for a restart, it reads all records since then.
+SELECT record FROM records
+WHERE namespace = :namespace AND start_ms >= :since_ms AND record ->> 'cause' = :cause
+ORDER BY start_ms, id;
+
 -- name: count
 -- How many there are, of one action where `name` is not NULL.
 SELECT count(*) FROM records

@@ -1,6 +1,5 @@
 import json
 
-import msgspec
 import pytest
 
 from invoker.errors import MalformedContent
