@@ -212,6 +212,7 @@ class Daemon:
             manifest=manifest,
             invoker=self.invoker,
             recorder=stores.recorder,
+            vault=self.vault,
             node=config.node,
             wall_clock=time.time,
         )
@@ -273,6 +274,7 @@ class Daemon:
             pool=self.pool,
             invoker=self.invoker,
             authenticator=self.authenticator,
+            vault=self.vault,
         )
         loops = [
             self.group.create_task(self.keeper.watch_loop(), name="watch the loop"),

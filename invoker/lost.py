@@ -16,7 +16,8 @@ from invoker.model import Accepted, Activation, Composition, Limits, Meter, Stat
 from invoker.plan import Facts
 from pool.model import ActivationId
 
-_RESULT = msgspec.Raw(b'{"error":"The daemon was stopped while the action ran: lost, may have run."}')
+#: What its callers are told.
+SENTENCE = "The daemon was stopped while the action ran: lost, may have run."
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
         stored: None or true for a record; false where the namespace keeps none, and only the ledger has it.
         cause, transaction, binding: as of the record.
         composed: it was the whole of a sequence or composition.
+        reason, sentence: its outcome, and the error in its result.
     """
 
     activation_id: ActivationId
@@ -38,6 +40,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     transaction: str = ""
     binding: str | None = None
     composed: bool = False
+    reason: str = "lost"
+    sentence: str = SENTENCE
 
     def with_promise(self, accepted: Accepted) -> Lost:
         """Add what the journal knows of it to what the container table does."""
@@ -54,7 +58,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
         """
         facts = self.facts
         composition, kind, memory, end_ms = None, facts.kind, facts.memory, self.start_ms
-        meter = Meter(memory_limit_mib=facts.memory, outcome="lost")
+        meter = Meter(memory_limit_mib=facts.memory, outcome=self.reason)
         if self.composed:
             composition = Composition(
                 parts=tuple(each.activation_id for each in parts),
@@ -62,7 +66,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
                 is_conductor=facts.kind != SEQUENCE,
                 is_topmost=self.cause is None,
             )
-            kind, meter = SEQUENCE, Meter(outcome="lost")
+            kind, meter = SEQUENCE, Meter(outcome=self.reason)
             memory = max((each.limits.memory for each in parts), default=0)
             end_ms = max((each.end_ms for each in parts), default=end_ms)
         return Activation(
@@ -77,7 +81,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
             start_ms=self.start_ms,
             end_ms=max(self.start_ms, end_ms),
             status=Status.INTERNAL_ERROR,
-            result=_RESULT,
+            result=msgspec.Raw(msgspec.json.encode({"error": self.sentence})),
             cause=self.cause,
             transaction=self.transaction,
             binding=self.binding,

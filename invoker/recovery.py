@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+import msgspec
+
 from invoker.adoption import adopt_or_remove, lost_activations
 from invoker.errors import EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
@@ -16,6 +18,7 @@ from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
 from invoker.resolve import resolve_action
 from invoker.stores import Stores
+from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import ContainerBackend
 from pool.errors import InvokerError
 from pool.pool import Pool
@@ -31,6 +34,7 @@ async def take_over(
     pool: Pool,
     invoker: Invoker,
     authenticator: Authenticator,
+    vault: Vault,
 ) -> None:
     """Settle what an earlier daemon left: its lost activations, its containers, what it had accepted."""
     entities, recorder = stores.entities, stores.recorder
@@ -57,11 +61,18 @@ async def take_over(
         if namespace is None or action is None:
             await invoker.record_lost([_lost_promise(accepted, entities)])
             continue
+        try:
+            payload = vault.open_payload(accepted.payload)
+        except ParameterUnreadable as error:
+            log.error("activation %s of %s is not run: %s", accepted.activation_id, accepted.path, error)  # noqa: TRY400
+            lost_promise = _lost_promise(accepted, entities)
+            await invoker.record_lost([msgspec.structs.replace(lost_promise, reason=error.code, sentence=str(error))])
+            continue
         call = Call(
             identity=Identity(namespace=namespace, api_key=authenticator.derived_key(namespace)),
             action=action,
-            payload=accepted.payload,
-            payload_bytes=len(accepted.payload),
+            payload=payload,
+            payload_bytes=len(payload),
             transaction=accepted.transaction,
             blocking=False,
             wait_s=0.0,

@@ -18,8 +18,22 @@ from invoker.errors import answer_of
 from invoker.http.admission import Admission
 from invoker.invocation import Call
 from invoker.manifest import Manifest
-from invoker.model import TRIGGER_KIND, Accepted, Activation, Entity, Identity, Limits, Meter, Rule, RuleStatus, Status, Trigger
+from invoker.model import (
+    TRIGGER_KIND,
+    Accepted,
+    Activation,
+    Entity,
+    Identity,
+    Limits,
+    Meter,
+    Parameter,
+    Rule,
+    RuleStatus,
+    Status,
+    Trigger,
+)
 from invoker.record.entries import TickEntry
+from invoker.vault import Vault, has_sealed
 from pool.errors import InvokerError
 from pool.model import ActivationId
 
@@ -86,6 +100,7 @@ class Triggers:
         manifest: Manifest,
         invoker: Promising,
         recorder: Firing,
+        vault: Vault,
         node: str,
         wall_clock: Callable[[], float],
     ) -> None:
@@ -97,6 +112,7 @@ class Triggers:
             manifest: the kinds.
             invoker: runs actions.
             recorder: writes.
+            vault: opens sealed parameters, and seals what is written of them.
             node: in every record.
             wall_clock: seconds since the epoch.
         """
@@ -105,6 +121,7 @@ class Triggers:
         self._manifest = manifest
         self._invoker = invoker
         self._recorder = recorder
+        self._vault = vault
         self._node = node
         self._wall_clock = wall_clock
 
@@ -132,14 +149,15 @@ class Triggers:
             Id of the trigger's record; None, and no record, when none of its rules is active.
 
         Raises:
-            PoolClosed, JournalFull: nothing was done.
+            PoolClosed, JournalFull, ParameterUnreadable: nothing was done.
         """
         rules = self._entities.rules_of(trigger)
         if all(rule.status_under(trigger) is not RuleStatus.ACTIVE for rule in rules):
             if tick is not None:
                 await self._recorder.ticked(tick)
             return None
-        fire = _Fire(identity, trigger, merge_fire_arguments(trigger, headers, payload), transaction)
+        arguments = merge_fire_arguments(self._vault.open(trigger.parameters), headers, payload)
+        fire = _Fire(identity, trigger, arguments, transaction)
         verdicts: list[_Verdict] = []
         for rule in rules:
             begun = sum(verdict.call is not None for verdict in verdicts)
@@ -149,7 +167,10 @@ class Triggers:
 
         async def promise(promised: Sequence[Accepted]) -> None:
             stored = identity.namespace.limits.store_activations is not False
-            await self._recorder.fired(record, lines=lines, promised=promised, payload=fire.arguments, tick=tick, stored=stored)
+            written = arguments
+            if has_sealed(trigger.parameters):
+                written = self._vault.seal_payload(identity.namespace.name, arguments)
+            await self._recorder.fired(record, lines=lines, promised=promised, payload=written, tick=tick, stored=stored)
 
         calls = [(verdict.activation_id, verdict.call) for verdict in verdicts if verdict.call is not None]
         await self._invoker.run_promised(calls, promise)
@@ -233,9 +254,9 @@ class _Verdict(NamedTuple):
         return _encode(told).decode()
 
 
-def merge_fire_arguments(trigger: Trigger, headers: Mapping[str, str] | None, payload: msgspec.Raw) -> msgspec.Raw:
+def merge_fire_arguments(parameters: Sequence[Parameter], headers: Mapping[str, str] | None, payload: msgspec.Raw) -> msgspec.Raw:
     """Lay the payload over `__ow_headers` over the trigger's parameters."""
-    merged = {parameter.key: parameter.value for parameter in trigger.parameters}
+    merged = {parameter.key: parameter.value for parameter in parameters}
     if headers is not None:
         told = {name.lower(): value for name, value in headers.items() if name.lower() not in _HIDDEN_HEADERS}
         merged["__ow_headers"] = msgspec.Raw(_encode(told))

@@ -1,8 +1,9 @@
 """Parameters whose values are kept sealed: AES-256-GCM under a key of the node, opened only when an action gets them.
 
 A parameter is sealed when it is written, either because its `encryption` says `aes-256`, or because the site seals all of them.
-From then on it is sealed everywhere: in memory, on the disk, in backups, in what the API shows. What the API shows may be sent
-back, and stays as it is; but only within its namespace: a sealed value that was copied out of a shared package is of no use.
+From then on it is sealed everywhere: in memory, on the disk, in backups, in what the API shows. Those of a trigger become part of
+what its actions are called with, and that is written down before they run: there all of it is sealed. What the API shows may be
+sent back, and stays as it is; but only within its namespace: a sealed value that was copied out of a shared package is of no use.
 """
 
 from __future__ import annotations
@@ -78,6 +79,25 @@ class Vault:
             return parameters
         return tuple(self._open(each) for each in parameters)
 
+    def seal_payload(self, namespace: str, payload: msgspec.Raw) -> msgspec.Raw:
+        """Seal what an action is promised to be called with, so that the promise can be written down."""
+        return msgspec.Raw(_encode(self._encrypt(namespace, bytes(payload))))
+
+    def open_payload(self, payload: msgspec.Raw) -> msgspec.Raw:
+        """Open such a payload; one that was never sealed is an object or an array, and passes.
+
+        Raises:
+            ParameterUnreadable: it was sealed with another key.
+        """
+        if bytes(memoryview(payload)[:1]) != b'"':
+            return payload
+        opened = self._decrypt(_decode_text(payload).removeprefix(_PREFIX))
+        if opened is None:
+            raise ParameterUnreadable(
+                "The arguments that a trigger promised cannot be opened: they were encrypted with another key; fire it again."
+            )
+        return msgspec.Raw(opened)
+
     def _seal(self, namespace: str, parameter: Parameter, *, wanted: bool) -> Parameter:
         wanted = parameter.encryption == SCHEME or (wanted and parameter.encryption is None)
         if not wanted or bytes(parameter.value) == b"null":
@@ -88,9 +108,7 @@ class Vault:
                     f"The parameter '{parameter.key}' was encrypted with another key, or for another namespace: send its value."
                 )
             return parameter
-        nonce = os.urandom(_NONCE_BYTES)
-        ciphertext = self._cipher.encrypt(nonce, bytes(parameter.value), namespace.encode())
-        text = f"{_PREFIX}{namespace}:{base64.b64encode(nonce + ciphertext).decode()}"
+        text = self._encrypt(namespace, bytes(parameter.value))
         return msgspec.structs.replace(parameter, value=msgspec.Raw(_encode(text)), encryption=SCHEME)
 
     def _open(self, parameter: Parameter) -> Parameter:
@@ -104,6 +122,11 @@ class Vault:
             )
         return msgspec.structs.replace(parameter, value=msgspec.Raw(value), encryption=None)
 
+    def _encrypt(self, namespace: str, text: bytes) -> str:
+        nonce = os.urandom(_NONCE_BYTES)
+        ciphertext = self._cipher.encrypt(nonce, text, namespace.encode())
+        return f"{_PREFIX}{namespace}:{base64.b64encode(nonce + ciphertext).decode()}"
+
     def _decrypt(self, sealed: str) -> bytes | None:
         """Open `NAMESPACE:base64`; None when it was not sealed with this key for that namespace."""
         namespace, _, text = sealed.partition(":")
@@ -112,6 +135,11 @@ class Vault:
             return self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], namespace.encode())
         except (InvalidTag, ValueError, binascii.Error):
             return None
+
+
+def has_sealed(parameters: tuple[Parameter, ...]) -> bool:
+    """Tell whether one of them is sealed."""
+    return any(_sealed_text(each) is not None for each in parameters)
 
 
 def _sealed_text(parameter: Parameter) -> str | None:

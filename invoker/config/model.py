@@ -370,7 +370,7 @@ class StoreConfig:
     keep_logs_s: int = key(7 * _DAY_S, "Age at which logs are deleted.", at_least=60)
     keep_logs_bytes: int = key(2**30, "Logs of one namespace; the oldest go first.", at_least=_MIB)
     encrypt_parameters: bool = key(
-        False, "Encrypt the parameters of actions and packages when they are written, not only those that ask for it."
+        False, "Encrypt the parameters of actions, packages and triggers when they are written, not only those that ask for it."
     )
     parameter_key_file: Path | None = key(
         None,

@@ -9,7 +9,7 @@ import msgspec
 from invoker.errors import InvalidRequest
 from invoker.http.bodies import EntityBody, parse_trigger
 from invoker.http.documents import trigger_document, trigger_entry
-from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, written_fields
+from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, written_fields
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import is_name
@@ -36,6 +36,7 @@ async def put_trigger(services: Services, exchange: Exchange) -> Reply:
     check_put(exchange)
     body = parse_trigger(await exchange.read_json(REQUEST_BYTES, required=True))
     check_sizes(body)
+    body = seal(services, exchange, body)
     old = find_replaced(services, exchange, Trigger)
     trigger = write_trigger(old, body, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))
     await services.entities.put(trigger, expected_revision=None if old is None else old.revision)

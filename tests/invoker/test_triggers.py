@@ -18,6 +18,7 @@ from invoker.model import (
     Trigger,
 )
 from invoker.triggers import merge_fire_arguments
+from invoker.vault import KEY_BYTES, ParameterUnreadable, Vault
 from pool.errors import PoolClosed
 
 
@@ -181,22 +182,64 @@ async def test_what_the_node_cannot_take_leaves_no_record(firing, refusal):
     assert firing.site.activations.records == []
 
 
+# ---- sealed parameters
+
+
+def secret(value: str = "hush", key: str = "s") -> Parameter:
+    return Parameter(key=key, value=raw(value), encryption="aes-256")
+
+
+async def test_a_sealed_parameter_is_open_for_the_action_and_sealed_in_what_is_written(firing):
+    firing.action()
+    firing.rule("r")
+    firing.trigger = a_trigger(parameters=firing.site.vault.seal("guest", (secret(), Parameter(key="p", value=raw(1)))))
+    await firing.fire({"x": 2})
+    (call,) = firing.calls
+    assert msgspec.json.decode(call.payload) == {"s": "hush", "p": 1, "x": 2}
+    (written,) = firing.site.activations.payloads
+    assert b"hush" not in bytes(written)
+    assert firing.site.vault.open_payload(written) == call.payload
+    (record,) = firing.site.activations.records
+    assert msgspec.json.decode(record.result) == {"x": 2}
+
+
+async def test_without_sealed_parameters_what_is_written_is_what_the_action_gets(firing):
+    firing.action()
+    firing.rule("r")
+    firing.trigger = a_trigger(parameters=(Parameter(key="p", value=raw(1)),))
+    await firing.fire({"x": 2})
+    assert firing.site.activations.payloads == [firing.calls[0].payload]
+
+
+async def test_a_parameter_that_cannot_be_opened_is_named_and_nothing_is_fired(firing):
+    firing.action()
+    firing.rule("r")
+    other = Vault(b"o" * KEY_BYTES)
+    firing.trigger = a_trigger(parameters=other.seal("guest", (secret(),)))
+    with pytest.raises(ParameterUnreadable, match="'s' cannot be opened"):
+        await firing.fire()
+    assert (firing.calls, firing.site.activations.records) == ([], [])
+
+
 # ---- what the actions are called with
 
 
 def test_the_payload_lies_over_the_headers_over_the_triggers_parameters():
     trigger = a_trigger(parameters=(Parameter(key="x", value=raw(1)), Parameter(key="y", value=raw(2))))
     headers = {"X-Mine": "yes", "Content-Type": "application/json", "Content-Length": "9", "Authorization": "Basic secret"}
-    merged = merge_fire_arguments(trigger, headers, raw({"y": 3}))
+    merged = merge_fire_arguments(trigger.parameters, headers, raw({"y": 3}))
     assert msgspec.json.decode(merged) == {"x": 1, "y": 3, "__ow_headers": {"x-mine": "yes"}}
-    assert msgspec.json.decode(merge_fire_arguments(trigger, headers, raw({"__ow_headers": 0})))["__ow_headers"] == 0
+    assert msgspec.json.decode(merge_fire_arguments(trigger.parameters, headers, raw({"__ow_headers": 0})))["__ow_headers"] == 0
 
 
 def test_without_parameters_and_headers_the_payload_is_passed_byte_for_byte():
     payload = msgspec.Raw(b'{ "n": 1.0e400 }')
-    assert merge_fire_arguments(a_trigger(), None, payload) is payload
+    assert merge_fire_arguments((), None, payload) is payload
 
 
 def test_numbers_stay_as_they_were_written():
     trigger = a_trigger(parameters=(Parameter(key="big", value=msgspec.Raw(b"12345678901234567890123")),))
-    assert bytes(merge_fire_arguments(trigger, None, msgspec.Raw(b'{"n":1.10}'))) == b'{"big":12345678901234567890123,"n":1.10}'
+    assert (
+        bytes(merge_fire_arguments(trigger.parameters, None, msgspec.Raw(b'{"n":1.10}')))
+        == b'{"big":12345678901234567890123,"n":1.10}'
+    )

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from invoker.model import Parameter
-from invoker.vault import KEY_BYTES, ParameterUnreadable, SealedElsewhere, Vault
+from invoker.vault import KEY_BYTES, ParameterUnreadable, SealedElsewhere, Vault, has_sealed
 
 VAULT = Vault(b"k" * KEY_BYTES)
 ALL = Vault(b"k" * KEY_BYTES, seals_all=lambda: True)
@@ -82,3 +82,29 @@ def test_a_sealed_value_cannot_be_given_to_another_namespace_nor_changed():
 def test_with_another_key_nothing_opens():
     with pytest.raises(ParameterUnreadable):
         OTHER.open(VAULT.seal("guest", (secret(),)))
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"s":"hush","n":1.10e400}', b"{}", pytest.param(b'{"a":"' + b"x" * 10**6 + b'"}', id="long")]
+)
+def test_a_sealed_payload_opens_to_the_same_text(payload):
+    sealed = VAULT.seal_payload("guest", msgspec.Raw(payload))
+    assert isinstance(json.loads(bytes(sealed)), str)
+    assert payload not in bytes(sealed)
+    assert bytes(VAULT.open_payload(sealed)) == payload
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"a":"invokerd:1:"}', b"[1]"])
+def test_a_payload_that_was_never_sealed_passes(payload):
+    raw = msgspec.Raw(payload)
+    assert VAULT.open_payload(raw) is raw
+
+
+def test_a_payload_that_was_sealed_with_another_key_says_so():
+    with pytest.raises(ParameterUnreadable, match="were encrypted with another key; fire it again"):
+        VAULT.open_payload(OTHER.seal_payload("guest", msgspec.Raw(b"{}")))
+
+
+def test_it_is_told_whether_parameters_are_sealed():
+    assert has_sealed(VAULT.seal("guest", (secret(), secret(encryption=None))))
+    assert not has_sealed((secret(encryption=None), secret(b'"x"', encryption="rot13"), secret(b"null")))

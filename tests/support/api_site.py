@@ -123,11 +123,13 @@ class FakeActivations:
         self.records = []
         self.logs = {}
         self.ticks = []
+        self.payloads = []
 
     async def fired(self, activation, *, lines, promised, payload, tick, stored):
         self.records += [activation] if stored else []
         self.logs[activation.activation_id] = lines
         self.ticks += [tick] if tick else []
+        self.payloads.append(payload)
 
     async def ticked(self, tick):
         self.ticks.append(tick)
@@ -240,6 +242,7 @@ class Site:
             manifest=manifest,
             invoker=self.invoker,
             recorder=self.activations,
+            vault=self.vault,
             node="node1",
             wall_clock=lambda: self.now,
         )

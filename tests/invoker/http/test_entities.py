@@ -31,12 +31,11 @@ async def test_without_being_asked_nothing_is_encrypted_unless_the_site_wants_it
     assert (await put(site, "actions/x", CODE | {"parameters": plain}))["parameters"] == plain
 
 
-async def test_a_site_may_have_all_encrypted_but_components_and_triggers(site):
+async def test_a_site_may_have_all_encrypted_but_components(site):
     site.seals_all = True
     plain = [{"key": "a", "value": "visible"}]
-    for path in ("actions/x", "packages/p"):
+    for path in ("actions/x", "packages/p", "triggers/t"):
         (shown,) = (await put(site, path, CODE | {"parameters": plain}))["parameters"]
         assert shown["encryption"] == "aes-256"
     sequence = await put(site, "actions/s", {"exec": {"kind": "sequence", "components": ["/_/x"]}})
     assert sequence["parameters"] == [{"key": "_actions", "value": ["/guest/x"]}]
-    assert (await put(site, "triggers/t", {"parameters": plain}))["parameters"] == plain
