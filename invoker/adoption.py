@@ -85,7 +85,7 @@ async def _adopt(
     except (msgspec.MsgspecError, InvokerError, LookupError) as error:
         log.info("%s is not adopted: %s", container.container_id, error)
         return False
-    pool.found(container, handle, spec, key)
+    pool.found(container, handle, spec, key, takes_one=entry.takes_one)
     return True
 
 

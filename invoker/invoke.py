@@ -476,10 +476,7 @@ class Invoker:
             environment=environment | self._context(ticket, plan),
         )
         deadline = self._loop.time() + timeout_ms / 1000
-        outcome = await initialise(lease, body, deadline=deadline, timeout_ms=timeout_ms)
-        if outcome is None:
-            lease.initialised()
-        return outcome
+        return await initialise(lease, body, deadline=deadline, timeout_ms=timeout_ms)
 
     def _context(self, ticket: Ticket, plan: Plan) -> dict[str, str]:
         """What /init tells the action of its surroundings."""

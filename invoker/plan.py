@@ -168,7 +168,7 @@ class Planner:
             mounts = (*mounts, Mount(source=str(self._code.path(mounted)), target=MOUNT_TARGET))
         threads = str(max(1, cpu_millis // 1000)) if cpu_millis else ""
         environment = {"__OW_API_HOST": API_URL, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - inside the container
-        concurrency = self._concurrency(action)
+        concurrency = self._concurrency(action, image)
         if concurrency > 1:
             environment["__OW_ALLOW_CONCURRENT"] = "true"
         if threads:
@@ -203,10 +203,11 @@ class Planner:
             reactive=reactive,
         )
 
-    def _concurrency(self, action: Action) -> int:
-        """How many activations one container may run at a time: what the action allows, where its kind can."""
+    def _concurrency(self, action: Action, image: Image) -> int:
+        """How many activations one container may run at a time: what the action allows, where its kind or its image can."""
         runtime = self._manifest.runtimes.get(action.exec.kind)
-        return min(action.limits.concurrency, MAX_ACTIVATIONS) if runtime is not None and runtime.concurrent else 1
+        can = image.concurrent or (runtime is not None and runtime.concurrent)
+        return min(action.limits.concurrency, MAX_ACTIVATIONS) if can else 1
 
     def _stems(self, action: Action) -> tuple[int, Reactive | None]:
         """Tell how many stem cells to keep, and how demand changes that; only in sizes that the manifest names for the kind."""

@@ -94,7 +94,7 @@ def run_body(
 
 
 async def initialise(lease: Lease, body: bytes, *, deadline: float, timeout_ms: int) -> Outcome | None:
-    """Send /init. Return None on success, else how the activation ended.
+    """Send /init. Return None on success, which the lease is told, else how the activation ended.
 
     Args:
         lease: of a container without code.
@@ -116,7 +116,10 @@ async def initialise(lease: Lease, body: bytes, *, deadline: float, timeout_ms: 
     except (ConnectionLost, ResponseNotHttp):
         sentence = "The action did not initialize and exited unexpectedly."
         return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "init-exited")
-    return classify_init(response)
+    outcome = classify_init(response)
+    if outcome is None:
+        lease.initialised(takes_one=response.takes_one)
+    return outcome
 
 
 def classify_init(response: Response) -> Outcome | None:

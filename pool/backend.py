@@ -119,11 +119,13 @@ class Image:
         image_id: immutable, `sha256:...`.
         logs: whether it speaks the framed log pipe (label `invokerd.protocol=pipe`).
         server_keep_alive_s: label `invokerd.keep-alive-s`; 1 when it says nothing.
+        concurrent: its server can run several activations at the same time (label `invokerd.concurrent=true`).
     """
 
     image_id: str
     logs: LogTransport
     server_keep_alive_s: float
+    concurrent: bool = False
 
 
 class ContainerBackend(Protocol):

@@ -82,6 +82,8 @@ class Container:
     born: float
     #: When the last lease on it ended; `born` before the first.
     idle_since: float
+    #: Its code said that it runs one activation at a time, whatever the key's concurrency.
+    takes_one: bool = False
     #: False once the kernel would not freeze it, until its next lease: till then it rests warm.
     freezable: bool = True
     #: Up to when its idleness is booked in `Books.idle`, seconds of the pool's clock.
@@ -109,6 +111,11 @@ class Container:
     def memory_mib(self) -> int:
         """Its memory limit, MiB."""
         return self.spec.memory_mib
+
+    @property
+    def takes(self) -> int:
+        """How many activations it may run at the same time."""
+        return 1 if self.takes_one or self.key is None else self.key.concurrency
 
     @property
     def missing_mib(self) -> int:
@@ -331,7 +338,7 @@ class Books:
             return True
         if state is S.FROZEN:
             return container.held_mib == container.spec.memory_mib
-        return state is S.BUSY and container.key is not None and len(container.leases) < container.key.concurrency
+        return state is S.BUSY and container.key is not None and len(container.leases) < container.takes
 
     def note_ready(self, container: Container) -> None:
         """Bring `ready` up to date for one container; the last used stands last, so that the tail may go idle."""
@@ -396,7 +403,7 @@ class Books:
         assert self.starting == len(those(S.STARTING))
         for container in containers:
             assert bool(container.leases) == (container.state in LEASED), (container.state, container.leases)
-            assert len(container.leases) <= (container.key.concurrency if container.key else 1)
+            assert len(container.leases) <= container.takes
             if container.state in {S.STEM, S.STEM_FROZEN}:
                 assert container.key is None
             elif container.state not in {S.STARTING, S.ADOPTING, S.REMOVING}:

@@ -26,12 +26,14 @@ class Response(msgspec.Struct, gc=False):
         body: at most the limit given to `send`.
         length: bytes that the body really had; beyond the limit they were read and dropped.
         logs: value of `X-Invokerd-Logs`, None when the image does not speak it.
+        takes_one: `X-Invokerd-Takes: 1`: the code takes one activation at a time.
     """
 
     status: int = 0
     body: bytes | bytearray = b""
     length: int = 0
     logs: str | None = None
+    takes_one: bool = False
 
 
 class Connection:
@@ -162,6 +164,8 @@ class Connection:
         """Keep what matters."""
         if len(name) == 15 and name.lower() == b"x-invokerd-logs":
             self._response.logs = value.decode("ascii", "replace")
+        elif len(name) == 16 and name.lower() == b"x-invokerd-takes":
+            self._response.takes_one = value == b"1"
 
     def on_body(self, data: bytes) -> None:
         """Keep up to the limit, count all."""

@@ -484,6 +484,7 @@ class DockerBackend:
             image_id=found.image_id,
             logs=LogTransport.PIPE if speaks_pipe else LogTransport.ATTACHED,
             server_keep_alive_s=keep_alive_s,
+            concurrent=labels.get(recipe.LABEL_CONCURRENT) == "true",
         )
 
     async def _lead_pull(

@@ -26,9 +26,14 @@ class Arrived(Event, frozen=True):
 
 
 class Initialised(Event, frozen=True):
-    """The container that this activation holds has its code."""
+    """The container that this activation holds has its code.
+
+    Attributes:
+        takes_one: that code runs one activation at a time, whatever the key's concurrency.
+    """
 
     activation: ActivationId
+    takes_one: bool = False
 
 
 class Ended(Event, frozen=True):
@@ -102,11 +107,13 @@ class Found(Event, frozen=True):
 
     Attributes:
         key: of the action that it was specialised for; None for a stem cell.
+        takes_one: its code runs one activation at a time.
     """
 
     container: ContainerId
     spec: ContainerSpec
     key: ReuseKey | None
+    takes_one: bool = False
 
 
 class Retired(Event, frozen=True):

@@ -42,6 +42,8 @@ class Pace:
     started_at: float = float("-inf")
     #: When its last lease ended, seconds of the pool's clock.
     ended_at: float | None = None
+    #: Its code said that it runs one activation at a time, whatever the key's concurrency.
+    takes_one: bool = False
     #: How its containers are used.
     habits: Habits = field(default_factory=Habits)
 
@@ -114,7 +116,7 @@ class Launcher:
         """Estimate what an activation uses, MiB times seconds."""
         pace = self._paces.get(key.digest)
         mean_s = UNKNOWN_RUN_S if pace is None or pace.mean_s is None else pace.mean_s
-        return key.spec.memory_mib * max(mean_s, 0.001) / key.concurrency
+        return key.spec.memory_mib * max(mean_s, 0.001) / (1 if pace is not None and pace.takes_one else key.concurrency)
 
     def at_cap(self, key: ReuseKey) -> bool:
         """Whether the action or its user has all the containers that it may have."""
@@ -169,7 +171,7 @@ class Launcher:
             waiting=len(line.waiters),
             starting=starting,
             soon_free=soon_free,
-            concurrency=key.concurrency,
+            concurrency=1 if pace.takes_one else key.concurrency,
             mean_s=pace.mean_s,
             waited_s=pace.waited_s,
             start_cost_s=self.width.cost_s,

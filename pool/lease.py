@@ -243,12 +243,12 @@ class Told:
     """Whom a lease tells what. None may raise.
 
     Attributes:
-        initialised: the container took its code.
+        initialised: the container took its code: (activation, whether that takes one activation at a time).
         tail: CPU time used after the reply of an activation: (activation, container, microseconds).
         repaired: a container was found frozen with a call in flight, and thawed.
     """
 
-    initialised: Callable[[ActivationId], None]
+    initialised: Callable[[ActivationId, bool], None]
     tail: Callable[[ActivationId, ContainerId, int], None] | None = None
     repaired: Callable[[ContainerId], None] | None = None
 
@@ -370,9 +370,15 @@ class Lease:
             live.close_connections()
         return reusable and not live.dead
 
-    def initialised(self) -> None:
-        """The container took its code."""
-        self._told.initialised(self.activation)
+    def initialised(self, *, takes_one: bool = False) -> None:
+        """The container took its code.
+
+        Args:
+            takes_one: that code runs one activation at a time, whatever the action's limit says.
+        """
+        if takes_one:
+            self._live.slot.take_one()
+        self._told.initialised(self.activation, takes_one)
 
     async def request(self, path: bytes, body: bytes, *, deadline: float, limit: int) -> Response:
         """Send one request and wait for its response.

@@ -30,6 +30,7 @@ class LogCollection(msgspec.Struct):
         limit_bytes: text beyond it is dropped, and a last line says so.
         lines: as the API shows them.
         dropped: lines that the runtime could not write because the pipe was full.
+        mixed: others were in the container meanwhile, and whose a line is cannot be told.
     """
 
     limit_bytes: int
@@ -37,6 +38,7 @@ class LogCollection(msgspec.Struct):
     taken: int = 0
     truncated: bool = False
     dropped: int = 0
+    mixed: bool = False
     #: Stream -> text of a line that goes on in the next frame, and when it began, microseconds.
     partial: dict[str, tuple[int, list[bytes]]] = {}
 
@@ -59,6 +61,9 @@ class LogCollection(msgspec.Struct):
         for stream, (time_us, parts) in self.partial.items():
             self.add(stream, time_us, b"".join(parts))
         self.partial.clear()
+        if self.mixed and self.lines:
+            said = "Other activations ran in this container at the same time: lines of theirs may be among these."
+            self.lines.append(format_line(time.time_ns() // 1000, "stderr", said))
         if self.dropped:
             said = f"There was an issue while collecting your logs: {self.dropped} lines were lost, the log pipe was full."
             self.lines.append(format_line(time.time_ns() // 1000, "stderr", said))
@@ -200,7 +205,11 @@ class PipeLogReader(LogReader):
 
 
 class AttachedLogReader(LogReader):
-    """Reads a foreign image's attached stream. One activation at a time; sentinels, where it prints them, end it."""
+    """Reads a foreign image's attached stream; sentinels, where it prints them, end an activation.
+
+    Where several activations run in it at the same time, nobody can tell whose a line is: each of them gets all, and a last line
+    that says so; sentinels tell nothing then.
+    """
 
     come_late = True
 
@@ -216,7 +225,11 @@ class AttachedLogReader(LogReader):
     def begin(self, activation: ActivationId, *, limit_bytes: int) -> LogCollection:
         """Open the collection; the sentinels of an earlier activation count no more."""
         self._sentinels = 0
-        return super().begin(activation, limit_bytes=limit_bytes)
+        collection = super().begin(activation, limit_bytes=limit_bytes)
+        if len(self._open) > 1:
+            for each in self._open.values():
+                each.mixed = True
+        return collection
 
     async def read(self, stream: AsyncIterator[tuple[str, bytes]]) -> None:
         """Read to the end of the stream. A broken stream raises what the backend raises."""
@@ -228,10 +241,13 @@ class AttachedLogReader(LogReader):
             self._changed.set()
 
     async def wait_complete(self, deadline: float) -> None:
-        """Wait for both sentinels, for silence, or for the deadline."""
+        """Wait for both sentinels, for silence, or for the deadline; beside others for as long as silence takes, noise or not."""
         began = self._loop.time()
-        while self._sentinels < 2 and not self._ended:
-            quiet_until = max(began, self._heard_at) + QUIET_S
+        while not self._ended:
+            is_mixed = any(each.mixed for each in self._open.values())
+            if self._sentinels >= 2 and not is_mixed:
+                break
+            quiet_until = (began if is_mixed else max(began, self._heard_at)) + QUIET_S
             until = min(quiet_until, deadline)
             if self._loop.time() >= until:
                 break

@@ -218,12 +218,14 @@ class Machine:
         container = self._holds.get(event.activation)
         if container is None:
             return
+        container.takes_one = event.takes_one
         self.books.move(container, S.BUSY)
         assert container.key is not None
         self._sick_keys.succeeded(container.key.digest)
         if container.idle_since == container.born:
             container.start_cost_s = self.books.now - container.born
         pace = self.launcher.pace_of(container.key)
+        pace.takes_one = event.takes_one
         if pace.serving_since is None:
             pace.serving_since = self.books.now
         self._serve_with(container)
@@ -278,7 +280,7 @@ class Machine:
             self._remove(container)
         else:  # BUSY to BUSY is no transition: it goes straight to the next activation
             self._take(line.first(), container)
-            if key.concurrency > 1:
+            if container.takes > 1:
                 self._serve_with(container)
             return True
         return False
@@ -477,7 +479,10 @@ class Machine:
         self.launcher.launch()
 
     def _on_found(self, event: ev.Found) -> None:
-        container = Container(event.container, event.spec, event.key, S.ADOPTING, self.books.now, self.books.now, self.books.now)
+        now = self.books.now
+        container = Container(event.container, event.spec, event.key, S.ADOPTING, now, now, now, takes_one=event.takes_one)
+        if event.key is not None:
+            self.launcher.pace_of(event.key).takes_one = event.takes_one
         self.books.add(container)
         if self.books.used_mib > self.settings.memory_mib:  # the budget was made smaller since
             self._remove(container)

@@ -317,11 +317,19 @@ class Pool:
 
     # ---- beginning and end
 
-    def found(self, found: FoundContainer, handle: ContainerHandle, spec: ContainerSpec, key: ReuseKey | None) -> None:
+    def found(
+        self,
+        found: FoundContainer,
+        handle: ContainerHandle,
+        spec: ContainerSpec,
+        key: ReuseKey | None,
+        *,
+        takes_one: bool = False,
+    ) -> None:
         """Take over an idle container of an earlier daemon; it is probed before it serves."""
         live = self._live(found.container_id, spec, handle)
         live.take_over()
-        self._feed(ev.Found(found.container_id, spec, key))
+        self._feed(ev.Found(found.container_id, spec, key, takes_one))
 
     def stop_starting(self) -> None:
         """Refuse new activations and tell those that wait. Those in flight go on, and may ask for what belongs to them."""
@@ -433,8 +441,8 @@ class Pool:
         elif not waiter.done():
             waiter.set_exception(command.error)
 
-    def _initialised(self, activation: ActivationId) -> None:
-        self._feed(ev.Initialised(activation))
+    def _initialised(self, activation: ActivationId, takes_one: bool) -> None:
+        self._feed(ev.Initialised(activation, takes_one))
 
     def _key_digest(self, container_id: ContainerId) -> str:
         key = self.machine.books.containers[container_id].key

@@ -23,6 +23,7 @@ LABEL_SPEC = "invokerd.spec"
 #: Labels of images.
 LABEL_PROTOCOL = "invokerd.protocol"
 LABEL_KEEP_ALIVE = "invokerd.keep-alive-s"
+LABEL_CONCURRENT = "invokerd.concurrent"
 
 #: Where a container finds its log FIFO.
 LOG_DIRECTORY = "/run/invokerd"

@@ -33,6 +33,7 @@ _GROW_SLOTS = 64
 # A slot. Offsets are multiples of 8, so that numbers are written in one store.
 _IN_USE = 0  # 1 byte
 _SPECIALISED = 1  # 1 byte
+_TAKES_ONE = 2  # 1 byte
 _CPU = 8  # int64
 _ID = 16  # length, then bytes
 _KEY = _ID + MAX_CONTAINER_ID_BYTES
@@ -60,6 +61,7 @@ class Entry:
         facts: what the pool noted when it was specialised.
         activations: (activation id, start in milliseconds since the epoch) of those that had begun and not ended.
         cpu_us: its CPU counter when its last activation ended.
+        takes_one: its code said that it runs one activation at a time.
     """
 
     container_id: ContainerId
@@ -67,6 +69,7 @@ class Entry:
     facts: bytes
     activations: tuple[tuple[ActivationId, int], ...]
     cpu_us: int
+    takes_one: bool = False
 
 
 class Slot:
@@ -96,6 +99,10 @@ class Slot:
         _FACTS_RECORD.pack_into(data, base + _FACTS, len(facts))
         data[base + _FACTS + 8 : base + _FACTS + 8 + len(facts)] = facts
         data[base + _SPECIALISED] = 1
+
+    def take_one(self) -> None:
+        """Note that its code runs one activation at a time."""
+        self._table.data[self._base + _TAKES_ONE] = 1
 
     def begin(self, activation_id: ActivationId, start_ms: int) -> None:
         """Note that an activation begins; call before its first byte is sent. At most `MAX_ACTIVATIONS` at once."""
@@ -151,6 +158,7 @@ class Slot:
             facts=bytes(data[base + _FACTS + 8 : base + _FACTS + 8 + facts_bytes]) if specialised else b"",
             activations=tuple((name, start_ms) for name, start_ms, _ in self._records()),
             cpu_us=_CPU_RECORD.unpack_from(data, base + _CPU)[0],
+            takes_one=specialised and bool(data[base + _TAKES_ONE]),
         )
 
     def restore(self) -> None:

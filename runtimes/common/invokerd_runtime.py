@@ -18,6 +18,8 @@ NO_ACTIVATION = "0" * 32
 #: Code, parameters and results; upstream's limit too.
 BODY_BYTES = 64 * 1024 * 1024
 HEAD_BYTES = 64 * 1024
+#: With the answer to /init: the code takes one activation at a time, whatever the image could do.
+TAKES_ONE = b"X-Invokerd-Takes: 1\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error", 502: "Bad Gateway"}
 
 
@@ -33,8 +35,11 @@ class Refused(Exception):
 class PlainLog:
     """Standard output and error as they are, each activation closed by a sentinel line: what other OpenWhisks expect."""
 
-    def begin(self, activation_id: str) -> None:
+    def begin(self, activation_id: str) -> Voice | None:
         """Nothing to do: the platform tells activations apart by the sentinels."""
+
+    def hear(self, current: object) -> None:
+        """Nothing to do: streams that end with sentinels cannot be told apart while several activations write."""
 
     def write(self, stream: str, lines: list[bytes]) -> None:
         """Write whole lines; `stream` is `o` or `e`."""
@@ -46,13 +51,31 @@ class PlainLog:
         """Give up on what a background process may still write: nobody could tell whose it is."""
         os.close(fd)
 
-    def end(self, *, sentinel: bool) -> bytes:
+    def end(self, voice: Voice | None = None, *, sentinel: bool) -> bytes:
         """Close the activation. Returns header lines for the response."""
         flush_streams()
         if sentinel:
             os.write(1, SENTINEL)
             os.write(2, SENTINEL)
         return b""
+
+
+class Voice:
+    """What one activation has said.
+
+    Attributes:
+        name: its id, as it stands in frames.
+        written: frames in the FIFO.
+        dropped: lines that did not fit.
+        patience_s: for how long it may still wait for a full FIFO.
+        rests: by stream, text that it wrote through a `VoicedStream` and whose newline has not come yet.
+    """
+
+    def __init__(self, name: bytes, patience_s: float) -> None:
+        self.name = name
+        self.written = self.dropped = 0
+        self.patience_s = patience_s
+        self.rests: dict[str, bytes] = {}
 
 
 class Source:
@@ -94,10 +117,8 @@ class FramedLog:
         self._lock = allocate_lock()  # guards all that follows; held while frames are written
         self._sources: dict[int, Source] = {}
         self._arrived = select.epoll()
-        self._activation_id = NO_ACTIVATION.encode()
-        self._written = 0
-        self._dropped = 0
-        self._patience_s = self.PATIENCE_S
+        #: Of the activation that began last: it owns what comes through descriptors.
+        self._voice = Voice(NO_ACTIVATION.encode(), self.PATIENCE_S)
         for fd, stream in ((1, "o"), (2, "e")):
             reader, writer = os.pipe()
             os.dup2(writer, fd)
@@ -105,34 +126,76 @@ class FramedLog:
             self.watch(reader, stream)
         start_new_thread(self._pump, ())
 
-    def begin(self, activation_id: str) -> None:
+    def begin(self, activation_id: str) -> Voice:
         """Let the lines from here on belong to this activation; what came before belongs to the last one."""
         name = activation_id.encode()
         with self._lock:
             self._drain()
-            if name != self._activation_id:  # /init and /run of one activation share their count
+            if name != self._voice.name:  # /init and /run of one activation share their count
                 self._close_lines()
-                self._activation_id = name
-                self._written = self._dropped = 0
-                self._patience_s = self.PATIENCE_S
+                self._voice = Voice(name, self.PATIENCE_S)
+            return self._voice
 
     def write(self, stream: str, lines: list[bytes]) -> None:
         """Write whole lines; `stream` is `o` or `e`."""
         with self._lock:
-            self._emit(stream, lines)
+            self._emit(self._voice, stream, lines)
+
+    def hear(self, current: object) -> None:
+        """Put in the place of Python's two streams what asks, at each write, whose it is.
+
+        Args:
+            current: a function; returns the `Voice` of who writes, None for the activation that began last.
+        """
+        import io
+
+        def take(stream: str, data: bytes) -> None:
+            with self._lock:
+                self._drain()  # what children wrote before comes before
+                voice = current() or self._voice
+                *lines, rest = (voice.rests.get(stream, b"") + data).split(b"\n")
+                self._emit(voice, stream, lines)
+                voice.rests[stream] = self._emit_long(voice, stream, rest) if len(rest) > self.TEXT_BYTES else rest
+
+        class VoicedStream(io.RawIOBase):
+            def __init__(self, stream: str, fd: int) -> None:
+                self._stream, self._fd = stream, fd
+
+            def writable(self) -> bool:
+                return True
+
+            def fileno(self) -> int:
+                return self._fd  # for children that are to write there
+
+            def write(self, data: bytes) -> int:
+                take(self._stream, bytes(data))
+                return len(data)
+
+        for name, stream, fd in (("stdout", "o", 1), ("stderr", "e", 2)):
+            old = getattr(sys, name)
+            raw = VoicedStream(stream, fd)
+            setattr(sys, name, io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, write_through=True))
 
     def watch(self, fd: int, stream: str) -> None:
         """Take over the read end of a pipe, until its writers are gone."""
         self._sources[fd] = Source(stream)
         self._arrived.register(fd, select.EPOLLIN)
 
-    def end(self, *, sentinel: bool) -> bytes:
-        """Write all there is. Returns the response's header line with the number of frames written and dropped."""
+    def end(self, voice: Voice | None = None, *, sentinel: bool) -> bytes:
+        """Write all there is. Returns the response's header line with the number of frames written and dropped.
+
+        Args:
+            voice: of the activation that ends, where several run side by side; else it is the one that began last.
+            sentinel: means nothing here.
+        """
         flush_streams()
         with self._lock:
+            voice = voice or self._voice
             self._drain()
-            self._close_lines()
-            return b"X-Invokerd-Logs: %d,%d\r\n" % (self._written, self._dropped)
+            if voice is self._voice:
+                self._close_lines()
+            self._close_voice(voice)
+            return b"X-Invokerd-Logs: %d,%d\r\n" % (voice.written, voice.dropped)
 
     def _pump(self) -> None:
         while True:
@@ -147,11 +210,11 @@ class FramedLog:
             data = os.read(fd, self.PIPE_BYTES)
             if data:
                 *lines, source.rest = (source.rest + data).split(b"\n")
-                self._emit(source.stream, lines)
+                self._emit(self._voice, source.stream, lines)
                 if len(source.rest) > self.TEXT_BYTES:
-                    source.rest = self._emit_long(source.stream, source.rest)
+                    source.rest = self._emit_long(self._voice, source.stream, source.rest)
             else:  # the last writer has closed it
-                self._emit(source.stream, [source.rest] if source.rest else [])
+                self._emit(self._voice, source.stream, [source.rest] if source.rest else [])
                 self._arrived.unregister(fd)  # closing would not do while a forked child has a copy
                 del self._sources[fd]
                 os.close(fd)
@@ -160,50 +223,56 @@ class FramedLog:
         """Write the unfinished lines as lines: an activation does not borrow text from the next."""
         for source in self._sources.values():
             if source.rest:
-                self._emit(source.stream, [source.rest])
+                self._emit(self._voice, source.stream, [source.rest])
                 source.rest = b""
 
-    def _emit(self, stream: str, lines: list[bytes]) -> None:
+    def _close_voice(self, voice: Voice) -> None:
+        for stream, rest in voice.rests.items():
+            if rest:
+                self._emit(voice, stream, [rest])
+        voice.rests.clear()
+
+    def _emit(self, voice: Voice, stream: str, lines: list[bytes]) -> None:
         """Write lines as frames, as many to a write as the kernel takes in one piece."""
         now_us = time.time_ns() // 1000
         letter = stream.encode()
         batch, count = b"", 0
         for line in lines:
             if len(batch) + len(line) + self.HEAD_BYTES > self.FRAME_BYTES:
-                self._put(batch, count)
+                self._put(voice, batch, count)
                 batch, count = b"", 0
                 if len(line) > self.TEXT_BYTES:
-                    line = self._emit_long(stream, line)
-            batch += b"%b %d %b %d %b\n" % (self._activation_id, self._written + count, letter, now_us, line)
+                    line = self._emit_long(voice, stream, line)
+            batch += b"%b %d %b %d %b\n" % (voice.name, voice.written + count, letter, now_us, line)
             count += 1
-        self._put(batch, count)
+        self._put(voice, batch, count)
 
-    def _emit_long(self, stream: str, line: bytes) -> bytes:
+    def _emit_long(self, voice: Voice, stream: str, line: bytes) -> bytes:
         """Write a long line's pieces, but for its end, which is returned. No UTF-8 character is cut."""
         start = 0
         while len(line) - start > self.TEXT_BYTES:
             end = start + self.TEXT_BYTES
             while end > start + self.TEXT_BYTES - 3 and line[end] & 0xC0 == 0x80:
                 end -= 1
-            head = b"%b %d %b %d " % (self._activation_id, self._written, stream.upper().encode(), time.time_ns() // 1000)
-            self._put(head + line[start:end] + b"\n", 1)
+            head = b"%b %d %b %d " % (voice.name, voice.written, stream.upper().encode(), time.time_ns() // 1000)
+            self._put(voice, head + line[start:end] + b"\n", 1)
             start = end
         return line[start:]
 
-    def _put(self, batch: bytes, count: int) -> None:
+    def _put(self, voice: Voice, batch: bytes, count: int) -> None:
         """Write `count` frames in one piece, or drop them."""
         while count:
             try:
                 os.write(self._fifo, batch)
             except BlockingIOError:
                 before = time.monotonic()
-                is_writable = self._patience_s > 0 and self._writable.poll(self._patience_s * 1000)
-                self._patience_s -= time.monotonic() - before
+                is_writable = voice.patience_s > 0 and self._writable.poll(voice.patience_s * 1000)
+                voice.patience_s -= time.monotonic() - before
                 if not is_writable:
-                    self._dropped += count
+                    voice.dropped += count
                     return
             else:
-                self._written += count
+                voice.written += count
                 return
 
 
@@ -230,6 +299,8 @@ class Runtime:
     def __init__(self) -> None:
         self.log = open_log()
         self.is_initialised = False
+        #: The code that came with /init may run several times side by side.
+        self.takes_several = False
         self._pid = os.getpid()
 
     def initialise(self, value: dict[str, object]) -> None:
@@ -242,6 +313,10 @@ class Runtime:
 
     def exercise(self) -> None:
         """Do once, without trace, what the first activation would otherwise wait for."""
+
+    def serve_together(self, listener: socket.socket, connections: list[tuple[socket.socket, bytearray]]) -> None:
+        """Go on as the server of an action that runs several times side by side, until the process is killed."""
+        raise NotImplementedError
 
     def handle(self, method: bytes, path: bytes, body: bytes) -> tuple[int, bytes, bytes]:
         """Answer one request: status, body, further header lines."""
@@ -260,7 +335,7 @@ class Runtime:
             import traceback
 
             traceback.print_exc()
-            self._leave_if_forked()
+            self.leave_if_forked()
             return 500, error_body(f"The runtime failed: {type(error).__name__}: {error}"), self.log.end(sentinel=True)
 
     def _initialise(self, body: bytes) -> tuple[int, bytes, bytes]:
@@ -270,38 +345,37 @@ class Runtime:
         if self.is_initialised and os.environ.get("PROXY_ALLOW_REINIT") != "1":
             raise Refused(403, "Cannot initialize the action more than once.")
         environment = value.get("env") or {}
-        self._begin(environment.get("__OW_ACTIVATION_ID"))
+        self.begin(environment.get("__OW_ACTIVATION_ID"))
         try:
             export(environment)
             self.initialise(value)
         except Refused as refused:
-            self._leave_if_forked()
+            self.leave_if_forked()
             return refused.status, error_body(refused.message), self.log.end(sentinel=True)
-        self._leave_if_forked()
+        self.leave_if_forked()
         self.is_initialised = True
-        return 200, b'{"ok":true}', self.log.end(sentinel=False)
+        takes = b"" if self.takes_several else TAKES_ONE
+        return 200, b'{"ok":true}', self.log.end(sentinel=False) + takes
 
     def _run(self, body: bytes) -> tuple[int, bytes, bytes]:
-        request = parse(body)
-        argument = request.pop("value", None)
-        if not isinstance(argument, (dict, list)):
-            raise Refused(404, "The action did not receive a dictionary or array as an argument.")
-        self._begin(request.get("activation_id"))
+        argument, context, activation_id = read_run(body)
+        self.begin(activation_id)
         try:
-            export({f"__OW_{key.upper()}": text for key, text in request.items()})
+            export(context)
             status, result = 200, self.run(argument)
         except Refused as refused:
             status, result = refused.status, error_body(refused.message)
-        self._leave_if_forked()
+        self.leave_if_forked()
         return status, result, self.log.end(sentinel=True)
 
-    def _begin(self, activation_id: object) -> None:
+    def begin(self, activation_id: object) -> Voice | None:
+        """Let the log belong to an activation from here on; returns its voice, where the log has voices."""
         is_usable = (
             isinstance(activation_id, str) and len(activation_id) == 32 and activation_id.isalnum() and activation_id.isascii()
         )
-        self.log.begin(activation_id if is_usable else NO_ACTIVATION)
+        return self.log.begin(activation_id if is_usable else NO_ACTIVATION)
 
-    def _leave_if_forked(self) -> None:
+    def leave_if_forked(self) -> None:
         """A child that the action forked and let return ends here: there is one server, and it is not this process."""
         if os.getpid() != self._pid:
             flush_streams()
@@ -319,6 +393,15 @@ def parse(body: bytes) -> dict[str, object]:
     if not isinstance(request, dict):
         raise Refused(404, "The request must be a JSON object.")
     return request
+
+
+def read_run(body: bytes) -> tuple[dict[str, object] | list[object], dict[str, object], object]:
+    """Take a body of /run apart: the argument, environment variables, the activation's id. Raises Refused."""
+    request = parse(body)
+    argument = request.pop("value", None)
+    if not isinstance(argument, (dict, list)):
+        raise Refused(404, "The action did not receive a dictionary or array as an argument.")
+    return argument, {f"__OW_{key.upper()}": text for key, text in request.items()}, request.get("activation_id")
 
 
 def error_body(message: str) -> bytes:
@@ -369,36 +452,64 @@ class Server:
                     del connections[fd]
                     ready.unregister(connection)
                     connection.close()
+                if runtime.takes_several and runtime.is_initialised:
+                    ready.close()
+                    return runtime.serve_together(listener, list(connections.values()))
 
     def _serve(self, connection: socket.socket, buffer: bytearray, runtime: Runtime) -> bool:
         """Take what has arrived and answer each request that is complete. False: close the connection."""
         try:
             data = connection.recv(1 << 20)
             buffer += data
-            while data and (end := buffer.find(b"\r\n\r\n")) >= 0:
-                head = bytes(buffer[:end])
-                method, path, version = head.partition(b"\r\n")[0].split(b" ")
-                fields = head.lower()
-                length = _number(fields, b"\r\ncontent-length:")
-                if length > BODY_BYTES or b"\r\ntransfer-encoding:" in fields:
+            while data and (request := take_request(buffer, connection.sendall)):
+                method, path, body, is_last = request
+                connection.sendall(response(*runtime.handle(method, path, body)))
+                if is_last:
                     return False
-                complete = end + 4 + length
-                if len(buffer) < complete:
-                    if b"\r\nexpect: 100-continue" in fields and len(buffer) == end + 4:
-                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    return True
-                body = bytes(memoryview(buffer)[end + 4 : complete])
-                del buffer[:complete]
-                status, body, further = runtime.handle(method, path, body)
-                connection.sendall(
-                    b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
-                    % (status, REASONS[status].encode(), len(body), further, body)
-                )
-                if version == b"HTTP/1.0" or b"\r\nconnection: close" in fields:
-                    return False
+                if runtime.takes_several and runtime.is_initialised:
+                    return True  # the other server answers what else has come
         except (OSError, ValueError):  # gone, or no HTTP
             return False
-        return bool(data) and (len(buffer) <= HEAD_BYTES or b"\r\n\r\n" in buffer)
+        return bool(data) and not is_too_long(buffer)
+
+
+def take_request(buffer: bytearray, send: object) -> tuple[bytes, bytes, bytes, bool] | None:
+    """Cut the first request off what has arrived: method, path, body, whether the connection ends with it. None: not all there.
+
+    Args:
+        buffer: what has arrived; the request is removed from it.
+        send: is called with an interim answer, where the client waits for one.
+
+    Raises ValueError: it is no HTTP, or none that we serve.
+    """
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = bytes(buffer[:end])
+    method, path, version = head.partition(b"\r\n")[0].split(b" ")
+    fields = head.lower()
+    length = _number(fields, b"\r\ncontent-length:")
+    if length > BODY_BYTES or b"\r\ntransfer-encoding:" in fields:
+        raise ValueError(length)
+    complete = end + 4 + length
+    if len(buffer) < complete:
+        if b"\r\nexpect: 100-continue" in fields and len(buffer) == end + 4:
+            send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+    body = bytes(memoryview(buffer)[end + 4 : complete])
+    del buffer[:complete]
+    return method, path, body, version == b"HTTP/1.0" or b"\r\nconnection: close" in fields
+
+
+def is_too_long(buffer: bytearray) -> bool:
+    """Tell whether what has arrived is a head that never ends."""
+    return len(buffer) > HEAD_BYTES and b"\r\n\r\n" not in buffer
+
+
+def response(status: int, body: bytes, further: bytes) -> bytes:
+    """Put an answer together."""
+    head = b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (status, REASONS[status].encode(), len(body), further) + body
 
 
 def _number(fields: bytes, name: bytes) -> int:

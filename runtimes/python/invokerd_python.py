@@ -36,6 +36,14 @@ class PythonRuntime(Runtime):
         self._main = None
         self._flush_c = None  # libc's fflush, once there is C code that may print
         self._known_modules = 0
+        self._loop = None  # of coroutines that are run one at a time, once there is one
+        #: The daemon may send several activations at a time to code that can run them.
+        self._may_take_several = os.environ.get("__OW_ALLOW_CONCURRENT") == "true"
+        if self._may_take_several:
+            import invokerd_together
+
+            self._together = invokerd_together
+            self.log.hear(invokerd_together.current)
 
     def initialise(self, value: dict[str, object]) -> None:
         """Load the code: inline, archived, or a directory that the daemon has mounted."""
@@ -53,21 +61,55 @@ class PythonRuntime(Runtime):
         except BaseException as error:  # noqa: BLE001 - SystemExit too: the code is not fit to run
             _print_exception(error)
             raise Refused(502, f"{NOT_STARTED} {type(error).__name__}: {error}") from None
+        self.takes_several = self._may_take_several and _is_coroutine_function(self._main)
         self._look_for_c_code()
 
     def run(self, argument: dict[str, object] | list[object]) -> bytes:
-        """Call the action. What it raises becomes its result, an application error, as upstream has it."""
+        """Call the action, and wait for the result of a coroutine. What it raises becomes an application error, as upstream."""
         if self._main is None:
             raise Refused(500, "no action defined yet")
         try:
             result = self._main(argument)
-        except Exception as error:  # noqa: BLE001 - anything
+            if hasattr(result, "__await__"):
+                result = self._wait_for(result)
+        except BaseException as error:  # noqa: BLE001 - anything
+            result = self._failed(error)
+        return self._finish(result)
+
+    async def run_beside_others(self, argument: dict[str, object] | list[object]) -> bytes:
+        """Call an action that is a coroutine function, in the running loop."""
+        try:
+            result = await self._main(argument)
+        except BaseException as error:  # noqa: BLE001 - anything; a task that lets SystemExit through would end them all
+            result = self._failed(error)
+        return self._finish(result)
+
+    def serve_together(self, listener: object, connections: object) -> None:
+        """Serve an action that runs several times side by side."""
+        self._together.serve(self, listener, connections)
+
+    def _wait_for(self, awaitable: object) -> object:
+        """Run a coroutine to its end, always in the same loop: what it keeps between calls belongs to that."""
+        import asyncio
+
+        async def wait() -> object:
+            return await awaitable
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(wait())
+
+    def _failed(self, error: BaseException) -> dict[str, str]:
+        """Turn what an action raised into its result. Raises Refused for sys.exit() and its kin."""
+        if isinstance(error, Exception):
             _print_exception(error)
-            result = {"error": str(error)}
-        except BaseException as error:  # noqa: BLE001 - sys.exit() and its kin
-            self._leave_if_forked()
-            _print_exception(error)
-            raise Refused(400, f"command exited: {type(error).__name__}: {error}") from None
+            return {"error": str(error)}
+        self.leave_if_forked()
+        _print_exception(error)
+        raise Refused(400, f"command exited: {type(error).__name__}: {error}") from None
+
+    def _finish(self, result: object) -> bytes:
         if len(sys.modules) != self._known_modules:
             self._look_for_c_code()
         if self._flush_c:
@@ -143,6 +185,12 @@ def _entry_point(module: object, name: str) -> object:
     if not callable(function):
         raise Refused(502, f"{NOT_STARTED} The code defines no function {name!r}.")
     return function
+
+
+def _is_coroutine_function(function: object) -> bool:
+    """Tell whether it is an `async def`: what `inspect` would say, which takes 10 ms to import."""
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & 0x80)
 
 
 def _unpacked(code: str) -> str:

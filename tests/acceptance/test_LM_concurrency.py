@@ -38,6 +38,24 @@ function main({ n, wanted, how }) {
 }
 """
 
+#: The same in Python: a coroutine function.
+TOGETHER_IN_PYTHON = """
+import asyncio
+waiting = []
+
+async def main(args):
+    print("begins", args["n"])
+    ready = asyncio.get_running_loop().create_future()
+    waiting.append(ready)
+    if len(waiting) >= args["wanted"]:
+        for each in waiting:
+            each.set_result(None)
+        waiting.clear()
+    await ready
+    print("ends", args["n"])
+    return {"n": args["n"]}
+"""
+
 #: Says how many of them run.
 COUNTS = """
 import time
@@ -72,6 +90,18 @@ def test_LM_05_five_activations_run_at_the_same_time_in_one_container(client):
         assert record.annotations["cpuTime"]["quality"] == "shared"
 
 
+def test_LM_05_five_python_coroutines_run_at_the_same_time_in_one_container(client):
+    client.deploy("coroutine", TOGETHER_IN_PYTHON, concurrency=5)
+    assert client.invoke("coroutine", {"n": 0, "wanted": 1}).status == 200
+    answers = all_at_once(client, "coroutine", 5)
+    assert [each.status for each in answers] == [200] * 5, [each.text[:500] for each in answers]
+    assert len({each.annotations["container"] for each in answers}) == 1
+    for n, answer in enumerate(answers):
+        record = client.record(answer.json["activationId"])
+        assert [line.partition(": ")[2] for line in record.json["logs"]] == [f"begins {n}", f"ends {n}"]
+        assert record.annotations["cpuTime"]["quality"] == "shared"
+
+
 def test_LM_05_what_runs_alone_is_metered_exactly(client):
     client.deploy("alone", TOGETHER, kind=NODE, concurrency=5)
     for _ in range(2):
@@ -89,7 +119,9 @@ def test_LM_05_what_ends_the_process_ends_all_of_them_and_the_next_one_has_anoth
     assert client.invoke("fails", {"n": 0, "wanted": 1}).status == 200
 
 
-def test_LM_05_kinds_that_cannot_run_one_at_a_time_in_a_container(client):
+def test_LM_05_code_that_cannot_runs_one_at_a_time_in_a_container_and_is_metered_exactly(client):
     client.deploy("python", COUNTS, concurrency=4)
-    answers = all_at_once(client, "python", 4)
-    assert [each.json["response"]["result"] for each in answers] == [{"seen": 1}] * 4
+    for _ in range(2):  # cold, and where its containers are known to take one at a time
+        answers = all_at_once(client, "python", 4)
+        assert [each.json["response"]["result"] for each in answers] == [{"seen": 1}] * 4
+        assert {each.annotations["cpuTime"]["quality"] for each in answers} == {"exact"}

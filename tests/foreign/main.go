@@ -9,12 +9,33 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
 const sentinel = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 
 var initialised bool
+
+// Runs that wait for each other, by the "do" that says so: net/http serves each in a goroutine of its own.
+var (
+	meeting sync.Mutex
+	here    int
+	all     = make(chan struct{})
+)
+
+// meet returns once so many runs are in it at the same time.
+func meet(wanted int) {
+	meeting.Lock()
+	here++
+	wait := all
+	if here >= wanted {
+		close(all)
+		here, all = 0, make(chan struct{})
+	}
+	meeting.Unlock()
+	<-wait
+}
 
 // answer sends a body with its length: an answer without one counts as none.
 func answer(w http.ResponseWriter, status int, body any) {
@@ -85,6 +106,11 @@ func act(w http.ResponseWriter, argument map[string]any) (int, any) {
 	case "sleep":
 		seconds, _ := argument["seconds"].(float64)
 		time.Sleep(time.Duration(seconds * float64(time.Second)))
+	case "meet":
+		wanted, _ := argument["wanted"].(float64)
+		meet(int(wanted))
+		for began := time.Now(); time.Since(began) < 20*time.Millisecond; { // something to meter
+		}
 	case "scalar":
 		return 200, 42
 	case "rubbish": // no HTTP at all

@@ -65,6 +65,16 @@ async def test_response_in_single_bytes_is_put_together():
         assert (await answer).body == b'{"x":1}'
 
 
+@pytest.mark.parametrize(
+    ("said", "takes_one"), [(b"X-Invokerd-Takes: 1\r\n", True), (b"", False), (b"x-invokerd-takes: 4\r\n", False)]
+)
+async def test_what_the_code_takes_at_a_time_is_read_from_the_answer(said: bytes, takes_one: bool):
+    async with connected() as (connection, far):
+        answer = connection.send(b"/init", b"{}", limit=100)
+        far.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + said + b"\r\n{}")
+        assert (await answer).takes_one is takes_one
+
+
 async def test_body_beyond_the_limit_is_counted_and_dropped_and_the_connection_stays_usable():
     async with connected() as (connection, far):
         answer = connection.send(b"/run", b"{}", limit=10)

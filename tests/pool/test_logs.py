@@ -102,6 +102,23 @@ async def test_attached_stream_is_complete_with_both_sentinels_which_never_appea
     assert texts(reader.end(ONE)) == [("stdout", "hello"), ("stderr", "oops")]
 
 
+async def test_lines_of_an_attached_stream_go_to_all_that_run_at_the_same_time_and_say_so():
+    loop = asyncio.get_running_loop()
+    reader = AttachedLogReader(loop)
+    reader.begin(ONE, limit_bytes=1000)
+    await reader.read(stream(("stdout", b"alone\n")))
+    reader.begin(TWO, limit_bytes=1000)
+    sentinel = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n"
+    await reader.read(stream(("stdout", b"both\n" + sentinel), ("stderr", sentinel)))
+    await reader.wait_complete(loop.time() + 60)
+    notice = ("stderr", "Other activations ran in this container at the same time: lines of theirs may be among these.")
+    assert texts(reader.end(ONE)) == [("stdout", "alone"), ("stdout", "both"), notice]
+    assert texts(reader.end(TWO)) == [("stdout", "both"), notice]
+    reader.begin(ONE, limit_bytes=1000)
+    await reader.read(stream(("stdout", b"alone again\n")))
+    assert texts(reader.end(ONE)) == [("stdout", "alone again")]
+
+
 async def test_attached_stream_without_sentinels_is_complete_when_it_is_quiet():
     loop = asyncio.get_running_loop()
     reader = AttachedLogReader(loop)

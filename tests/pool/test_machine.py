@@ -396,6 +396,28 @@ def test_container_never_holds_more_leases_than_the_concurrency(concurrency: int
     assert len(driver.machine.books.containers[container].leases) == concurrency
 
 
+def test_container_whose_code_takes_one_at_a_time_gets_one_and_its_line_other_containers():
+    driver = Driver(launch_patience_s=1000.0)
+    shared = key(concurrency=4)
+    container = only(driver.arrive("a0", shared), ev.Create).container
+    driver.feed(ev.Created(container, exercised=False))
+    for name in ("a1", "a2"):
+        driver.arrive(name, shared)
+    commands = driver.feed(ev.Initialised(ActivationId("a0"), takes_one=True))
+    assert "Grant" not in kinds(commands)
+    assert len(driver.machine.books.containers[container].leases) == 1
+    assert kinds(driver.feed(ev.Ended(ActivationId("a0"), True))).count("Grant") == 1, "the next of its line, and only that"
+
+
+def test_an_adopted_container_whose_code_takes_one_at_a_time_still_does():
+    driver = Driver(launch_patience_s=1000.0)
+    shared = key(concurrency=4)
+    driver.feed(ev.Found(ContainerId("old"), shared.spec, shared, takes_one=True))
+    driver.feed(ev.Probed(ContainerId("old"), True, frozen=False))
+    granted = ["Grant" in kinds(driver.arrive(f"a{i}", shared)) for i in range(3)]
+    assert granted == [True, False, False]
+
+
 def test_close_tells_every_waiter_and_starts_nothing_more():
     driver = Driver(parallel_starts=1)
     driver.arrive("a1")

@@ -45,10 +45,12 @@ def test_what_was_noted_is_there_after_reopening(path):
     slot.begin(activation(1), 1000)
     slot.begin(activation(2), 2000)
     slot.end(777, activation(1))
+    slot.take_one()
     table = reopened(table, path)
     entries = {entry.container_id: entry for entry in table.entries()}
     assert (entries[A].key_digest, entries[A].facts, entries[A].cpu_us) == (KEY, b'{"action":"x"}', 777)
     assert entries[A].activations == ((activation(2), 2000),)
+    assert (entries[A].takes_one, entries[B].takes_one) == (True, False)
     assert (entries[B].key_digest, entries[B].facts, entries[B].activations, entries[B].cpu_us) == (None, b"", (), 0)
     assert table.emptied_because is None
     table.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import re
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import engine_api
 import pytest
 
 from bench.daemon import Daemon
@@ -31,6 +35,21 @@ def image(engine_url: str) -> str:
         [sys.executable, str(BUILD), "--engine", engine_url], stdout=subprocess.PIPE, text=True, check=True, env=os.environ
     )
     return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def concurrent_image(engine_url: str, image: str) -> str:
+    """The same image, whose label says that it serves several activations at the same time."""
+    dockerfile = f"FROM {image}\nLABEL invokerd.concurrent=true\n".encode()
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(dockerfile)
+        archive.addfile(entry, io.BytesIO(dockerfile))
+    name = "invokerd-test/foreign-concurrent:latest"
+    for _ in engine_api.Engine(engine_url).stream("/build", query=[("t", name), ("rm", "1")], body=context.getvalue()):
+        pass
+    return name
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +83,10 @@ def call(user: Any, **payload: Any) -> Any:
 
 
 def lines_of(user: Any, answer: Any) -> list[tuple[str, str]]:
-    record = user.record(answer.json["activationId"])
+    """Lines of an activation; they come after its record, and each of these writes some."""
+    deadline = time.monotonic() + 20
+    while not (record := user.record(answer.json["activationId"])).json["logs"] and time.monotonic() < deadline:
+        time.sleep(0.02)
     matches = [LINE.fullmatch(line) for line in record.json["logs"]]
     assert all(matches), record.json["logs"]
     return [(match[1], match[2]) for match in matches if match]
@@ -155,3 +177,32 @@ def test_freezes_longer_than_the_servers_keep_alive_lose_no_call(daemon, foreign
 @pytest.mark.long
 def test_many_freezes_longer_than_the_servers_keep_alive_lose_no_call(daemon, foreign):
     reuse(daemon, foreign, 200)
+
+
+def meet(user: Any, count: int) -> list[Any]:
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(lambda n: user.invoke("foreign", {"do": "meet", "wanted": count, "n": n}), range(count)))
+
+
+def test_an_image_whose_label_says_so_serves_several_at_once_and_what_they_used_is_divided_and_marked(client, concurrent_image):
+    client.deploy("foreign", image=concurrent_image, timeout=20_000, concurrency=3)
+    assert call(client, do="nothing").annotations["startKind"] == "cold"
+    answers = meet(client, 3)
+    assert [each.status for each in answers] == [200] * 3, [each.text[:500] for each in answers]
+    assert {each.json["response"]["result"]["echo"]["n"] for each in answers} == {0, 1, 2}
+    assert len({each.annotations["container"] for each in answers}) == 1
+    spent = [each.annotations["cpuTime"] for each in answers]
+    assert {each["quality"] for each in spent} == {"shared"}
+    assert sum(each["us"] for each in spent) >= 20_000, "they spun for 20 ms, and nothing of it is lost"
+    for answer in answers:
+        assert any("lines of theirs may be among these" in text for _, text in lines_of(client, answer))
+    alone = call(client, do="alone")
+    assert alone.annotations["cpuTime"]["quality"] == "exact"
+    assert sorted(lines_of(client, alone)) == [("stderr", "foreign: on stderr"), ("stdout", "foreign: run alone")]
+
+
+def test_an_image_that_says_nothing_takes_one_at_a_time_whatever_the_actions_limit(client, image):
+    client.deploy("foreign", image=image, timeout=20_000, concurrency=2)
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda _: call(client, do="sleep", seconds=0.2), range(2)))
+    assert {each.annotations["cpuTime"]["quality"] for each in answers} == {"exact"}
