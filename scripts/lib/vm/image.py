@@ -1,4 +1,4 @@
-"""Save an image of the engine as a tar file that `docker load` reads: vm_image.py ENGINE-URL IMAGE FILE."""
+"""Save an image of the engine as a tar file that `docker load` reads: image.py ENGINE-URL IMAGE FILE."""
 
 from __future__ import annotations
 
