@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -205,8 +206,8 @@ def _open_v1(path: Mapping[str, Path], opened: list[int]) -> CgroupFiles:
 
 def _open_v2(path: Path, opened: list[int]) -> CgroupFiles:
     cpu = _open(path / "cpu.stat", os.O_RDONLY, opened)
-    # Before Linux 6.12 `memory.peak` refuses to be opened for writing: that is how we know that it cannot be reset.
-    peak = _try_open(path / "memory.peak", os.O_RDWR, opened)
+    # Before Linux 6.12 `memory.peak` cannot be reset. Root may open it for writing all the same: its mode tells.
+    peak = _try_open(path / "memory.peak", os.O_RDWR, opened) if _takes_writes(path / "memory.peak") else -1
     if peak < 0:
         peak = _try_open(path / "memory.peak", os.O_RDONLY, opened)
     return CgroupFiles(
@@ -242,6 +243,14 @@ def _try_open(path: Path, flags: int, opened: list[int]) -> int:
         return _open(path, flags, opened)
     except OSError:
         return -1
+
+
+def _takes_writes(path: Path) -> bool:
+    """Whether the kernel takes writes to a file, whoever asks: where it does not, each would fail with EINVAL."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IWUSR)
+    except OSError:
+        return False
 
 
 def _readable(path: Path) -> str:

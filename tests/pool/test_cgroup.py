@@ -1,6 +1,7 @@
 """Version 1 and 2 on the kernel's own cgroups where this process may make some; every layout of hosts on text."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -418,15 +419,25 @@ def test_v2_a_peak_that_can_be_reset_is_exact_after_the_reset(v2_files):
     handle.close()
 
 
-def test_v2_before_linux_6_12_the_peak_stays_a_lifetime_peak(v2_files, monkeypatch):
+def test_v2_before_linux_6_12_the_peak_stays_a_lifetime_peak_and_is_not_written_to(v2_files):
+    """There root may open the file for writing, and each write fails: only its mode tells."""
+    (v2_files / "memory.peak").chmod(0o444)
+    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
+    handle.reset_memory_peak()
+    assert (handle.memory().peak, handle.memory().peak_quality) == (9000000, PeakQuality.LIFETIME)
+    assert (v2_files / "memory.peak").read_text() == "9000000\n"
+    handle.close()
+
+
+def test_v2_where_cgroups_are_mounted_read_only_the_peak_is_read_all_the_same(v2_files, monkeypatch):
     really_open = os.open
 
-    def old_kernel(path, flags, *rest, **named):
+    def read_only(path, flags, *rest, **named):
         if Path(path).name == "memory.peak" and flags & os.O_ACCMODE != os.O_RDONLY:
-            raise OSError(22, "Invalid argument", str(path))
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         return really_open(path, flags, *rest, **named)
 
-    monkeypatch.setattr(cgroup.os, "open", old_kernel)
+    monkeypatch.setattr(cgroup.os, "open", read_only)
     handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
     handle.reset_memory_peak()
     assert (handle.memory().peak, handle.memory().peak_quality) == (9000000, PeakQuality.LIFETIME)
