@@ -202,6 +202,7 @@ class Daemon:
             max_wait_s=lambda: self.config.pool.max_wait_s,
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self._observe,
+            on_throttled=self.observer.throttled,
             resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
             builtins=self.builtins,
         )
@@ -510,6 +511,8 @@ def _pool_settings(config: Config) -> PoolSettings:
         parallel_starts=pool.parallel_starts,
         max_waiting=pool.max_waiting,
         max_waiting_per_user=pool.max_waiting_per_user,
+        longest_wait_s=pool.max_wait_s / 2,  # what is expected is an average: it may take twice as long
+        overload_wait_s=pool.overload_wait_s,
         max_containers_per_action=pool.max_containers_per_action,
         max_containers_per_user=pool.max_containers_per_user,
         shares=pool.weights(),

@@ -3,7 +3,7 @@
 `Invoker.invoke` takes a call that was authenticated and admitted. `_conduct` is its whole way: plan, lease, /init, /run,
 counters, journal, answer. (A sequence or a composition goes by `_compose`: `composition.py` runs its parts, and each goes this
 way.) What the action does wrong is an outcome; what the platform does wrong is an outcome too, and an error for the caller.
-Whatever happens, exactly one finished record is written.
+Whatever happens, exactly one finished record is written; none of a call that was refused before it could even wait.
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
 from invoker.ticket import Ticket, Trace, finished_activation, release
 from invoker.vault import Vault
-from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PlatformError, PoolClosed, ThawFailed
+from pool.errors import (
+    ActionError,
+    InvokerError,
+    MemoryNeverAvailable,
+    PlatformError,
+    PoolClosed,
+    PoolOverloaded,
+    ThawFailed,
+    TooManyWaiting,
+)
 from pool.lease import Lease
 from pool.model import ActivationId, ContainerId
 from pool.pool import Pool
@@ -71,6 +80,7 @@ class Invoker:
         max_wait_s: Callable[[], float],
         result_bytes: Callable[[], int],
         on_finished: Callable[[Activation], None],
+        on_throttled: Callable[[str, str], None],
         resolve: Resolve,
         builtins: Mapping[str, Builtin] = MappingProxyType({}),
     ) -> None:
@@ -87,6 +97,7 @@ class Invoker:
             max_wait_s: how long an activation may wait for a container.
             result_bytes: longest result.
             on_finished: told of each finished activation; may not raise.
+            on_throttled: told of each call refused because its namespace has too many waiting: namespace, reason; may not raise.
             resolve: finds what sequences and compositions run.
             builtins: what the daemon carries out itself, by full path of the action.
         """
@@ -101,6 +112,7 @@ class Invoker:
         self._max_wait_s = max_wait_s
         self._result_bytes = result_bytes
         self._on_finished = on_finished
+        self._on_throttled = on_throttled
         self._composer = Composer(resolve, self._run_part)
         self._builtins = builtins
         self._nesting = Nesting(pool)
@@ -123,7 +135,7 @@ class Invoker:
             The finished activation of a blocking call; else, or when it takes longer than `call.wait_s`, its id.
 
         Raises:
-            PoolClosed, JournalFull: refused; nothing was done.
+            PoolClosed, PoolOverloaded, JournalFull: refused; nothing was done.
             IdempotencyConflict: the key was used with another body.
             ParametersNotAllowed: the payload names a final parameter.
             PlatformError: it was accepted and recorded, and the platform failed; it bears the activation's id.
@@ -141,9 +153,13 @@ class Invoker:
         if not self._recorder.room(len(self._tickets) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
+        plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
+        ready = plan is not None and self._pool.is_ready(plan.key)
+        if plan is not None and not ready:
+            self._check_queue(call, plan)
         wall = time.time()
         activation_id = self._ids.new(wall)
-        ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received))
+        ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received), plan)
         self._enter(ticket)
         if durable:
             try:
@@ -151,7 +167,7 @@ class Invoker:
             except BaseException:
                 self._leave(ticket)
                 raise
-        if not durable and self._ends_in_time(ticket):
+        if ready and not durable and call.action.limits.timeout <= call.wait_s * 1000:  # it is sure to end while its caller waits
             ticket.task = asyncio.current_task()
             await self._conduct_here(ticket)
         else:
@@ -160,13 +176,24 @@ class Invoker:
             return Accepted202(activation_id=activation_id)
         return await self._wait(ticket, call.wait_s)
 
-    def _ends_in_time(self, ticket: Ticket) -> bool:
-        """Whether an activation is sure to end while its caller waits: a container is ready, its time limit within the wait."""
-        call = ticket.call
-        if call.action.is_composed or call.action.limits.timeout > call.wait_s * 1000:
-            return False
-        ticket.plan = plan = self._planner.find(call.identity.namespace, call.action)
-        return plan is not None and self._pool.is_ready(plan.key)
+    def check_queue(self, call: Call) -> None:
+        """Look whether a call that will be promised finds a queue where it may wait. Raises PoolOverloaded where it may not."""
+        plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
+        if plan is not None and not self._pool.is_ready(plan.key):
+            self._check_queue(call, plan)
+
+    def _check_queue(self, call: Call, plan: Plan) -> None:
+        """Refuse what may not even wait, before anything is made of it. What a container waits for may in any case."""
+        if call.origin is not None and call.blocking:
+            return
+        refusal = self._pool.refusal(plan.key)
+        if refusal is not None:
+            self._note_refusal(call, refusal)
+            raise refusal
+
+    def _note_refusal(self, call: Call, refusal: PoolOverloaded) -> None:
+        if isinstance(refusal, TooManyWaiting):  # a full node's refusals are counted where they are answered
+            self._on_throttled(call.identity.namespace.name, refusal.code)
 
     async def _conduct_here(self, ticket: Ticket) -> None:
         """Conduct an activation in the caller's task: what most calls are, at the price of no task and no timer."""
@@ -320,13 +347,21 @@ class Invoker:
         except ActionError as error:
             await self._fail(ticket, Status.DEVELOPER_ERROR, str(error), error.code)
         except PlatformError as error:
-            error.activation_id = ticket.activation_id
-            if isinstance(error, PoolClosed) and ticket.durable and not trace.granted:
-                ticket.resolve(None, error)  # promised and not begun: the next daemon finds it in the journal and runs it
-            else:
-                await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
+            await self._fail_by_us(ticket, error)
         finally:
             self._leave(ticket)
+
+    async def _fail_by_us(self, ticket: Ticket, error: PlatformError) -> None:
+        """End an activation that the platform failed."""
+        if isinstance(error, PoolOverloaded) and not ticket.durable:  # as by `_check_queue`, which did not know its plan yet
+            self._note_refusal(ticket.call, error)
+            ticket.resolve(None, error)
+            return
+        error.activation_id = ticket.activation_id
+        if isinstance(error, PoolClosed) and ticket.durable and not ticket.trace.granted:
+            ticket.resolve(None, error)  # promised and not begun: the next daemon finds it in the journal and runs it
+        else:
+            await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
 
     async def _compose(self, ticket: Ticket, course: Course) -> None:
         """The whole way of a sequence or a composition. Raises only bugs."""

@@ -70,7 +70,9 @@ class Ticket(msgspec.Struct, eq=False):
         call = self.call
         if call.origin is not None and call.blocking:
             return Standing.NESTED
-        return Standing.NEW if call.within is None else Standing.PART
+        if call.within is not None:
+            return Standing.PART
+        return Standing.PROMISED if self.durable else Standing.NEW
 
     @property
     def composes(self) -> bool:

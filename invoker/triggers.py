@@ -34,7 +34,7 @@ from invoker.model import (
 )
 from invoker.record.entries import TickEntry
 from invoker.vault import Vault, has_sealed
-from pool.errors import InvokerError
+from pool.errors import InvokerError, PoolOverloaded
 from pool.model import ActivationId
 
 #: Headers of a fire request that its actions are not told. The body's are its own business; the key would be written to the
@@ -63,6 +63,9 @@ class Promising(Protocol):
 
     def in_flight(self, namespace: str) -> int:
         """Count the activations of a namespace that have not ended."""
+
+    def check_queue(self, call: Call) -> None:
+        """Raise PoolOverloaded where a call would find a queue in which it may not wait."""
 
     async def run_promised(
         self, calls: Sequence[tuple[ActivationId, Call]], promise: Callable[[Sequence[Accepted]], Awaitable[None]]
@@ -203,6 +206,10 @@ class Triggers:
             authorise_us=0,
             binding=found.binding_path,
         )
+        try:
+            self._invoker.check_queue(call)
+        except PoolOverloaded as error:
+            return _Verdict(rule, activation_id, error=str(error), server=answer_of(error).status >= 500)
         return _Verdict(rule, activation_id, call=call)
 
     def _record(self, fire: _Fire, payload: msgspec.Raw) -> Activation:

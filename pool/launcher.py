@@ -118,6 +118,30 @@ class Launcher:
         mean_s = UNKNOWN_RUN_S if pace is None or pace.mean_s is None else pace.mean_s
         return key.spec.memory_mib * max(mean_s, 0.001) / (1 if pace is not None and pace.takes_one else key.concurrency)
 
+    def expected_wait_s(self, key: ReuseKey, waiting: int) -> float:
+        """Estimate how long an activation will wait behind so many others of its action; 0 where nothing is known yet.
+
+        The others' runs, divided among the containers that the action has and those that it could still have: within its
+        caps, in memory that is free. Idle containers of others, which may go for it, are not counted on.
+
+        Returns:
+            Seconds.
+        """
+        pace = self._paces.get(key.digest)
+        if pace is None or pace.mean_s is None:
+            return 0.0
+        books, settings, uid = self._books, self._settings(), key.spec.uid
+        has = len(books.by_key.get(key.digest, ()))
+        user = books.users.get(uid)
+        more = min(
+            (settings.memory_mib - books.used_mib) // key.spec.memory_mib,
+            settings.max_containers_per_action - has,
+            settings.max_containers_per_user - (user.containers if user else 0),
+        )
+        could_have = has + max(more, 0)
+        takes = 1 if pace.takes_one else key.concurrency
+        return waiting * pace.mean_s / (could_have * takes) if could_have else 0.0
+
     def at_cap(self, key: ReuseKey) -> bool:
         """Whether the action or its user has all the containers that it may have."""
         settings = self._settings()

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from pool import events as ev
 from pool.books import EVICTABLE, Books, Container, Observer
-from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed, PoolOverloaded, TooManyWaiting
+from pool.bounds import Bounds
+from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed
 from pool.grace import grace_s
 from pool.launcher import Launcher, Orders
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, Standing, StartKind
@@ -65,6 +66,8 @@ class Machine:
         )
         #: What is to be started, and what goes for it.
         self.launcher = Launcher(lambda: self.settings, self.books, self._queue, orders)
+        #: Who may wait.
+        self.bounds = Bounds(lambda: self.settings, self._queue, self.launcher.expected_wait_s)
         #: Activation -> the container it holds.
         self._holds: dict[ActivationId, Container] = {}
         #: Actions whose containers cannot be made.
@@ -161,7 +164,7 @@ class Machine:
     def _on_arrived(self, event: ev.Arrived) -> None:
         key = event.key
         ready = self.books.ready.get(key.digest)
-        refused = self._closed or (self._draining and event.standing is Standing.NEW)
+        refused = self._closed or (self._draining and event.standing < Standing.PART)
         if ready and not refused:
             self._grant(event.activation, next(reversed(ready.values())))
             return
@@ -175,8 +178,7 @@ class Machine:
         if failure := self._known_failure(key):
             self._commands.append(ev.Reject(event.activation, failure))
             return
-        if event.standing is Standing.NEW and (refusal := self._refusal(key)):
-            self._queue.overflow(key.digest)
+        if event.standing is Standing.NEW and (refusal := self.bounds.refusal(key, self.books.now)):
             self._commands.append(ev.Reject(event.activation, refusal))
             return
         self._wait(event.activation, key, event.standing)
@@ -189,20 +191,6 @@ class Machine:
         if key.digest not in self._sick_keys or key.digest in self.books.by_key or key.spec.digest in self.books.stems:
             return None
         return self._sick_keys.refusal(key.digest, self.books.now)
-
-    def _refusal(self, key: ReuseKey) -> InvokerError | None:
-        """Say why an activation may not even wait: too many do already. None when it may."""
-        settings, queue = self.settings, self._queue
-        uid, now = key.spec.uid, self.books.now
-        if len(queue) >= settings.max_waiting:
-            retry_after_s = queue.retry_after_s(now)
-            text = f"The node is busy: {len(queue)} activations wait for a container already; come back in {retry_after_s:.0f} s."
-            return PoolOverloaded(text, retry_after_s)
-        if (waiting := queue.waiting_of(uid)) >= settings.max_waiting_per_user:
-            retry_after_s = queue.retry_after_s(now, uid)
-            text = f"{waiting} of your activations wait for a container already; come back in {retry_after_s:.0f} s."
-            return TooManyWaiting(text, retry_after_s)
-        return None
 
     def _wait(self, activation: ActivationId, key: ReuseKey, standing: Standing) -> None:
         now, spec = self.books.now, key.spec
@@ -279,7 +267,7 @@ class Machine:
             self.launcher.evictions += 1
             self._remove(container)
         else:  # BUSY to BUSY is no transition: it goes straight to the next activation
-            self._take(line.first(), container)
+            self._take(line.oldest(), container)
             if container.takes > 1:
                 self._serve_with(container)
             return True
@@ -308,7 +296,7 @@ class Machine:
         while line := self._queue.line(digest):
             ready = self.books.ready.get(digest)
             if ready:
-                self._take(line.first(), next(reversed(ready.values())))
+                self._take(line.oldest(), next(reversed(ready.values())))
                 continue
             if self._grow_one(digest):
                 continue
@@ -316,7 +304,7 @@ class Machine:
             if stem is None:
                 return
             self.books.specialise(stem, key)
-            self._take(line.first(), stem)
+            self._take(line.oldest(), stem)
 
     def _grow_one(self, digest: str) -> bool:
         """Reserve the whole limit again for a frozen container that holds less, the last used first, if there is room."""
@@ -341,7 +329,7 @@ class Machine:
         key = container.key
         assert key is not None
         while self.books.can_take(container) and (line := self._queue.line(key.digest)):
-            self._take(line.first(), container)
+            self._take(line.oldest(), container)
 
     def _serve_spec(self, container: Container) -> None:
         """Give a container without code to any activation that waits for its spec, the longest waiting first."""
@@ -381,7 +369,7 @@ class Machine:
         """
         line = self._queue.line(container.key.digest) if container.key else None
         if line:
-            self._take(line.first(), container)
+            self._take(line.oldest(), container)
             return
         self.books.unspecialise(container)
         self._serve_spec(container)
@@ -566,7 +554,7 @@ class Machine:
         self._draining = True
         self.launcher.stems.clear()
         for waiter in self._queue.all():
-            if waiter.standing is Standing.NEW:
+            if waiter.standing < Standing.PART:
                 self._reject(waiter, PoolClosed())
 
     def _on_closed(self, _: ev.Closed) -> None:

@@ -147,15 +147,18 @@ class ContainerState(enum.Enum):
 class Standing(enum.IntEnum):
     """What an activation that wants a container has behind it; the higher goes before.
 
-    A drain refuses what is new. What an activation in a container waits for goes first, because it frees two.
+    A drain refuses what has not begun, a full queue what is new. What an activation in a container waits for goes first,
+    because it frees two.
     """
 
-    #: A caller asked for it.
+    #: A caller asked for it, and waits.
     NEW = 0
+    #: A caller asked for it, and was promised that it will run.
+    PROMISED = 1
     #: A part of a sequence that has begun.
-    PART = 1
+    PART = 2
     #: Called from inside a container, which waits for it.
-    NESTED = 2
+    NESTED = 3
 
 
 class StartKind(enum.Enum):

@@ -18,7 +18,7 @@ from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container, Observer
 from pool.door import Door, Serve
-from pool.errors import ContainerStartFailed, EngineError, InvokerError, WaitedTooLong
+from pool.errors import ContainerStartFailed, EngineError, InvokerError, PoolOverloaded, WaitedTooLong
 from pool.expiries import Expiries
 from pool.idle import FROZEN, IdleShare
 from pool.lease import Lease, Live, Told
@@ -209,6 +209,10 @@ class Pool:
     def is_ready(self, key: ReuseKey) -> bool:
         """Tell whether a lease for this key would be had at once, of a container with its code."""
         return self.machine.is_ready(key)
+
+    def refusal(self, key: ReuseKey) -> PoolOverloaded | None:
+        """Tell why a lease for this key may not even be waited for now, where none would be had at once; None when it may."""
+        return self.machine.bounds.refusal(key, self._loop.time())
 
     async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float, standing: Standing = Standing.NEW) -> Lease:
         """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""

@@ -5,7 +5,7 @@ the lowest tag is next, and is then charged what the activation will cost, memor
 who comes back after a pause begins at the present virtual time: what was not used is not saved up.
 
 Source: Goyal, Vin, Cheng: Start-time Fair Queuing, SIGCOMM 1996; here the cost is charged when an activation is served, by
-what its action was last seen to take. Newest first once a queue has overflowed: Maurer, Fail at Scale, ACM Queue 2015.
+what its action was last seen to take. Who may wait at all is decided in `bounds.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Line:
     #: Since when somebody has always waited, seconds of the pool's clock.
     since: float
     waiters: dict[ActivationId, Waiter] = field(default_factory=dict)
-    #: It has refused somebody since it was last empty: it is longer than its action can serve.
+    #: It has refused somebody since it was last empty: more is asked than its action can serve.
     overflowed: bool = False
 
     def add(self, waiter: Waiter) -> None:
@@ -61,16 +61,8 @@ class Line:
             self.waiters[waiter.activation] = waiter
 
     def oldest(self) -> Waiter:
-        """The one that came first, of nested ones if there are any."""
+        """The one that is next: who came first, of nested ones if there are any."""
         return next(iter(self.waiters.values()))
-
-    def first(self) -> Waiter:
-        """The one that is next: who came first; after an overflow who came last, for those who came long ago have given up.
-
-        Nested ones are next in any case.
-        """
-        oldest = self.oldest()
-        return next(reversed(self.waiters.values())) if self.overflowed and not oldest.is_nested else oldest
 
 
 @dataclass(slots=True, eq=False)
@@ -177,7 +169,7 @@ class FairQueue:
 
     def waiting_for(self, spec_digest: str) -> Sequence[Waiter]:
         """Give who is next of each line whose containers are made from this spec, the longest waiting first."""
-        heads = [line.first() for line in self._lines.values() if line.oldest().key.spec.digest == spec_digest]
+        heads = [line.oldest() for line in self._lines.values() if line.oldest().key.spec.digest == spec_digest]
         return sorted(heads, key=lambda waiter: (not waiter.is_nested, waiter.arrived))
 
     def all(self) -> list[Waiter]:

@@ -22,6 +22,8 @@ class PoolSettings:
         parallel_starts: creations in flight at the engine, at most; half of that at least. See `launching.StartWidth`.
         max_waiting: activations in the queue; one more is refused.
         max_waiting_per_user: those of one user.
+        longest_wait_s: an activation that would have to wait for longer, as far as one can tell, is refused.
+        overload_wait_s: likewise, from the first refusal on until nobody waits any more.
         max_containers_per_action: hard cap, whatever waits.
         max_containers_per_user: likewise, stem cells included.
         shares: (pattern of namespaces, weight) in queue and memory; 1 for those that no pattern fits.
@@ -41,6 +43,8 @@ class PoolSettings:
     parallel_starts: int = 4
     max_waiting: int = 10_000
     max_waiting_per_user: int = 10_000
+    longest_wait_s: float = float("inf")
+    overload_wait_s: float = float("inf")
     max_containers_per_action: int = 1000
     max_containers_per_user: int = 10_000
     shares: tuple[tuple[str, float], ...] = ()

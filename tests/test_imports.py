@@ -16,6 +16,7 @@ MAY_IMPORT = {"invoker": {"invoker", "metrics", "pool"}, "metrics": {"metrics", 
 PURE = (
     "machine",
     "books",
+    "bounds",
     "events",
     "expiries",
     "keepalive",

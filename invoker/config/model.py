@@ -206,7 +206,16 @@ class PoolConfig:
         'Weights of namespaces in queue and memory, `"PATTERN=WEIGHT"` each; the first pattern that fits counts.',
         shown="none: all weigh 1",
     )
-    max_wait_s: float = key(60.0, "How long an activation may wait for a container.", at_least=0.1)
+    max_wait_s: float = key(
+        55.0,
+        "How long an activation may wait for a container; one that will wait for more than half of it is refused at once.",
+        at_least=0.1,
+    )
+    overload_wait_s: float = key(
+        2.0,
+        "Once an action was refused a place in the queue, and until its line is empty, only what will wait for less is taken.",
+        at_least=0,
+    )
     parallel_starts: int = key(
         0,
         "Containers the engine starts at the same time; more gain nothing.",

@@ -37,7 +37,7 @@ from invoker.http.services import Services
 from invoker.http.triggers import delete_trigger, get_trigger, list_triggers, put_trigger
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
-from pool.errors import InvokerError
+from pool.errors import InvokerError, PoolOverloaded
 from pool.model import ContainerId
 
 _log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Api:
             reply = await self._route(request, transaction, started)
         except InvokerError as error:
             reply = Reply.of_error(error, transaction)
-            if reply.status >= 500:
+            if reply.status >= 500 and not isinstance(error, PoolOverloaded):  # those come in thousands
                 _log.warning("%s %s: %s (%s) [%s]", request.method, request.target, error, error.code, transaction)
             if reply.status == 503:
                 self._services.on_refused(error.code)

@@ -19,7 +19,7 @@ from invoker.model import (
 )
 from invoker.triggers import merge_fire_arguments
 from invoker.vault import KEY_BYTES, ParameterUnreadable, Vault
-from pool.errors import PoolClosed
+from pool.errors import PoolClosed, PoolOverloaded, TooManyWaiting
 
 
 def raw(value) -> msgspec.Raw:
@@ -243,3 +243,14 @@ def test_numbers_stay_as_they_were_written():
         bytes(merge_fire_arguments(trigger.parameters, None, msgspec.Raw(b'{"n":1.10}')))
         == b'{"big":12345678901234567890123,"n":1.10}'
     )
+
+
+@pytest.mark.parametrize(("full", "status"), [(TooManyWaiting("3 wait"), 1), (PoolOverloaded("3 wait"), 3)])
+async def test_a_rule_whose_action_may_not_even_wait_runs_nothing_and_the_record_says_why(firing, full, status):
+    firing.action()
+    firing.rule("r1")
+    firing.site.invoker.full = full
+    activation_id = await firing.fire()
+    assert firing.calls == []
+    (line,) = firing.lines(activation_id)
+    assert (line["statusCode"], line["success"], line["error"]) == (status, False, "3 wait")

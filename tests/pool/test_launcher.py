@@ -124,14 +124,29 @@ def test_node_queue_is_bounded_for_all():
     assert "busy" in str(error)
 
 
-def test_after_an_overflow_the_newest_is_served_first():
+def test_after_an_overflow_too_who_came_first_is_served_first():
     driver = Driver(memory_mib=256, max_waiting_per_user=2)
     busy(driver, "a0", of(1))
     driver.arrive("a1", of(1))
     driver.arrive("a2", of(1))
     driver.arrive("refused", of(1))
-    assert only(driver.feed(ev.Ended(ActivationId("a0"), True)), ev.Grant).activation == "a2"
-    assert only(driver.feed(ev.Ended(ActivationId("a2"), True)), ev.Grant).activation == "a1"
+    assert only(driver.feed(ev.Ended(ActivationId("a0"), True)), ev.Grant).activation == "a1"
+    assert only(driver.feed(ev.Ended(ActivationId("a1"), True)), ev.Grant).activation == "a2"
+
+
+def test_the_expected_wait_counts_on_the_containers_that_an_action_could_still_have():
+    driver = Driver(memory_mib=1024, max_containers_per_action=3)
+    expected_wait_s = driver.machine.launcher.expected_wait_s
+    assert expected_wait_s(of(1), 100) == 0, "nothing is known of it: nothing is said"
+    busy(driver, "a0", of(1))
+    driver.now += 1.0
+    driver.feed(ev.Ended(ActivationId("a0"), True))
+    assert expected_wait_s(of(1), 6) == pytest.approx(4.0), "six runs of two seconds, on three containers at most"
+    busy(driver, "b0", of(2))
+    busy(driver, "c0", of(3))
+    assert expected_wait_s(of(1), 6) == pytest.approx(6.0), "there is room for one more only"
+    busy(driver, "d0", of(4))
+    assert expected_wait_s(of(1), 6) == pytest.approx(12.0)
 
 
 def test_hard_caps_hold_for_action_and_user():

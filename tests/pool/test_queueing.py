@@ -16,7 +16,7 @@ def drain(queue: FairQueue, cost: float = 1.0) -> list[str]:
         digest, _ = queue.in_turn()[0]
         line = queue.line(digest)
         assert line is not None
-        first = line.first()
+        first = line.oldest()
         queue.serve(first, cost)
         queue.check_invariants()
         served.append(str(first.activation))
@@ -88,15 +88,15 @@ def test_what_a_user_did_not_use_is_not_saved_up():
     assert 4 <= sum(name.startswith("b") for name in first) <= 6
 
 
-def test_an_overflowed_line_serves_the_newest_first_until_it_is_empty():
-    queue = FairQueue()
+def test_an_overflowed_line_is_served_in_the_order_of_arrival_and_is_overflowed_no_more_once_it_was_empty():
+    queue, digest = FairQueue(), waiter("a0").key.digest
     for number in range(3):
         queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
-    queue.overflow(waiter("a0").key.digest)
-    assert drain(queue) == ["a2", "a1", "a0"]
-    for number in range(3, 6):
-        queue.push(waiter(f"a{number}", arrived=number), weight=1.0)
-    assert drain(queue) == ["a3", "a4", "a5"]
+    queue.overflow(digest)
+    assert queue.line(digest).overflowed
+    assert drain(queue) == ["a0", "a1", "a2"], "who came first is not starved by those who came later"
+    queue.push(waiter("a3", arrived=3), weight=1.0)
+    assert not queue.line(digest).overflowed
 
 
 def test_who_is_refused_is_told_how_long_the_line_will_take():

@@ -169,6 +169,7 @@ class FakeInvoker:
         self.cancelled = []
         self.was = None
         self.promised = []
+        self.full = None
         self.numbers = itertools.count(1)
         self.answer = lambda call: Accepted202(activation_id=ActivationId("0" * 32))
 
@@ -178,6 +179,10 @@ class FakeInvoker:
 
     def new_id(self):
         return ActivationId(f"{next(self.numbers):032x}")
+
+    def check_queue(self, call):
+        if self.full is not None:
+            raise self.full
 
     async def run_promised(self, calls, promise):
         await promise([accepted_of(name, call) for name, call in calls])

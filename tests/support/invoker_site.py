@@ -67,6 +67,7 @@ class Site:
         self.builtins: dict[str, Any] = {}
         self.recorder = recorder
         self.finished: list[Activation] = []
+        self.throttled: list[tuple[str, str]] = []
         self.config = Config(
             state_dir=tmp_path,
             limits=LimitsConfig(result_bytes=2000),
@@ -86,6 +87,7 @@ class Site:
             max_wait_s=lambda: self.config.pool.max_wait_s,
             result_bytes=lambda: self.config.limits.result_bytes,
             on_finished=self.finished.append,
+            on_throttled=lambda namespace, reason: self.throttled.append((namespace, reason)),
             resolve=self.resolve,
             builtins=self.builtins,
         )
