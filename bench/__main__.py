@@ -16,7 +16,7 @@ from bench import crash, engine_requests, events, latency, leaks, starts, stored
 from bench.container import Engine
 from bench.density import density
 from bench.entities import entities
-from bench.load import burst, flood, herd, overload
+from bench.load import burst, flood, herd, overload, refusals
 from bench.measure import Line, dump
 from bench.setting import Setting
 from bench.simulate import NoEngine, simulate
@@ -40,6 +40,7 @@ SCENARIOS = {
     "flood": Scenario(flood, calls=100, rounds=10_000),
     "herd": Scenario(herd),
     "overload": Scenario(overload, rounds=60),
+    "refusals": Scenario(refusals, calls=2000, blocks=5),
     "simulate": Scenario(simulate, calls=6000, rounds=4, engine=False),
     "relay": Scenario(latency.relay, rounds=5),
     "warm": Scenario(latency.warm),

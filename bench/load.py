@@ -13,17 +13,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import uvloop
 
 from bench import client
 from bench.container import Engine, post
-from bench.measure import Line, make_line, percentile
-from bench.setting import CODE, Setting, init_value, remove_containers
+from bench.cpu import cpu_us
+from bench.measure import Distribution, Line, make_line, percentile
+from bench.setting import CODE, Setting, Subject, cpu_us_a_call, init_value, remove_containers
 
 SLEEPS = 'import time\ndef main(args):\n    time.sleep({seconds})\n    return {{"ok": True}}\n'
 _BLOCKING = "blocking=true&result=true"
 #: `overload`: connections that offer, and how many of their calls may wait in the daemon.
 CROWD, WAITING = 600, 256
+#: `refusals`: how many wait, beside the one that runs.
+QUEUED = 8
 #: `burst`: stem cells that stand ready.
 STEMS = 16
 #: `creation_rate`: threads, and containers that each creates.
@@ -117,6 +121,8 @@ def overload(setting: Setting) -> Line:
         config=config,
         facts={
             "capacity_per_s": round(capacity, 1),
+            "served_per_s": round(statuses[200] / seconds, 1),
+            "served_us": msgspec.to_builtins(Distribution.of([each.latency_us for each in run.answers if each.status == 200])),
             "offered_per_s": round(len(run.answers) / min(seconds, offering_s), 1),
             "answers": {str(status): count for status, count in sorted(statuses.items())},
             "lost": lost,
@@ -160,6 +166,62 @@ async def _offer(
             streak = streak + 1 if answer.status == 200 and answer.latency_us <= normal_us else 0
     recovered_s = normal_at - stop_at if streak == 20 else float("inf")
     return offered.result(), recovered_s, latencies
+
+
+def refusals(setting: Setting) -> Line:
+    """See what a refusal costs the daemon, beside a warm call: an action whose queue is full is called by 16 clients."""
+    config = {"pool.max_containers_per_action": 1, "pool.max_waiting_per_user": QUEUED, "pool.stem_cells.enabled": False}
+    with setting.daemon(config) as daemon:
+        key = daemon.create_namespace()
+        daemon.deploy(key, "echo", CODE)
+        daemon.deploy(key, "long", SLEEPS.format(seconds=20))
+        through = setting.connect(daemon.port, 16)
+        warm = Subject(through[:1], daemon.invocation(key, "echo", query=_BLOCKING), daemon.pid)
+        uvloop.run(client.drive(through[:1], client.repeated(warm.request, setting.calls))).latencies_us()
+        waiting = daemon.invocation(key, "long", query="blocking=false")
+        uvloop.run(client.drive(through[:1], [waiting]))
+        daemon.wait(lambda: daemon.metric("invokerd_containers", state="busy") == 1, "to run the action")
+        queued = uvloop.run(client.drive(through[:1], client.repeated(waiting, QUEUED)))
+        if {answer.status for answer in queued.answers} != {202}:
+            raise client.CallFailed(f"the queue could not be filled: {Counter(answer.status for answer in queued.answers)}")
+        runs, refused = uvloop.run(_refuse(setting, warm, through, daemon.invocation(key, "long", query=_BLOCKING)))
+        count = daemon.metric("invokerd_activations_total", outcome="user-queue-full")
+    statuses = Counter(answer.status for run in refused for answer in run.answers)
+    costs = cpu_us_a_call({"warm": runs, "refused": refused})
+    quotient = costs["refused"] / costs["warm"]
+    return make_line(
+        "refusals",
+        seed=setting.seed,
+        engine=setting.engine.version,
+        blocks={"warm": [run.latencies_us() for run in runs]},
+        reference=None,
+        config=config,
+        facts={
+            "answers": {str(status): number for status, number in sorted(statuses.items())},
+            "cpu_us_a_call": costs,
+            "cpu_ratio": round(quotient, 2),
+            "per_s": round(sum(len(run.answers) for run in refused) / sum(run.seconds for run in refused)),
+            "records": round(count),
+        },
+        must=(
+            "a refusal takes at most half of a warm call's CPU time and leaves no record",
+            quotient <= 0.5 and count <= QUEUED + 1,
+        ),
+    )
+
+
+async def _refuse(
+    setting: Setting, warm: Subject, through: Sequence[client.Connected], call: bytes
+) -> tuple[list[client.Run], list[client.Run]]:
+    """Call a warm action, and one whose queue is full, in turn; return the runs of each."""
+    runs: list[client.Run] = []
+    refused: list[client.Run] = []
+    for _ in range(setting.blocks):
+        for connections, request, of_it in ((warm.connections, warm.request, runs), (through, call, refused)):
+            before = cpu_us(warm.pid)
+            run = await client.drive(connections, client.repeated(request, setting.calls))
+            of_it.append(run._replace(cpu_us=cpu_us(warm.pid) - before))
+    return runs, refused
 
 
 # ---- all at once
