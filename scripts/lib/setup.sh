@@ -86,8 +86,9 @@ ensure_commands() {
   done
   [ "${#missing[@]}" = 0 ] && return
   say "installing ${missing[*]} (apt-get)"
-  # Debian's prometheus would begin to serve; the tests only want its promtool.
-  install_packages --keep-stopped prometheus.service "${missing[@]}"
+  # Debian's servers would begin to serve; the tests only want their programs.
+  install_packages --keep-stopped prometheus.service --keep-stopped nginx.service --keep-stopped haproxy.service \
+    "${missing[@]}"
 }
 
 # ensure_c_compiler   Install the smallest one, 11 MB, where there is none.

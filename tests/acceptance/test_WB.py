@@ -1,8 +1,6 @@
 """Rows WB: web actions. What the action answers is scripted; what it is told is looked at."""
 
 import base64
-import re
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -375,18 +373,3 @@ async def test_WB_07_the_owner_is_throttled_not_the_caller(site, put_web):
     assert answered.status == 429
     assert "requests in the last minute (count: 2, allowed: 1)" in answered.error
     assert len(site.invoker.calls) == 1
-
-
-async def test_WB_08_the_documented_proxy_rules_lead_a_vanity_host_to_the_action(site, put_web):
-    await put_web()
-    text = (Path(__file__).parents[2] / "docs/web-actions.md").read_text()
-    ((host,),) = (re.findall(r"server_name ~(\S+);", text),)
-    namespace = re.fullmatch(host.replace("(?<", "(?P<"), "guest.faas.example.org")["namespace"]
-    pattern, target = re.search(r"location / { rewrite (\S+) (\S+) break;", text).groups()
-    path = re.sub(pattern, target.replace("$namespace", namespace).replace("$1", r"\1"), "/default/hello.http/x")
-    assert path == f"{URL}.http/x"
-    assert (await site.ask("GET", path, auth=False)).text == "hi"
-    root = re.search(r"location = / { rewrite \^ (\S+) break;", text)[1].replace("$namespace", namespace)
-    await site.ask("PUT", "packages/public", {})
-    await put_web("public/index")
-    assert (await site.ask("GET", root, auth=False)).text == "hi"
