@@ -32,6 +32,9 @@ LOG_PIPE = f"{LOG_DIRECTORY}/log"
 #: The container's own, a tmpfs of `ContainerSpec.tmp_mib`.
 _TMP = "/tmp"  # noqa: S108 -- not a path of this host
 _MIB = 1024 * 1024
+#: The least swap that there is. runc tells systemd of a limit of swap only if it is not nought (opencontainers/cgroups#74): the
+#: next `systemctl daemon-reload` would take away a limit of which systemd does not know.
+_PAGE = 4096
 _CPU_PERIOD_US = 100_000
 #: Under memory pressure the kernel shall kill an action before anything of the site.
 _OOM_SCORE = 500
@@ -83,6 +86,11 @@ class EngineFacts:
             processors=int(info.get("NCPU") or 1),
             root_dir=str(info.get("DockerRootDir", "")),
         )
+
+    @property
+    def systemd_limits(self) -> bool:
+        """Whether systemd sets the limits of containers, and sets them anew whenever it reads its units."""
+        return self.cgroup_driver == "systemd" and self.cgroup_version == 2
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -181,7 +189,7 @@ def _limits(spec: ContainerSpec, facts: EngineFacts) -> dict[str, Any]:
     if facts.memory_limit:
         limits["Memory"] = spec.memory_mib * _MIB
         if facts.swap_limit:
-            limits["MemorySwap"] = spec.memory_mib * _MIB
+            limits["MemorySwap"] = spec.memory_mib * _MIB + (_PAGE if facts.systemd_limits else 0)
     if facts.cpu_quota and spec.cpu_millis:
         # Not NanoCpus: that is refused above the number of processors.
         limits["CpuPeriod"] = _CPU_PERIOD_US

@@ -61,7 +61,7 @@ def test_the_process_is_the_user_and_may_nothing():
 
 
 def test_the_limits_are_those_of_the_spec_and_swap_is_none():
-    host = request()["HostConfig"]
+    host = request(facts=replace(ABLE, cgroup_driver="cgroupfs"))["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 256 << 20
     assert (host["CpuPeriod"], host["CpuQuota"], host["CpuShares"]) == (100_000, 150_000, 1024)
     assert host["PidsLimit"] == 1024
@@ -70,6 +70,13 @@ def test_the_limits_are_those_of_the_spec_and_swap_is_none():
     assert "size=64m" in host["Tmpfs"]["/tmp"]
     assert not {"noexec"} & set(host["Tmpfs"]["/tmp"].split(","))
     assert {"exec", "nosuid", "nodev", "mode=1777"} <= set(host["Tmpfs"]["/tmp"].split(","))
+
+
+def test_where_systemd_sets_the_limits_it_is_told_of_a_page_of_swap_for_it_is_never_told_of_none():
+    host = request()["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"]) == (256 << 20, (256 << 20) + 4096)
+    host = request(facts=replace(ABLE, cgroup_version=1))["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"]
 
 
 def test_without_a_quota_none_is_sent_and_a_tiny_one_is_the_kernels_least():

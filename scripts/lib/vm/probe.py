@@ -96,7 +96,8 @@ def try_calls() -> None:
     check("frozen-call", seen == (200, "frozen", container), (*seen, notes["phases"]))
     wait_state(container, "frozen")
     limits = read(group, *LIMITS)
-    bounded = limits["memory.max"] == str(256 << 20) and limits["pids.max"] != "max" and limits.get("memory.swap.max", "0") == "0"
+    swap = limits.get("memory.swap.max", "0")
+    bounded = limits["memory.max"] == str(256 << 20) and limits["pids.max"] != "max" and swap != "max" and int(swap) <= 4096
     check("limits", bounded, limits)
     run("systemctl", "daemon-reload")
     still, after = frozen(group), read(group, *LIMITS)
@@ -114,6 +115,7 @@ def try_identity_and_metering() -> None:
     status, result, _ = api.invoke("who")
     check("identity", (status, result) == (200, {"uid": 20001, "gid": 20001, "caps": "0" * 16}), result)
     api.deploy("spin", SPIN)
+    api.warm("spin", {"s": 0.0})  # its first call pays for the start of the interpreter too
     status, result, notes = api.invoke("spin", {"s": 2.0})
     cpu_s = notes["cpuTime"]["us"] / 1e6
     seen = f"the function saw {result['used']:.2f} s, the cgroup {cpu_s:.2f} s"
