@@ -374,6 +374,7 @@ class Daemon:
             engine_sick=lambda: {kind.value: kind in self.backend.guard.sick_classes() for kind in CallClass},
             kernel_cpu_us=self.pool.kernel_cpu_us,
             freezing_works=lambda: self.keeper.freezing_works,
+            damaged_rows=self.stores.damage.counts,
         )
         facts = self.backend.facts
         build = BuildInfo(version=__version__, revision="", engine=facts.api_version, cgroup=f"v{facts.cgroup_version}")
@@ -486,6 +487,7 @@ class Daemon:
         return [
             Check(name="journal", ok=room, detail=full),
             Check(name="ledger", ok=lag.seconds < 30, detail=f"{lag.rows} records, {lag.seconds:.1f} s behind"),
+            Check(name="databases", ok=True, detail=self.stores.damage.summary() or "every row can be read"),
         ]
 
     async def _raise_bugs(self) -> None:

@@ -294,6 +294,11 @@ class EntityCorrupted(PlatformError):
 
     code = "entity-corrupted"
 
+    @classmethod
+    def named(cls, resource: str) -> EntityCorrupted:
+        """Name the resource."""
+        return cls(f"Resource '{resource}' is corrupted and cannot be read.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:

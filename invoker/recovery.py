@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from invoker.adoption import adopt_or_remove, lost_activations
-from invoker.errors import EntityNotFound, WrongCollection
+from invoker.errors import EntityCorrupted, EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
@@ -94,7 +94,7 @@ def _action_of(accepted: Accepted, entities: EntityStore) -> Action | None:
         path = f"{package}/{path.rpartition('/')[2]}"
     try:
         return resolve_action(entities, owner, path).action
-    except (EntityNotFound, WrongCollection):
+    except (EntityNotFound, WrongCollection, EntityCorrupted):
         return None
 
 

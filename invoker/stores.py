@@ -17,6 +17,7 @@ from invoker.code import CodeStore
 from invoker.config.model import Config
 from invoker.record.activations import Retention
 from invoker.record.apis import ApiStore
+from invoker.record.damage import Damage
 from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder
 from pool.errors import PlatformError
@@ -49,6 +50,8 @@ class StateDirectoryInUse(PlatformError):
 class Stores:
     """What is on the disk."""
 
+    #: What of it cannot be read.
+    damage: Damage
     entities: EntityStore
     apis: ApiStore
     alarms: AlarmStore
@@ -70,15 +73,18 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         stack.callback(os.close, _lock(directory / "lock"))
         log.info("SQLite %s", sqlite3.sqlite_version)
         store = config.store
-        entities = await EntityStore.open(directory / "entities.db", directory / "code")
+        damage = Damage(directory)
+        entities = await EntityStore.open(directory / "entities.db", directory / "code", damage)
         stack.push_async_callback(entities.close)
-        apis = await ApiStore.open(directory / "apis.db", namespaces=[each.uuid for each in entities.list_namespaces()])
+        uuids = None if entities.lacks_namespaces else [each.uuid for each in entities.list_namespaces()]
+        apis = await ApiStore.open(directory / "apis.db", namespaces=uuids, damage=damage)
         stack.push_async_callback(apis.close)
-        alarms = await AlarmStore.open(directory / "alarms.db")
+        alarms = await AlarmStore.open(directory / "alarms.db", damage)
         stack.push_async_callback(alarms.close)
         recorder = await Recorder.open(
             directory,
             node=config.node,
+            damage=damage,
             apart=True,
             linger_s=COMMIT_EVERY_S,
             segment_bytes=store.journal_segment_bytes,
@@ -92,6 +98,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
             ),
         )
         stack.push_async_callback(recorder.close)
+        damage.look()  # the writer's process has read the promises
         table = ContainerTable.open(directory / "containers.table", boot_id())
         stack.callback(table.close)
         if table.emptied_because:
@@ -99,6 +106,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         code = CodeStore(directory / "unpacked", entities.code.read_blocking)
         stack.callback(code.close)
         yield Stores(
+            damage=damage,
             entities=entities,
             apis=apis,
             alarms=alarms,

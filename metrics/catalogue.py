@@ -146,6 +146,7 @@ ENGINE_SECONDS = _histogram("engine_call_seconds", "Duration of requests to the 
 RECORDER_LAG = _gauge("recorder_lag_seconds", "Age of the oldest record that is not yet in the ledger.", unit="seconds")
 RECORDER_BACKLOG = _gauge("recorder_backlog_records", "Records in the journal that are not yet in the ledger.", unit="records")
 JOURNAL_WRITE = _histogram("journal_write_seconds", "Appending one record to the journal: a stall here stalls all calls.")
+DAMAGED = _gauge("damaged_rows", "Rows of a database that cannot be read and were set aside in `damaged/`.", "store")
 LOG_DROPPED = _counter("log_lines_dropped_total", "Log lines of activations that were lost.")
 LOG_LATE = _counter("log_lines_late_total", "Log lines that arrived after their activation was recorded.")
 

@@ -48,6 +48,7 @@ class Sources:
         engine_sick: for each class of calls, whether the engine missed its deadlines.
         kernel_cpu_us: CPU time that the kernel counted in all containers of this daemon's time, microseconds.
         freezing_works: whether the self-test found that containers can be frozen.
+        damaged_rows: for each store that has some, how many of its rows cannot be read.
     """
 
     pool: Callable[[], PoolStatistics]
@@ -58,6 +59,7 @@ class Sources:
     engine_sick: Callable[[], Mapping[str, bool]] = dict
     freezing_works: Callable[[], bool] = lambda: True
     kernel_cpu_us: Callable[[], int] = lambda: 0
+    damaged_rows: Callable[[], Mapping[str, int]] = dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,7 @@ class Exposition:
             catalogue.RECORDER_LAG.name: [((), self._sources.recorder_lag_s())],
             catalogue.RECORDER_BACKLOG.name: [((), self._sources.recorder_backlog())],
             catalogue.JOURNAL_WRITE.name: [((), _copy(observer.journal_writes))],
+            catalogue.DAMAGED.name: [((store,), count) for store, count in self._sources.damaged_rows().items()],
             catalogue.LOG_DROPPED.name: [((), observer.log_lines_dropped)],
             catalogue.LOG_LATE.name: [((), observer.log_lines_late)],
             catalogue.LOOP_LAG.name: [((), _copy(observer.loop_lags))],

@@ -15,7 +15,7 @@ import msgspec
 from invoker.alarms.alarm import Alarm, Disabled
 from invoker.alarms.engine import Later
 from invoker.alarms.schedule import Progress, Tick
-from invoker.errors import ConcurrentModification, Throttled, retry_after_s
+from invoker.errors import ConcurrentModification, EntityCorrupted, Throttled, retry_after_s
 from invoker.http.admission import Admission
 from invoker.model import Entity, Identity, Namespace, Rule, Trigger
 from invoker.record.entries import TickEntry
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: How long a tick waits that the node could not take, where the error does not say, s.
 _AGAIN_S = 1.0
+#: How long one waits whose trigger or namespace cannot be read: until somebody has written it anew, s.
+_DAMAGED_S = 60.0
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
@@ -37,8 +39,16 @@ class Owners(Protocol):
     def get_namespace(self, name: str) -> Namespace | None:
         """Find a namespace by its name."""
 
+    @property
+    def lacks_namespaces(self) -> bool:
+        """Whether there is a namespace whose row cannot be read."""
+
     def get(self, namespace: str, path: str) -> Entity | None:
-        """Find an entity of any collection by its path."""
+        """Find an entity of any collection by its path.
+
+        Raises:
+            EntityCorrupted: its row cannot be read.
+        """
 
     def rules_of(self, trigger: Trigger) -> list[Rule]:
         """List the rules that are linked to a trigger."""
@@ -77,10 +87,16 @@ class AlarmFirer:
     async def fire(self, alarm: Alarm, tick: Tick, progress: Progress) -> Later | Disabled | None:
         """Fire one tick: see `engine.Fire`."""
         namespace = self._entities.get_namespace(alarm.namespace)
+        if namespace is None and self._entities.lacks_namespaces:
+            return Later(_DAMAGED_S)
         if namespace is None or namespace.blocked:
             sentence = f"Automatically disabled: the namespace '{alarm.namespace}' is gone or blocked."
             return Disabled(status_code=401, message=sentence)
-        trigger = self._entities.get(alarm.namespace, alarm.trigger)
+        try:
+            trigger = self._entities.get(alarm.namespace, alarm.trigger)
+        except EntityCorrupted as error:
+            log.error("the alarm of %s/%s waits: %s", alarm.namespace, alarm.trigger, error)  # noqa: TRY400
+            return Later(_DAMAGED_S)
         if not isinstance(trigger, Trigger) or trigger.birth != alarm.birth:
             sentence = f"Automatically disabled: the trigger '{alarm.namespace}/{alarm.trigger}' does not exist."
             return Disabled(status_code=404, message=sentence)
@@ -108,7 +124,10 @@ class AlarmFirer:
         """
         if alarm.delete_after_fire == "false":
             return Disabled(status_code=0, message="Automatically disabled: the last tick has fired.")
-        trigger = self._entities.get(alarm.namespace, alarm.trigger)
+        try:
+            trigger = self._entities.get(alarm.namespace, alarm.trigger)
+        except EntityCorrupted:
+            trigger = None
         if isinstance(trigger, Trigger):
             rules = self._entities.rules_of(trigger) if alarm.delete_after_fire == "rules" else []
             for entity in (trigger, *rules):

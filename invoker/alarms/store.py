@@ -12,7 +12,8 @@ from typing import Self
 import msgspec
 
 from invoker.alarms.alarm import Alarm
-from invoker.record.store import StoreBroken, Writer, load_queries
+from invoker.record.damage import Damage
+from invoker.record.store import Writer, load_queries
 
 _decode = msgspec.json.Decoder(Alarm).decode
 _encode = msgspec.json.Encoder().encode
@@ -28,21 +29,27 @@ class AlarmStore:
         self._alarms: dict[tuple[str, str], Alarm] = {}
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
+    async def open(cls, path: Path, damage: Damage | None = None) -> Self:
         """Open or make the database, and load everything.
 
+        Args:
+            path: of the database.
+            damage: keeps what cannot be read; by default beside the database.
+
         Raises:
-            StoreTooNew, StoreBroken: it cannot be used, or an alarm in it cannot be read.
+            StoreTooNew, StoreBroken: it cannot be used.
         """
+        damage = damage or Damage(path.parent)
         writer = await Writer.open(path, "alarms")
         try:
             store = cls(writer)
-            try:
-                for (text,) in await writer.fetch(store._queries["read_alarms"], {}):
+            for key, text in await writer.fetch(store._queries["read_alarms"], {}):
+                try:
                     alarm = _decode(text)
+                except msgspec.MsgspecError as error:
+                    damage.found("alarms", key.decode("utf-8", "replace"), text, error, then="create the feed's trigger anew")
+                else:
                     store._alarms[alarm.key] = alarm
-            except msgspec.MsgspecError as error:
-                raise StoreBroken(f"{path}: {error}") from error
         except BaseException:
             await writer.close()
             raise

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from invoker.errors import RuntimeDeprecated, RuntimeNotSupported
+from invoker.errors import EntityCorrupted, RuntimeDeprecated, RuntimeNotSupported
 from invoker.http.bodies import next_patch
 from invoker.manifest import BUILTIN, Manifest
 from invoker.model import Action, Annotation, Collection, Entity, Exec, Namespace, Package, Parameter
@@ -122,7 +122,10 @@ async def deploy_catalog(
 async def _install(store: Store, wanted: Wanted, now_ms: int) -> bool:
     """Write one entity unless it is there already, as it should be."""
     entity = wanted.entity
-    old = store.get(SYSTEM, entity.path)
+    try:
+        old = store.get(SYSTEM, entity.path)
+    except EntityCorrupted:  # a copy of its row is kept; here is a sound one
+        old = None
     if old is not None and not old.annotation(MARK):
         log.warning("%s is not the catalog's, and is left as it is", old.full_path)
         return False

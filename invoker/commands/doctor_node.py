@@ -18,6 +18,7 @@ from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
 from invoker.config.model import Address
 from invoker.control import messages
+from invoker.record.damage import DIRECTORY, read_damage, summarise
 from pool.parent import NoParentCgroup, limit_bytes, read_limit
 
 _MIB = 1024 * 1024
@@ -108,6 +109,17 @@ def _judge_space(path: Path) -> Finding:
     return ok("state-space", text)
 
 
+def check_damage(node: Node) -> Iterator[Finding]:
+    """Tell of rows that a daemon could not read and has set aside."""
+    rows = list(read_damage(node.config.state_dir).values())
+    directory = node.config.state_dir / DIRECTORY
+    if rows:
+        advice = f"write anew what is named there, or mend it from the copies; then delete the files in {directory}"
+        yield warning("databases", summarise(rows, directory), advice)
+    else:
+        yield ok("databases", "no daemon has found a row that cannot be read")
+
+
 def check_sqlite(_: Node) -> Iterator[Finding]:
     """Tell of the WAL-reset bug, and why it does not matter here."""
     text = f"SQLite {sqlite3.sqlite_version}"
@@ -187,4 +199,12 @@ def check_mounts(node: Node) -> Iterator[Finding]:
             yield bad("mounts", f"{name}: {mount.source} is no directory here", "create or mount it, or remove it from the file")
 
 
-CHECKS: tuple[Check, ...] = (check_memory, check_state_dir, check_sqlite, check_daemon_and_ports, check_second_wall, check_mounts)
+CHECKS: tuple[Check, ...] = (
+    check_memory,
+    check_state_dir,
+    check_sqlite,
+    check_damage,
+    check_daemon_and_ports,
+    check_second_wall,
+    check_mounts,
+)

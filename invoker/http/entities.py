@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from invoker.errors import EntityExists, EntityNotFound, NotAuthorised, TooLarge, WrongCollection
+from invoker.errors import EntityCorrupted, EntityExists, EntityNotFound, NotAuthorised, TooLarge, WrongCollection
 from invoker.http.bodies import EntityBody, entries_bytes, next_patch
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES
@@ -41,8 +41,14 @@ def find_replaced(services: Services, exchange: Exchange, kind: type[E]) -> E | 
     Raises:
         WrongCollection: the name belongs to something else.
         EntityExists: it is there, and `overwrite` was not said.
+        EntityCorrupted: it is there, cannot be read, and `overwrite` was not said.
     """
-    entity = services.entities.get(exchange.namespace, exchange.path)
+    try:
+        entity = services.entities.get(exchange.namespace, exchange.path)
+    except EntityCorrupted:  # its row is kept aside: it may be written anew
+        if not boolean(exchange.query, "overwrite"):
+            raise
+        return None
     if entity is None:
         return None
     if not isinstance(entity, kind):

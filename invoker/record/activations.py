@@ -16,7 +16,9 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from invoker.errors import EntityCorrupted
 from invoker.model import Accepted, Activation
+from invoker.record.damage import Damage
 from invoker.record.entries import TickEntry
 from invoker.record.store import Reader, checkpoint, load_queries, open_writer
 from pool.model import ActivationId
@@ -26,6 +28,9 @@ IDEMPOTENCY_MS = 24 * 3600 * 1000
 #: Rows that retention deletes in one transaction, so that it never holds up the commits for long.
 _EXPIRE_ROWS = 2000
 _FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
+
+#: With a record that cannot be read.
+_NOTHING_TO_DO = "what it cost is in the ledger, which does not depend on it"
 
 _decode_record = msgspec.json.Decoder(Activation).decode
 _decode_lines = msgspec.json.Decoder(list[str]).decode
@@ -114,8 +119,13 @@ class ActivationBatch:
 class ActivationDatabase:
     """The writing side. All calls from one thread."""
 
-    def __init__(self, path: Path, retention: Retention) -> None:
+    def __init__(self, path: Path, retention: Retention, damage: Damage | None = None) -> None:
         """Open the database, and make it when it is missing.
+
+        Args:
+            path: of the database.
+            retention: what is kept.
+            damage: keeps what cannot be read; by default beside the database.
 
         Raises:
             StoreTooNew, StoreBroken.
@@ -123,6 +133,7 @@ class ActivationDatabase:
         self._queries = load_queries("activations")
         self._connection = open_writer(path, "activations", durable=False)
         self._retention = retention
+        self._damage = damage or Damage(path.parent)
         #: All ids in the table `pending`: most activations were never promised, and cost no look-up there.
         self._pending = {row[0] for row in self._connection.execute(self._queries["read_pending_ids"])}
 
@@ -165,12 +176,24 @@ class ActivationDatabase:
         self._pending.difference_update(kept)
 
     def read_pending(self) -> tuple[list[Accepted], list[Accepted]]:
-        """Return the promises not kept: those not begun, and those that may have run."""
+        """Return the promises not kept: those not begun, and those that may have run.
+
+        One that cannot be read cannot be kept: it is set aside, once.
+        """
         unbegun: list[Accepted] = []
         begun: list[Accepted] = []
-        for text, payload, may_have_run in self._connection.execute(self._queries["read_pending"]):
-            accepted = msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload.encode()))
-            (begun if may_have_run else unbegun).append(accepted)
+        damaged: list[str] = []
+        for name, text, payload, may_have_run in self._connection.execute(self._queries["read_pending"]):
+            try:
+                accepted = msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload))
+            except msgspec.MsgspecError as error:
+                self._damage.found("activations", f"promise {name}", text, error, then="call the action again")
+                damaged.append(name)
+            else:
+                (begun if may_have_run else unbegun).append(accepted)
+        if damaged:
+            self._run("drop_pending", ids=_json(damaged))
+            self._pending.difference_update(damaged)
         return unbegun, begun
 
     def read_idempotency(self, now_ms: int) -> list[IdempotencyRow]:
@@ -219,32 +242,55 @@ class ActivationDatabase:
 class ActivationReader:
     """The reading side, on the loop."""
 
-    def __init__(self, reader: Reader) -> None:
-        """Use open connections."""
+    def __init__(self, reader: Reader, damage: Damage) -> None:
+        """Use open connections; `damage` keeps what cannot be read."""
         self._reader = reader
+        self._damage = damage
         self._queries = load_queries("activations")
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
+    async def open(cls, path: Path, damage: Damage | None = None) -> Self:
         """Open a database that exists.
+
+        Args:
+            path: of the database.
+            damage: keeps what cannot be read; by default beside the database.
 
         Raises:
             StoreBroken.
         """
         # Two: a long count must not hold up those who ask for one record.
-        return cls(await Reader.open(path, connections=2))
+        return cls(await Reader.open(path, connections=2), damage or Damage(path.parent))
 
     async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
-        """Find a record of a namespace."""
+        """Find a record of a namespace.
+
+        Raises:
+            EntityCorrupted: there is one, and it cannot be read.
+        """
         rows = await self._reader.fetch(self._queries["get"], {"namespace": namespace, "id": activation_id})
-        return _activation(*rows[0]) if rows else None
+        if not rows:
+            return None
+        found = self._activation(*rows[0])
+        if found is None:
+            raise EntityCorrupted.named(f"{namespace}/{activation_id}")
+        return found
 
     async def get_logs(self, namespace: str, activation_id: ActivationId) -> list[str] | None:
-        """Find the log lines of a record; None when there is no such record."""
+        """Find the log lines of a record; None when there is no such record.
+
+        Raises:
+            EntityCorrupted: there are some, and they cannot be read.
+        """
         rows = await self._reader.fetch(self._queries["get_logs"], {"namespace": namespace, "id": activation_id})
         if not rows:
             return None
-        return _decode_lines(rows[0][0]) if rows[0][0] is not None else []
+        ((text,),) = rows
+        try:
+            return _decode_lines(text) if text is not None else []
+        except msgspec.MsgspecError as error:
+            self._damage.found("activations", f"logs {activation_id}", text, error, then=_NOTHING_TO_DO)
+            raise EntityCorrupted.named(f"{namespace}/{activation_id}/logs") from error
 
     async def list(
         self,
@@ -270,12 +316,13 @@ class ActivationReader:
         """
         parameters = _range(namespace, name, since_ms, upto_ms, hidden) | {"limit": limit, "skip": skip}
         rows = await self._reader.fetch(self._queries["list_of_action" if name else "list"], parameters)
-        return [_activation(*row) for row in rows]
+        return [found for row in rows if (found := self._activation(*row)) is not None]
 
     async def parts_of(self, namespace: str, cause: ActivationId, since_ms: int) -> builtins.list[Activation]:
         """List the records whose cause is another one, in the order they ran, without results."""
         parameters = {"namespace": namespace, "cause": cause, "since_ms": since_ms}
-        return [_activation(record, None) for (record,) in await self._reader.fetch(self._queries["parts_of"], parameters)]
+        rows = await self._reader.fetch(self._queries["parts_of"], parameters)
+        return [found for row in rows if (found := self._activation(row[0], row[1], None)) is not None]
 
     async def count(
         self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]
@@ -288,12 +335,16 @@ class ActivationReader:
         """Close the connections."""
         await self._reader.close()
 
-
-def _activation(record: str, result: str | None) -> Activation:
-    activation = _decode_record(record)
-    if result is None:
-        return activation
-    return msgspec.structs.replace(activation, result=msgspec.Raw(result.encode()))
+    def _activation(self, activation_id: str, record: bytes, result: bytes | None) -> Activation | None:
+        """Read a record; one that cannot be read is set aside, and left out of lists."""
+        try:
+            activation = _decode_record(record)
+        except msgspec.MsgspecError as error:
+            self._damage.found("activations", f"record {activation_id}", record, error, then=_NOTHING_TO_DO)
+            return None
+        if result is None:
+            return activation
+        return msgspec.structs.replace(activation, result=msgspec.Raw(result))
 
 
 def _range(

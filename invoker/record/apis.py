@@ -10,6 +10,7 @@ import msgspec
 
 from invoker.errors import DocumentError
 from invoker.gateway.model import Api
+from invoker.record.damage import Damage
 from invoker.record.store import StoreBroken, Writer, load_queries
 
 
@@ -24,28 +25,31 @@ class ApiStore:
         self._apis: dict[str, dict[str, Api]] = {}
 
     @classmethod
-    async def open(cls, path: Path, *, namespaces: Iterable[str]) -> Self:
+    async def open(cls, path: Path, *, namespaces: Iterable[str] | None, damage: Damage | None = None) -> Self:
         """Open or make the database and load everything. What belonged to a namespace that is gone is deleted.
 
         Args:
             path: of the database.
-            namespaces: uuids of those that exist.
+            namespaces: uuids of those that exist; None when it is not known of all.
+            damage: keeps what cannot be read; by default beside the database.
 
         Raises:
-            StoreTooNew, StoreBroken: it cannot be used, or a document in it cannot be read.
+            StoreTooNew, StoreBroken: it cannot be used.
         """
+        damage = damage or Damage(path.parent)
         writer = await Writer.open(path, "apis")
         try:
             store = cls(writer)
-            await writer.execute(
-                store._queries["delete_apis_of_the_gone"], {"uuids": msgspec.json.encode(sorted(namespaces)).decode()}
-            )
-            try:
-                for uuid, base_path, updated, document in await writer.fetch(store._queries["read_apis"], {}):
+            if namespaces is not None:
+                uuids = msgspec.json.encode(sorted(namespaces)).decode()
+                await writer.execute(store._queries["delete_apis_of_the_gone"], {"uuids": uuids})
+            for uuid, base_path, updated, document in await writer.fetch(store._queries["read_apis"], {}):
+                try:
                     api = Api.of_document(uuid, msgspec.json.decode(document), updated=updated)
+                except (msgspec.MsgspecError, DocumentError) as error:
+                    damage.found("apis", f"{uuid} {base_path}", document, error, then="create the API anew")
+                else:
                     store._apis.setdefault(uuid, {})[base_path] = api
-            except (msgspec.MsgspecError, DocumentError) as error:
-                raise StoreBroken(f"{path}: {error}") from error
         except BaseException:
             await writer.close()
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Self
 
 import msgspec
 
-from invoker.errors import ConcurrentModification, EntityNotFound
+from invoker.errors import ConcurrentModification, EntityCorrupted, EntityNotFound
 from invoker.model import PUBLISHED, Action, Collection, Entity, Namespace, Package, Rule, Trigger
 from invoker.record.code_files import CodeFiles
+from invoker.record.damage import Damage
 from invoker.record.store import StoreBroken, Writer, load_queries
+
+log = logging.getLogger(__name__)
 
 #: Called with an entity before and after a change; None where there is none. May not raise nor wait.
 Listener = Callable[[Entity | None, Entity | None], None]
@@ -58,29 +62,61 @@ class EntityStore:
         #: How many entities use each code.
         self._code_uses: Counter[str] = Counter()
         self._listeners: list[Listener] = []
+        #: Namespace and path of all and only the rows that cannot be read; of a namespace itself the path is empty.
+        self._damaged: set[tuple[str, str]] = set()
 
     @classmethod
-    async def open(cls, path: Path, code_dir: Path) -> Self:
+    async def open(cls, path: Path, code_dir: Path, damage: Damage | None = None) -> Self:
         """Open or make the database and the directory of code, load everything, delete code that nobody uses.
 
+        A row that cannot be read is left out, and left where it is: its name answers `EntityCorrupted` until it is written anew.
+
+        Args:
+            path: of the database.
+            code_dir: made when it is missing.
+            damage: keeps what cannot be read; by default beside the database.
+
         Raises:
-            StoreTooNew, StoreBroken: it cannot be used, or an entity in it cannot be read.
+            StoreTooNew, StoreBroken: it cannot be used.
         """
+        damage = damage or Damage(path.parent)
         writer = await Writer.open(path, "entities")
         try:
             store = cls(writer, CodeFiles(code_dir))
-            try:
-                for (text,) in await writer.fetch(store._queries["read_namespaces"], {}):
-                    store._remember_namespace(_decode_namespace(text))
-                for (text,) in await writer.fetch(store._queries["read_entities"], {}):
-                    store._replace(None, _decode_entity(text))
-            except msgspec.MsgspecError as error:
-                raise StoreBroken(f"{path}: {error}") from error
-            await store.code.sweep(store._code_uses.keys())
+            await store._load(damage)
+            if store._damaged:
+                log.warning("code that nobody seems to use is kept: a damaged entity may need it")
+            else:
+                await store.code.sweep(store._code_uses.keys())
         except BaseException:
             await writer.close()
             raise
         return store
+
+    async def _load(self, damage: Damage) -> None:
+        for name, text in await self._writer.fetch(self._queries["read_namespaces"], {}):
+            try:
+                namespace = _decode_namespace(text)
+                _check_key(name, namespace.name)
+            except (msgspec.MsgspecError, ValueError) as error:
+                key = name.decode("utf-8", "replace")
+                self._damaged.add((key, ""))
+                damage.found(
+                    "entities", f"namespace {key}", text, error, then="create it anew with the same uid: its entities stay"
+                )
+            else:
+                self._remember_namespace(namespace)
+        for owner, path, text in await self._writer.fetch(self._queries["read_entities"], {}):
+            try:
+                entity = _decode_entity(text)
+                _check_key(owner, entity.namespace)
+                _check_key(path, entity.path)
+            except (msgspec.MsgspecError, ValueError) as error:
+                key = (owner.decode("utf-8", "replace"), path.decode("utf-8", "replace"))
+                self._damaged.add(key)
+                damage.found("entities", "/".join(key), text, error, then="write it anew with overwrite=true")
+            else:
+                self._replace(None, entity)
 
     async def close(self) -> None:
         """Close the database. Everything is written already."""
@@ -99,6 +135,11 @@ class EntityStore:
     def get_namespace_by_uuid(self, uuid: str) -> Namespace | None:
         """Find a namespace by the user part of its key."""
         return self._by_uuid.get(uuid)
+
+    @property
+    def lacks_namespaces(self) -> bool:
+        """Whether there is a namespace whose row cannot be read: what seems to be nobody's may be its."""
+        return any(not path for _, path in self._damaged)
 
     def list_namespaces(self) -> builtins.list[Namespace]:
         """List all namespaces, by name."""
@@ -121,6 +162,7 @@ class EntityStore:
                 self._forget_namespace(namespace)
                 self._remember_namespace(before)
             raise
+        self._damaged.discard((namespace.name, ""))
 
     async def delete_namespace(self, name: str) -> None:
         """Delete a namespace with its entities.
@@ -143,15 +185,22 @@ class EntityStore:
             for entity in sorted(entities, key=lambda each: each.updated):
                 self._replace(None, entity)
             raise
+        self._damaged = {each for each in self._damaged if each[0] != name}
         for entity in entities:
             self._drop_code(entity)
 
     # ---- entities
 
     def get(self, namespace: str, path: str) -> Entity | None:
-        """Find an entity of any collection by its path, `[package/]name`."""
-        tree = self._trees.get(namespace)
-        return None if tree is None else tree.get(path)
+        """Find an entity of any collection by its path, `[package/]name`.
+
+        Raises:
+            EntityCorrupted: there is one, and its row cannot be read.
+        """
+        entity = self._find(namespace, path)
+        if entity is None and (namespace, path) in self._damaged:
+            raise EntityCorrupted.named(f"{namespace}/{path}")
+        return entity
 
     def list(
         self, namespace: str, collection: Collection, *, limit: int, skip: int = 0, package: str | None = None
@@ -184,7 +233,7 @@ class EntityStore:
             ConcurrentModification: what is there is something else; nothing was changed.
             StoreBroken: it was not written, and memory is as before.
         """
-        before = self.get(entity.namespace, entity.path)
+        before = self._find(entity.namespace, entity.path)
         if (None if before is None else before.revision) != expected_revision:
             raise ConcurrentModification
         self._replace(before, entity)
@@ -196,6 +245,7 @@ class EntityStore:
             "value": _encode(entity).decode(),
         }
         await self._write("put_entity", parameters, before, entity)
+        self._damaged.discard((entity.namespace, entity.path))
         if (digest := _code_of(entity)) is not None and (before is None or _code_of(before) != digest):
             self.code.unpin(digest)
         self._drop_code(before)
@@ -207,7 +257,7 @@ class EntityStore:
             ConcurrentModification: what is there is something else; nothing was changed.
             StoreBroken: it is still in the database, and memory is as before.
         """
-        before = self.get(entity.namespace, entity.path)
+        before = self._find(entity.namespace, entity.path)
         if before is None or before.revision != entity.revision:
             raise ConcurrentModification
         self._replace(before, None)
@@ -216,6 +266,10 @@ class EntityStore:
 
     # ---- memory
 
+    def _find(self, namespace: str, path: str) -> Entity | None:
+        tree = self._trees.get(namespace)
+        return None if tree is None else tree.get(path)
+
     async def _write(self, name: str, parameters: dict[str, str | int], before: Entity | None, after: Entity | None) -> None:
         try:
             await self._writer.execute(self._queries[name], parameters)
@@ -223,7 +277,7 @@ class EntityStore:
             changed = after or before
             assert changed is not None
             # A later writer may have won meanwhile; its entity stays.
-            if self.get(changed.namespace, changed.path) is after:
+            if self._find(changed.namespace, changed.path) is after:
                 self._replace(after, before)
             raise
 
@@ -285,6 +339,12 @@ class EntityStore:
         if digest is not None and self._code_uses[digest] <= 0:
             del self._code_uses[digest]
             self.code.remove(digest)
+
+
+def _check_key(column: bytes, said: str) -> None:
+    """Refuse a row whose value is of something else than its key."""
+    if column != said.encode():
+        raise ValueError(f"its value is that of '{said}'")
 
 
 def _code_of(entity: Entity) -> str | None:

@@ -27,6 +27,7 @@ import msgspec
 from invoker.errors import JournalFull
 from invoker.model import Accepted, Activation
 from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, IdempotencyRow, Retention
+from invoker.record.damage import Damage
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
@@ -130,6 +131,7 @@ class Recorder:
         max_queued_bytes: int = 256 * 1024 * 1024,
         linger_s: float = 0.01,
         apart: bool = False,
+        damage: Damage | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         allocate: Allocate = os.posix_fallocate,
@@ -145,6 +147,7 @@ class Recorder:
             max_queued: records that may wait for the writer before new work is refused.
             max_queued_bytes: the same in bytes.
             linger_s: how long the writer gathers records before it commits them.
+            damage: keeps rows that cannot be read; by default in `state_dir`.
             apart: whether the writer runs in a process of its own, as in the daemon, or in a thread.
             clock: monotonic, seconds.
             wall_ms: wall clock, milliseconds.
@@ -199,7 +202,7 @@ class Recorder:
                 journal=journal,
                 writer=writer,
                 intake=Intake(journal, writer, clock),
-                reader=await ActivationReader.open(state_dir / "activations.db"),
+                reader=await ActivationReader.open(state_dir / "activations.db", damage),
                 restored=restored,
                 clock=clock,
                 wall_ms=wall_ms,

@@ -35,6 +35,7 @@ def expose() -> Iterator[Callable[[Observer], Exposition]]:
             engine_up=lambda: True,
             engine_sick=lambda: {"create": True, "read": False},
             freezing_works=lambda: False,
+            damaged_rows=lambda: {"entities": 2},
         )
         build = BuildInfo(version="0.1.0", revision="abc", engine="1.41", cgroup="v1")
         made.append(Exposition(observer, sources, build))

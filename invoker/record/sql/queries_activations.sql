@@ -42,8 +42,8 @@ UPDATE pending SET begun = 1 WHERE activation_id IN (SELECT value FROM json_each
 DELETE FROM pending WHERE activation_id IN (SELECT value FROM json_each(:ids));
 
 -- name: read_pending
--- The promises not kept yet, in the order they were made.
-SELECT accepted, payload, begun FROM pending ORDER BY rowid;
+-- The promises not kept yet, in the order they were made. Texts as bytes: what is no UTF-8 must not hold up the others.
+SELECT activation_id, CAST(accepted AS BLOB), CAST(payload AS BLOB), begun FROM pending ORDER BY rowid;
 
 -- name: read_pending_ids
 -- The same, their ids alone.
@@ -84,33 +84,33 @@ DELETE FROM alarm_progress WHERE alarm_id IN (SELECT value ->> 'alarm_id' FROM j
 SELECT alarm_id, at_ms, fired FROM alarm_progress;
 
 -- name: get
--- One record and its result.
-SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+-- One record and its result. As bytes: what is no UTF-8 must not hold up the others.
+SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM records r LEFT JOIN results s USING (activation_id)
 WHERE r.activation_id = :id AND r.namespace = :namespace;
 
 -- name: get_logs
 -- The lines of one record; NULL where it has none.
-SELECT l.lines FROM records r LEFT JOIN logs l USING (activation_id)
+SELECT CAST(l.lines AS BLOB) FROM records r LEFT JOIN logs l USING (activation_id)
 WHERE r.activation_id = :id AND r.namespace = :namespace;
 
 -- name: list
 -- Records with results, latest start first, without those whose logs are still awaited.
-SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM records r LEFT JOIN results s USING (activation_id)
 WHERE r.namespace = :namespace AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
   AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
 ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
 
 -- name: list_of_action
 -- The same of one action.
-SELECT r.record, s.result FROM records r LEFT JOIN results s USING (activation_id)
+SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM records r LEFT JOIN results s USING (activation_id)
 WHERE r.namespace = :namespace AND r.action = :name AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
   AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
 ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
 
 -- name: parts_of
 -- The parts of one sequence or composition, in the order they ran: for a restart, it reads all records since then.
-SELECT record FROM records
-WHERE namespace = :namespace AND start_ms >= :since_ms AND record ->> 'cause' = :cause
+SELECT activation_id, CAST(record AS BLOB) FROM records
+WHERE namespace = :namespace AND start_ms >= :since_ms AND json_valid(record) AND record ->> 'cause' = :cause
 ORDER BY start_ms, id;
 
 -- name: count

@@ -1,6 +1,6 @@
 -- name: read_alarms
--- All alarms.
-SELECT value FROM alarms ORDER BY namespace, trigger;
+-- All alarms. As bytes: what is no UTF-8 any more must not hold up the others.
+SELECT CAST(namespace || '/' || trigger AS BLOB), CAST(value AS BLOB) FROM alarms ORDER BY namespace, trigger;
 
 -- name: put_alarm
 -- Write an alarm over the one of its trigger.

@@ -1,6 +1,6 @@
 -- name: read_apis
--- All APIs.
-SELECT namespace_uuid, base_path, updated, document FROM apis ORDER BY namespace_uuid, base_path;
+-- All APIs. The documents as bytes: what is no UTF-8 any more must not hold up the others.
+SELECT namespace_uuid, base_path, updated, CAST(document AS BLOB) FROM apis ORDER BY namespace_uuid, base_path;
 
 -- name: put_api
 -- Write an API over the one of its base path.

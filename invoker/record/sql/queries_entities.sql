@@ -1,6 +1,6 @@
 -- name: read_namespaces
--- All namespaces.
-SELECT value FROM namespaces ORDER BY name;
+-- All namespaces. As bytes: what is no UTF-8 any more must not hold up the others.
+SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM namespaces ORDER BY name;
 
 -- name: put_namespace
 -- Write a namespace over the one of its name.
@@ -12,8 +12,8 @@ ON CONFLICT (name) DO UPDATE SET uuid = excluded.uuid, value = excluded.value;
 DELETE FROM namespaces WHERE name = :name;
 
 -- name: read_entities
--- All entities, last written last.
-SELECT value FROM entities ORDER BY updated, rowid;
+-- All entities, last written last. As bytes, like the namespaces.
+SELECT CAST(namespace AS BLOB), CAST(path AS BLOB), CAST(value AS BLOB) FROM entities ORDER BY updated, rowid;
 
 -- name: put_entity
 -- Write an entity over the one of its path.

@@ -3,12 +3,11 @@
 import contextlib
 
 import msgspec
-import pytest
 
 from invoker.alarms.alarm import make_alarm
 from invoker.alarms.store import AlarmStore
 from invoker.model import Trigger
-from invoker.record.store import StoreBroken
+from invoker.record.damage import read_damage
 
 NOW = 1_790_000_000_000
 
@@ -41,10 +40,12 @@ async def test_what_was_written_is_there_after_a_restart_byte_for_byte(tmp_path)
         assert store.get("guest", "u") is None
 
 
-async def test_an_alarm_that_cannot_be_read_is_told_with_the_file(tmp_path):
+async def test_an_alarm_that_cannot_be_read_is_set_aside_and_the_others_tick(tmp_path):
     path = tmp_path / "alarms.db"
     async with opened(path) as store:
+        await store.put(an_alarm("good"))
         parameters = {"namespace": "guest", "trigger": "t", "value": "{}"}
         await store._writer.execute(store._queries["put_alarm"], parameters)
-    with pytest.raises(StoreBroken, match=r"alarms\.db"):
-        await AlarmStore.open(path)
+    async with opened(path) as store:
+        assert [each.trigger for each in store.all()] == ["good"]
+    assert [(row.store, row.key) for row in read_damage(tmp_path).values()] == [("alarms", "guest/t")]

@@ -11,6 +11,7 @@ from invoker.commands import doctor_node
 from invoker.commands.doctor import Finding, Node, Verdict
 from invoker.config.model import Address, Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
 from invoker.control.fake import FakeControl, serving
+from invoker.record.damage import Damage
 
 
 def node(**changes: Any) -> Node:
@@ -117,3 +118,13 @@ def test_a_mount_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path, mo
     (finding,) = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
     assert finding.verdict is Verdict.BAD
     assert "does not answer" in finding.text
+
+
+def test_rows_that_a_daemon_has_set_aside_are_named_until_their_copies_are_gone(tmp_path: Path) -> None:
+    (finding,) = doctor_node.check_damage(node(state_dir=tmp_path))
+    assert finding.verdict is Verdict.OK
+    Damage(tmp_path).found("entities", "guest/x", b"{", "torn", then="t")
+    (finding,) = doctor_node.check_damage(node(state_dir=tmp_path))
+    assert finding.verdict is Verdict.WARNING
+    assert "entities guest/x" in finding.text
+    assert str(tmp_path / "damaged") in finding.advice

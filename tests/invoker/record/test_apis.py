@@ -1,8 +1,12 @@
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from invoker.gateway import swagger
 from invoker.gateway.model import Api
 from invoker.record.apis import ApiStore
+from invoker.record.damage import read_damage
 from invoker.record.store import StoreBroken
 
 
@@ -69,3 +73,21 @@ async def test_a_write_that_fails_leaves_memory_as_before(reopen):
     with pytest.raises(StoreBroken):
         await store.delete(api())
     assert [each.name for each in store.list("u1")] == ["Demo"]
+
+
+async def test_an_api_that_cannot_be_read_is_set_aside_and_the_others_are_served(reopen, tmp_path):
+    store = await reopen()
+    for base in ("/a", "/b"):
+        await store.put(api(base=base))
+    with closing(sqlite3.connect(tmp_path / "apis.db")) as connection, connection:
+        connection.execute("UPDATE apis SET document = CAST(x'7bff' AS TEXT) WHERE base_path = '/a'")
+    store = await reopen()
+    assert [each.base_path for each in store.list("u1")] == ["/b"]
+    assert [(row.store, row.key, row.content) for row in read_damage(tmp_path).values()] == [("apis", "u1 /a", b"{\xff")]
+
+
+async def test_nothing_is_deleted_while_it_is_not_known_of_all_namespaces_whether_they_exist(reopen):
+    store = await reopen()
+    await store.put(api())
+    assert (await reopen(None)).list("u1") == [api()]
+    assert (await reopen([])).list("u1") == []
