@@ -51,6 +51,12 @@ NODE_MODULES = {
     "iconv-lite": "0.6.3",
     "safer-buffer": "2.1.2",
     "sax": "1.6.1",
+    # Compositions with `parallel` or `map` begin with these.
+    "redis": "2.8.0",
+    "redis-commands": "1.7.0",
+    "redis-parser": "2.6.0",
+    "double-ended-queue": "2.1.0-0",
+    "uuid": "8.3.2",
 }
 NPM_VERSION = "10.8.2"
 DEFAULT_NPM_REGISTRY = "https://registry.npmjs.org/"

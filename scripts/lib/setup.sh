@@ -88,7 +88,7 @@ ensure_commands() {
   say "installing ${missing[*]} (apt-get)"
   # Debian's servers would begin to serve; the tests only want their programs.
   install_packages --keep-stopped prometheus.service --keep-stopped nginx.service --keep-stopped haproxy.service \
-    "${missing[@]}"
+    --keep-stopped redis-server.service "${missing[@]}"
 }
 
 # ensure_c_compiler   Install the smallest one, 11 MB, where there is none.

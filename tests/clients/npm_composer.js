@@ -1,7 +1,7 @@
 'use strict';
 
 // Drives npm's `openwhisk-composer`, unmodified: compositions are compiled, deployed and invoked; npm_cases.js says how.
-// `parallel` and `map` are not here: they keep what they share in a redis server, which no action can reach.
+// `parallel` and `map`, which need a redis server, are in npm_composer_parallel.js.
 // Environment: APIHOST, AUTH, MODULES.
 
 const assert = require('assert').strict;
