@@ -134,13 +134,13 @@ def try_kills() -> None:
     check("time-limit", status == 502 and notes["outcome"] in {"timeout", "init-timeout"}, (status, notes["outcome"], result))
     gone = notes["container"]
     wait("removal", lambda: gone not in pool())
-    api.deploy("who", WHO)
-    container = api.warm("who")
+    container = api.warm("spin", {"s": 0.0})
     began = time.monotonic()
-    api.delete("who")
+    api.delete("spin")
     wait("removal", lambda: container not in pool())
     seen = f"gone after {time.monotonic() - began:.1f} s; the engine has {len(ours())} containers, the pool {len(pool())}"
     check("kill-frozen", ours() == set(pool()), seen)
+    api.delete("sleep")
 
 
 def try_usage() -> None:
