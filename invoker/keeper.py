@@ -172,7 +172,7 @@ class Keeper:
                     self._probe_at = self._loop.time()
                     self._probe = Check(name="self-test", ok=True, detail="no room for a test activation: the pool is full")
                 else:
-                    detail = f"a test activation failed: {error or type(error).__name__}"
+                    detail = f"a test activation failed: {str(error) or type(error).__name__}"
                     self._probe = Check(name="self-test", ok=False, detail=detail)
                     log.warning("self-test: %s", detail)
             else:

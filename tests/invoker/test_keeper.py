@@ -151,6 +151,15 @@ async def test_a_single_container_that_cannot_be_frozen_stays_warm_and_makes_the
         await node.until(lambda: node.states() == [ContainerState.FROZEN])
 
 
+async def test_a_test_whose_error_says_nothing_is_told_of_by_the_errors_name(tmp_path, monkeypatch):
+    async def too_late(*_arguments: object, **_named: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Lease, "request", too_late)
+    async with running(tmp_path) as node, under_test(node, monkeypatch):
+        await node.until(lambda: "TimeoutError" in node.keeper.health().checks[0].detail)
+
+
 async def test_containers_that_do_not_go_are_told_of_and_the_node_takes_work_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(keeper_module, "REMOVED_WITHIN_S", 0.0)
     monkeypatch.setattr("pool.pool.REMOVE_RETRY_S", (0.01, 0.01))
