@@ -61,6 +61,8 @@ class Daemon:
         }
         self._file.write_text(to_toml(keys | self.config))
         self._process: subprocess.Popen[bytes] | None = None
+        #: How long the last start took until it was ready, s.
+        self.ready_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -72,8 +74,10 @@ class Daemon:
         """Start it and return when it answers that it is ready."""
         with self._log.open("ab") as log:
             command = (sys.executable, "-m", "invoker", "serve", "--config", str(self._file))
+            began = time.monotonic()
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self.wait(lambda: self._get("/ready") == 200, "to be ready")
+        self.ready_s = time.monotonic() - began
 
     def stop(self) -> None:
         """Ask it to end and wait until it has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -11,8 +12,9 @@ import msgspec
 import uvloop
 
 from bench import client
+from bench.daemon import Daemon
 from bench.measure import Line, make_line, ratio
-from bench.setting import CODE, Setting, Subject, in_turn, latencies
+from bench.setting import CODE, Setting, Subject, cpu_us_a_call, in_turn, latencies
 from invoker.ids import ActivationIds
 from invoker.model import Action, Activation, CpuQuality, Exec, Limits, Meter, Phases, Status
 from invoker.record.activations import RecordRow
@@ -43,15 +45,18 @@ def stored(setting: Setting) -> Line:
         }
         one: dict[str, Subject] = {}
         many: dict[str, Subject] = {}
+        looks: dict[str, dict[str, float]] = {}
         for name, daemon in daemons.items():
+            looks[name] = _look(daemon, activations)
             key = daemon.create_namespace()
             daemon.deploy(key, _ACTION, CODE)
             call = daemon.invocation(key, _ACTION, query="blocking=true&result=true")
             through = setting.connect(daemon.port, CLIENTS)
             uvloop.run(client.drive(through, client.repeated(call, 400))).latencies_us()
-            one[name] = Subject(through[:1], call)
-            many[f"{name} x{CLIENTS}"] = Subject(through, call)
-        alone = latencies(uvloop.run(in_turn(setting, one)))
+            one[name] = Subject(through[:1], call, daemon.pid)
+            many[f"{name} x{CLIENTS}"] = Subject(through, call, daemon.pid)
+        lone = uvloop.run(in_turn(setting, one))
+        alone = latencies(lone)
         runs = uvloop.run(in_turn(setting, many, calls=8 * setting.calls))
     rates = {name: [[len(run.answers) / run.seconds] for run in of_it] for name, of_it in runs.items()}
     slower = ratio(alone["stored"], alone["empty"])
@@ -68,10 +73,33 @@ def stored(setting: Setting) -> Line:
             "actions": ACTIONS,
             "p50_ratio": msgspec.to_builtins(slower),
             "throughput_ratio": msgspec.to_builtins(rate),
+            "cpu_us_a_call": cpu_us_a_call(lone) | cpu_us_a_call(runs),
+            "ready_s": {name: round(daemon.ready_s, 2) for name, daemon in daemons.items()},
+            "listed_ms": looks,
             "throughput": {name: round(sum(rate for (rate,) in of_it) / len(of_it)) for name, of_it in rates.items()},
         },
         must=("p50 and throughput within 10 % of the empty node's", slower.median <= 1.1 and rate.median >= 0.9),
     )
+
+
+def _look(daemon: Daemon, activations: int) -> dict[str, float]:
+    """Measure what the lists of one of the namespaces take that have the stored activations, ms: the median of nine."""
+    key = daemon.create_namespace("n0", uid=20_003)
+    queries = {
+        "the last 30": "limit=30",
+        "30 from the middle": f"limit=30&skip={activations // _NAMESPACES // 2}",
+        "30 of one action": "limit=30&name=action0",
+        "count": "count=true",
+    }
+    taken: dict[str, float] = {}
+    for name, query in queries.items():
+        samples = []
+        for _ in range(9):
+            began = time.perf_counter()
+            daemon.api(key, "GET", f"activations?{query}")
+            samples.append((time.perf_counter() - began) * 1000)
+        taken[name] = round(statistics.median(samples), 1)
+    return taken
 
 
 def fill(state_dir: Path, activations: int) -> None:

@@ -20,6 +20,7 @@ from invoker.errors import EntityCorrupted
 from invoker.model import Accepted, Activation
 from invoker.record.damage import Damage
 from invoker.record.entries import TickEntry
+from invoker.record.sizes import Sizes
 from invoker.record.store import Reader, checkpoint, load_queries, open_writer
 from pool.model import ActivationId
 
@@ -134,6 +135,7 @@ class ActivationDatabase:
         self._connection = open_writer(path, "activations", durable=False)
         self._retention = retention
         self._damage = damage or Damage(path.parent)
+        self._sizes = Sizes()
         #: All ids in the table `pending`: most activations were never promised, and cost no look-up there.
         self._pending = {row[0] for row in self._connection.execute(self._queries["read_pending_ids"])}
 
@@ -172,6 +174,8 @@ class ActivationDatabase:
             self._connection.rollback()
             raise
         self._connection.execute("COMMIT")
+        for what, texts in (("records", batch.records), ("results", batch.results), ("logs", batch.logs)):
+            self._sizes.add(what, texts)
         self._pending |= promised
         self._pending.difference_update(kept)
 
@@ -220,11 +224,24 @@ class ActivationDatabase:
         ):
             expired = self._run(f"expire_{what}", before_ms=now_ms - age_s * 1000, limit=_EXPIRE_ROWS)
             more = more or expired.rowcount == _EXPIRE_ROWS
-            for (namespace,) in self._run(f"large_{what}", bytes=size).fetchall():
-                self._run(f"trim_{what}", namespace=namespace, bytes=size)
+            more = self._trim(what, size) or more
         self._run("drop_idempotency", before_ms=now_ms - IDEMPOTENCY_MS)
         # Not `execute`: Python's module steps a statement without columns only once, which frees one page.
         self._connection.executescript(self._queries["shrink"])
+        return more
+
+    def _trim(self, what: str, bound: int) -> bool:
+        """Delete the oldest of the namespaces that have more bytes than they may. True when there may be more to delete."""
+        if not self._sizes.knows(what):
+            self._sizes.learn(what, self._run(f"sizes_of_{what}"))
+        more = False
+        for namespace in self._sizes.over(what, bound):
+            (size,) = self._run(f"size_of_{what}", namespace=namespace).fetchone()
+            if size > bound:
+                trimmed = self._run(f"trim_{what}", namespace=namespace, excess=size - bound, limit=_EXPIRE_ROWS).fetchall()
+                more = more or len(trimmed) == _EXPIRE_ROWS
+                size -= sum(freed for (freed,) in trimmed)
+            self._sizes.correct(what, namespace, size)
         return more
 
     def checkpoint(self) -> bool:
@@ -328,7 +345,9 @@ class ActivationReader:
         self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]
     ) -> int:
         """Count what `list` would list without limit."""
-        rows = await self._reader.fetch(self._queries["count"], _range(namespace, name, since_ms, upto_ms, hidden))
+        rows = await self._reader.fetch(
+            self._queries["count_of_action" if name else "count"], _range(namespace, name, since_ms, upto_ms, hidden)
+        )
         return int(rows[0][0])
 
     async def close(self) -> None:

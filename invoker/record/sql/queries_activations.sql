@@ -94,18 +94,25 @@ SELECT CAST(l.lines AS BLOB) FROM records r LEFT JOIN logs l USING (activation_i
 WHERE r.activation_id = :id AND r.namespace = :namespace;
 
 -- name: list
--- Records with results, latest start first, without those whose logs are still awaited.
-SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM records r LEFT JOIN results s USING (activation_id)
-WHERE r.namespace = :namespace AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
-  AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
-ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
+-- Records with results, latest start first, without those whose logs are still awaited. What is left out is counted off in the
+-- index alone.
+SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM (
+    SELECT id FROM records
+    WHERE namespace = :namespace AND start_ms >= :since_ms AND start_ms <= :upto_ms
+      AND id NOT IN (SELECT id FROM records WHERE activation_id IN (SELECT value FROM json_each(:hidden)))
+    ORDER BY start_ms DESC, id DESC LIMIT :limit OFFSET :skip
+) JOIN records r USING (id) LEFT JOIN results s USING (activation_id)
+ORDER BY r.start_ms DESC, r.id DESC;
 
 -- name: list_of_action
 -- The same of one action.
-SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM records r LEFT JOIN results s USING (activation_id)
-WHERE r.namespace = :namespace AND r.action = :name AND r.start_ms >= :since_ms AND r.start_ms <= :upto_ms
-  AND r.activation_id NOT IN (SELECT value FROM json_each(:hidden))
-ORDER BY r.start_ms DESC, r.id DESC LIMIT :limit OFFSET :skip;
+SELECT r.activation_id, CAST(r.record AS BLOB), CAST(s.result AS BLOB) FROM (
+    SELECT id FROM records
+    WHERE namespace = :namespace AND action = :name AND start_ms >= :since_ms AND start_ms <= :upto_ms
+      AND id NOT IN (SELECT id FROM records WHERE activation_id IN (SELECT value FROM json_each(:hidden)))
+    ORDER BY start_ms DESC, id DESC LIMIT :limit OFFSET :skip
+) JOIN records r USING (id) LEFT JOIN results s USING (activation_id)
+ORDER BY r.start_ms DESC, r.id DESC;
 
 -- name: parts_of
 -- The parts of one sequence or composition, in the order they ran: for a restart, it reads all records since then.
@@ -114,10 +121,16 @@ WHERE namespace = :namespace AND start_ms >= :since_ms AND json_valid(record) AN
 ORDER BY start_ms, id;
 
 -- name: count
--- How many there are, of one action where `name` is not NULL.
+-- How many there are.
 SELECT count(*) FROM records
-WHERE namespace = :namespace AND (:name IS NULL OR action = :name) AND start_ms >= :since_ms AND start_ms <= :upto_ms
-  AND activation_id NOT IN (SELECT value FROM json_each(:hidden));
+WHERE namespace = :namespace AND start_ms >= :since_ms AND start_ms <= :upto_ms
+  AND id NOT IN (SELECT id FROM records WHERE activation_id IN (SELECT value FROM json_each(:hidden)));
+
+-- name: count_of_action
+-- How many there are of one action.
+SELECT count(*) FROM records
+WHERE namespace = :namespace AND action = :name AND start_ms >= :since_ms AND start_ms <= :upto_ms
+  AND id NOT IN (SELECT id FROM records WHERE activation_id IN (SELECT value FROM json_each(:hidden)));
 
 -- name: expire_records
 -- Delete records of a certain age, at most so many at once.
@@ -131,41 +144,56 @@ DELETE FROM results WHERE id IN (SELECT id FROM results WHERE start_ms < :before
 -- Delete log lines of a certain age, at most so many at once.
 DELETE FROM logs WHERE id IN (SELECT id FROM logs WHERE start_ms < :before_ms LIMIT :limit);
 
--- name: large_records
--- Namespaces with more bytes of records than they may have.
-SELECT namespace FROM records GROUP BY namespace HAVING sum(bytes) > :bytes;
+-- name: sizes_of_records
+-- How many bytes of records each namespace has.
+SELECT namespace, sum(bytes) FROM records GROUP BY namespace;
 
--- name: large_results
--- Namespaces with more bytes of results than they may have.
-SELECT namespace FROM results GROUP BY namespace HAVING sum(bytes) > :bytes;
+-- name: sizes_of_results
+-- How many bytes of results each namespace has.
+SELECT namespace, sum(bytes) FROM results GROUP BY namespace;
 
--- name: large_logs
--- Namespaces with more bytes of log lines than they may have.
-SELECT namespace FROM logs GROUP BY namespace HAVING sum(bytes) > :bytes;
+-- name: sizes_of_logs
+-- How many bytes of log lines each namespace has.
+SELECT namespace, sum(bytes) FROM logs GROUP BY namespace;
+
+-- name: size_of_records
+-- How many bytes of records one namespace has.
+SELECT coalesce(sum(bytes), 0) FROM records WHERE namespace = :namespace;
+
+-- name: size_of_results
+-- How many bytes of results one namespace has.
+SELECT coalesce(sum(bytes), 0) FROM results WHERE namespace = :namespace;
+
+-- name: size_of_logs
+-- How many bytes of log lines one namespace has.
+SELECT coalesce(sum(bytes), 0) FROM logs WHERE namespace = :namespace;
 
 -- name: trim_records
--- Delete the oldest records of a namespace, so that `bytes` of the latest stay.
+-- Delete the oldest records of a namespace until `excess` bytes are gone, at most so many at once; tell what each had.
 DELETE FROM records WHERE id IN (
     SELECT id FROM (
-        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM records WHERE namespace = :namespace
-    ) WHERE kept > :bytes
-);
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms, id) - bytes AS gone
+        FROM (SELECT id, start_ms, bytes FROM records WHERE namespace = :namespace ORDER BY start_ms, id LIMIT :limit)
+    ) WHERE gone < :excess
+) RETURNING bytes;
 
 -- name: trim_results
--- Delete the oldest results of a namespace, so that `bytes` of the latest stay.
+-- Delete the oldest results of a namespace until `excess` bytes are gone, at most so many at once; tell what each had.
 DELETE FROM results WHERE id IN (
     SELECT id FROM (
-        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM results WHERE namespace = :namespace
-    ) WHERE kept > :bytes
-);
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms, id) - bytes AS gone
+        FROM (SELECT id, start_ms, bytes FROM results WHERE namespace = :namespace ORDER BY start_ms, id LIMIT :limit)
+    ) WHERE gone < :excess
+) RETURNING bytes;
 
 -- name: trim_logs
--- Delete the oldest log lines of a namespace, so that `bytes` of the latest stay.
+-- Delete the oldest log lines of a namespace until `excess` bytes are gone, at most so many at once; tell what each had.
 DELETE FROM logs WHERE id IN (
     SELECT id FROM (
-        SELECT id, sum(bytes) OVER (ORDER BY start_ms DESC, id DESC) AS kept FROM logs WHERE namespace = :namespace
-    ) WHERE kept > :bytes
-);
+        SELECT id, sum(bytes) OVER (ORDER BY start_ms, id) - bytes AS gone
+        FROM (SELECT id, start_ms, bytes FROM logs WHERE namespace = :namespace ORDER BY start_ms, id LIMIT :limit)
+    ) WHERE gone < :excess
+) RETURNING bytes;
 
 -- name: shrink
 -- Give pages that are free to the file system, at most so many at once (4 KiB each).

@@ -15,6 +15,7 @@ from invoker.record.activations import (
     Retention,
     TextRow,
 )
+from invoker.record.store import load_queries
 
 NOW_MS = 1_790_000_000_000
 DAY_S = 86_400
@@ -154,3 +155,55 @@ def test_an_idempotency_key_stands_for_its_first_activation_until_its_time_is_ov
     assert [row.activation_id for row in database.read_idempotency(NOW_MS + IDEMPOTENCY_MS)] == ["third"]
     database.retain(NOW_MS + 3 * IDEMPOTENCY_MS)
     assert database.read_idempotency(NOW_MS) == []
+
+
+def test_a_trim_too_goes_in_steps_and_stops_where_the_bound_is(open_database):
+    database = open_database(results_bytes=1_000)
+    many = [an_activation(number, start_ms=NOW_MS + number) for number in range(2500)]
+    database.apply(a_batch(*many[:100], result="1" * 10), 1)
+    assert not database.retain(NOW_MS), "it has as much as it may"
+    database.apply(a_batch(*many[100:], result="1" * 10), 2)
+    assert database.retain(NOW_MS)
+    assert not database.retain(NOW_MS)
+    rows = database._connection.execute("SELECT count(*), min(start_ms) FROM results").fetchone()
+    assert rows == (100, NOW_MS + 2400), "the latest thousand bytes"
+
+
+def test_sizes_are_summed_once_and_then_only_of_who_seems_to_have_too_much(open_database):
+    """To sum a million rows each minute holds up commits; and what went for its age is noticed, not trimmed for."""
+    database = open_database(results_s=DAY_S, results_bytes=1_000)
+    asked = []
+    database._connection.set_trace_callback(lambda text: asked.append(text.split("\n")[0]))
+    database.apply(a_batch(an_activation(1), result="1" * 600), 1)
+    database.retain(NOW_MS)
+    assert sum("GROUP BY" in text for text in asked) == 3
+    asked.clear()
+    database.retain(NOW_MS)
+    assert not any("sum(" in text for text in asked)
+    database.retain(NOW_MS + 2 * DAY_S * 1000)
+    database.apply(a_batch(an_activation(2, start_ms=NOW_MS + 2 * DAY_S * 1000), result="1" * 600), 2)
+    asked.clear()
+    database.retain(NOW_MS + 2 * DAY_S * 1000)
+    assert sum("sum(bytes)" in text for text in asked) == 1, "it seems to have 1200 bytes, and has 600"
+    assert database._connection.execute("SELECT count(*) FROM results").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("query", ["list", "list_of_action", "count", "count_of_action"])
+def test_what_a_list_leaves_out_or_a_count_counts_is_not_read(open_database, query):
+    """A record is a thousand bytes: to step over fifty thousand of them takes half a second, in the index a hundredth of it."""
+    parameters = {"namespace": "g", "name": "a", "since_ms": 0, "upto_ms": 1, "limit": 1, "skip": 0, "hidden": "[]"}
+    connection = open_database()._connection
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {load_queries('activations')[query]}", parameters)]
+    steps = [step for step in plan if "namespace=?" in step]
+    assert len(steps) == 1
+    assert "USING COVERING INDEX" in steps[0], plan
+
+
+async def test_hidden_records_are_neither_listed_nor_counted(open_database, reader):
+    mine = [an_activation(number, start_ms=NOW_MS + number) for number in range(5)]
+    open_database().apply(a_batch(*mine), 1)
+    hidden = [mine[3].activation_id, "of-nobody"]
+    for name in (None, mine[0].path.partition("/")[2]):
+        shown = await reader.list("guest", name=name, since_ms=None, upto_ms=None, limit=2, skip=1, hidden=hidden)
+        assert [each.activation_id for each in shown] == [mine[2].activation_id, mine[1].activation_id]
+        assert await reader.count("guest", name=name, since_ms=None, upto_ms=None, hidden=hidden) == 4
