@@ -127,8 +127,10 @@ class Guard:
             except TimeoutError as error:
                 result = "timeout"
                 statistics.timeouts += deadline.expired()
-                failure = ImageNotFound if kind is CallClass.PULL else EngineUnavailable
-                raise failure(f"the container engine did not answer within {self.deadlines.of(kind):g} s ({verb})") from error
+                deadline_s = f"{self.deadlines.of(kind):g} s"
+                if kind is CallClass.PULL:
+                    raise ImageNotFound(f"the pull from its registry did not end within {deadline_s}") from error
+                raise EngineUnavailable(f"the container engine did not answer within {deadline_s} ({verb})") from error
             except asyncio.CancelledError:
                 raise  # our own wish: says nothing about the engine
             except Exception as error:

@@ -176,7 +176,7 @@ async def test_waiting_for_a_turn_does_not_use_up_the_deadline():
 
 async def test_a_pull_that_takes_too_long_blames_the_image_and_not_the_engine():
     guard = quick(misses_to_open=1)
-    with pytest.raises(ImageNotFound, match="did not answer"):
+    with pytest.raises(ImageNotFound, match="did not end"):
         async with guard.call("pull", PULL):
             await never()
     assert guard.sick_classes() == []

@@ -11,6 +11,7 @@ import random
 import subprocess
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.long]
 FOREIGN = Path(__file__).parents[1] / "foreign"
 CONTAINERS = 100
 CALLS = 2000
+#: More of them at once would wait for each other in the engine.
+CREATED_AT_ONCE = 4
 SENTINEL = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 PYTHON = f"""
 import json, sys
@@ -147,27 +150,43 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
 @pytest.mark.parametrize("keep_alive_s", [1, 5])
 @pytest.mark.parametrize("language", list(RECIPES))
 def test_no_connection_is_reset_over_a_freeze(
-    site: WatchedSite, engine_url: str, tmp_path: Path, language: str, keep_alive_s: int
+    site: WatchedSite, tmp_path: Path, language: str, keep_alive_s: int, record_property: Any
 ):
     image = build(site.engine.url, language, keep_alive_s, tmp_path)
     # Each action has one container, for its calls come one after the other: so many stand side by side.
     for number in range(CONTAINERS):
         site.user.deploy(f"{language}{keep_alive_s}-{number}", image=image, memory=64)
 
-    def work(number: int) -> list[str]:
-        draw, wrong = random.Random(number), []
-        for count in range(1, CALLS // CONTAINERS + 1):
-            answer = site.user.invoke(f"{language}{keep_alive_s}-{number}")
-            if answer.status != 200 or answer.json["response"]["result"] != {"calls": count}:
-                wrong.append(f"call {count}: {answer.status} {answer.text[:300]}")
-                break
+    kinds: Counter[str] = Counter()
+
+    def call(number: int, count: int) -> bool:
+        """Make the call of this number to a container, and tell whether all was well."""
+        answer = site.user.invoke(f"{language}{keep_alive_s}-{number}")
+        if answer.status != 200 or answer.json["response"]["result"] != {"calls": count}:
+            wrong.append(f"call {count}: {answer.status} {answer.text[:300]}")
+            return False
+        kinds[answer.annotations["startKind"]] += 1
+        return True
+
+    def work(number: int) -> None:
+        draw = random.Random(number)
+        for count in range(2, CALLS // CONTAINERS + 1):
             # Gaps are what is tested: about half of them beyond the server's patience.
             time.sleep(draw.uniform(0, 2 * keep_alive_s))
-        return wrong
+            if not call(number, count):
+                return
 
+    wrong: list[str] = []
+    with ThreadPoolExecutor(CREATED_AT_ONCE) as workers:
+        list(workers.map(call, range(CONTAINERS), [1] * CONTAINERS))
     with ThreadPoolExecutor(CONTAINERS) as workers:
-        wrong = [each for found in workers.map(work, range(CONTAINERS)) for each in found]
+        list(workers.map(work, range(CONTAINERS)))
     assert wrong == []
+    assert kinds.total() == CALLS
+    # After the first of each, almost all come to a container that stands still: only the shortest gaps are within the grace.
+    assert kinds["cold"] == CONTAINERS, kinds
+    assert kinds["frozen"] >= 0.8 * (CALLS - CONTAINERS), kinds
+    record_property("starts", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     for number in range(CONTAINERS):
         site.user.ask("DELETE", f"actions/{language}{keep_alive_s}-{number}")
     site.daemon.wait(lambda: not any("anna/" in each["action"] for each in site.containers()), "to remove them")
