@@ -301,8 +301,9 @@ class Invoker:
         await self._idle.wait()
 
     def cancel_all(self) -> None:
-        """Cancel what is in flight."""
-        for activation_id in list(self._tickets):
+        """Cancel what is in flight, but leave to the next daemon what was promised and has not begun."""
+        for activation_id, ticket in list(self._tickets.items()):
+            ticket.left = ticket.durable and not ticket.trace.granted and not ticket.cancelled and not ticket.composes
             self.cancel(activation_id)
 
     async def record_lost(self, lost: Iterable[Lost]) -> int:
@@ -341,7 +342,10 @@ class Invoker:
             if not ticket.cancelled or ticket.task is None:
                 raise
             ticket.task.uncancel()
-            await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
+            if ticket.left:
+                ticket.resolve(None, PoolClosed())
+            else:
+                await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
         except MemoryNeverAvailable as error:
             await self._fail(ticket, Status.APPLICATION_ERROR, str(error), error.code)
         except ActionError as error:

@@ -60,6 +60,8 @@ class Ticket(msgspec.Struct, eq=False):
     #: Of a sequence or composition: what it has come to.
     course: Course | None = None
     cancelled: bool = False
+    #: Promised, not begun, and the daemon ends: it has no record yet, the next daemon finds it in the journal and runs it.
+    left: bool = False
     done: Activation | None = None
     error: InvokerError | None = None
     waiters: list[asyncio.Future[None]] = []

@@ -155,3 +155,22 @@ async def test_at_random_moments_nothing_is_left(tmp_path: Path):
         s.pool.machine.check_invariants()
         await until(lambda: not {S.STARTING, S.REMOVING, S.SUSPECT} & {each.state for each in s.pool.containers()})
         assert {each.container_id for each in s.pool.containers()} == set(s.backend.containers)
+
+
+@pytest.mark.parametrize("by_whom", ["its-user", "the-daemon-that-ends"])
+async def test_while_its_image_comes_what_was_promised_is_cancelled_by_its_user_and_left_by_a_daemon_that_ends(
+    tmp_path: Path, by_whom: str
+):
+    async with site(tmp_path) as s:
+        s.backend.registry["example/far:1"] = Image(image_id="sha256:1", logs=LogTransport.PIPE, server_keep_alive_s=86400.0)
+        hold = s.backend.hold("pull")
+        name = await begin(s, an_action=action("far", exec=Exec(kind="blackbox", image="example/far:1")))
+        await hold.reached.wait()
+        if by_whom == "its-user":
+            s.invoker.cancel(name)
+        s.invoker.refuse()
+        s.invoker.cancel_all()
+        await s.invoker.wait_idle()
+        # No record: the next daemon finds it in the journal, accepted and not begun.
+        assert [each.meter.outcome for each in s.finished] == (["cancelled"] if by_whom == "its-user" else [])
+        hold.release()
