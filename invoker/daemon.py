@@ -24,6 +24,7 @@ from aiohttp.web_runner import BaseRunner
 from invoker import __version__
 from invoker.alarms.provider import build_alarms
 from invoker.bookkeeping import Bookkeeper
+from invoker.catalog.builtins import catalog_builtins
 from invoker.catalog.deploy import deploy_catalog
 from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
@@ -243,7 +244,7 @@ class Daemon:
         self.alarms, builtins = build_alarms(
             stores, admission=self.admission, triggers=self.triggers, authenticator=self.authenticator
         )
-        self.builtins |= builtins
+        self.builtins |= builtins | catalog_builtins(lambda: self.config.http.url)
         self.minute = MinuteFile(config.state_dir / "minute.json", self.admission)
         self.operations = Operations(
             config=lambda: self.config,

@@ -252,14 +252,18 @@ def _match(segments: tuple[str, ...], method: str) -> _Route:
     """
     if len(segments) < 5 or segments[2] != "namespaces" or not segments[3]:
         raise NoRoute
-    collection, rest = segments[4], segments[5:]
+    namespace, collection, rest = segments[3], segments[4], segments[5:]
+    if collection == "actions" and len(rest) == 1 and namespace.count("/") == 1:
+        # `/namespaces/ns%2Fpackage/actions/name`: what clients send who take an entry of a list for the name of the action.
+        namespace, _, package = namespace.partition("/")
+        rest = (package, *rest)
     handler = ROUTES.get((collection, _shape_of(rest), method))
     if handler is None:
         raise NoRoute
     if any("/" in segment for segment in rest):
         raise InvalidName  # a slash that came encoded divides nothing
     path = "/".join(segment for segment in rest if segment)
-    return _Route(handler, segments[3], collection, f"{path}/" if handler is list_actions and path else path)
+    return _Route(handler, namespace, collection, f"{path}/" if handler is list_actions and path else path)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -194,9 +194,29 @@ def test_AV_05_a_run_of_a_shared_action_is_its_caller_s(client, daemon, make_use
     assert client.ask("GET", "activations?count=true").json == before
 
 
+def test_AV_07_polling_sees_the_four_activations_of_the_catalogs_countdown(echo):
+    """Each invokes the next from inside its container, with the caller's key; three wait for nobody."""
+    latest = run(echo, "echo").json
+    begun = echo.ask("POST", "/api/v1/namespaces/whisk.system/actions/samples/countdown", {"n": 3})
+    assert begun.status == 202, begun.text
+    shown: dict[str, dict[str, Any]] = {}
+    deadline = time.monotonic() + 90
+    while len(shown) < 4 and time.monotonic() < deadline:
+        page = echo.ask("GET", f"activations?docs=true&limit=0&skip=0&since={latest['start']}").json
+        shown |= {each["activationId"]: each for each in page if each["name"] == "countdown"}
+        time.sleep(0.05)
+    assert begun.json["activationId"] in shown
+    said = sorted(([line.partition(": ")[2] for line in each["logs"]] for each in shown.values()), reverse=True)
+    assert said == [["3"], ["2"], ["1"], ["0", "Happy New Year!"]]
+    assert {each["namespace"] for each in shown.values()} == {"anna"}
+    links = {each["response"]["result"].get("next") for each in shown.values()}
+    assert links == {None, *shown} - {begun.json["activationId"]}, "each but the last names the next"
+    assert all({"key": "path", "value": "whisk.system/samples/countdown"} in each["annotations"] for each in shown.values())
+
+
 def test_AV_07_polling_sees_each_activation_once(echo):
     """As `wsk activation poll` does it: ask for whole records since the newest start it knows, forget those it has shown."""
-    (latest,) = echo.ask("GET", "activations?docs=true&limit=1").json
+    latest = run(echo, "echo").json
     echo.deploy("countdown", "def main(args):\n    print('counts', args['n'])\n    return {'n': args['n'] - 1}\n")
     started = [echo.invoke("countdown", {"n": n}, "").json["activationId"] for n in range(4)]
     shown, seen = {latest["activationId"]}, []

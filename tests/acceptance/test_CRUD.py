@@ -132,6 +132,23 @@ async def test_CRUD_04_names_in_bodies_are_qualified_with_slash_or_without(site)
         await refuse(site, "PUT", "rules/x", body, status=400, words="fully qualified entity name")
 
 
+async def test_CRUD_04_an_action_is_found_by_its_namespace_as_lists_show_it(site):
+    """`NS%2FPACKAGE`: what `aio rt package delete --recursive` makes of an entry of the list."""
+    await put(site, "packages/p")
+    await put(site, "actions/p/a", CODE)
+    (listed,) = [each for each in await get(site, "actions") if each["name"] == "a"]
+    path = f"/api/v1/namespaces/{listed['namespace'].replace('/', '%2F')}/actions/a"
+    shown = await site.ask("GET", path)
+    assert (shown.status, shown.json) == (200, await get(site, "actions/p/a"))
+    other = site.add_namespace("other")
+    await refuse(site, "DELETE", path, status=403, words="is not authorized to access 'guest/p/a'", auth=other)
+    assert (await site.ask("DELETE", path)).status == 200
+    await refuse(site, "GET", "actions/p/a", status=404, words=GONE)
+    for odd in ("guest%2Fp%2Fq/actions/a", "guest%2Fp/triggers/a", "%2Fp/actions/a", "guest%2F/actions/a", "guest%2Fp/actions"):
+        answer = await site.ask("GET", f"/api/v1/namespaces/{odd}")
+        assert answer.status in {400, 404}, odd
+
+
 VALUES = [
     *(0, -1, 1.5, True, False, None, "", "text", "<&>\"'\\/", "é€\U0001f600", "{}", [], {}),
     *([1, [2, {"a": None}]], {"a": {"b": [1, "<&>"]}}, {"__proto__": 1}),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -198,6 +199,19 @@ def test_FE_01_an_alarm_ticks_on_after_a_kill_and_no_tick_fires_twice(wsk, daemo
 def test_the_catalogs_actions_do_what_they_say(client, action, payload, result):
     answer = client.ask("POST", f"/api/v1/namespaces/whisk.system/actions/{action}?blocking=true&result=true", payload)
     assert answer.json == result
+
+
+def test_the_catalog_tells_the_time_and_the_url_that_clients_use(client, daemon):
+    def ask(action, payload):
+        return client.ask("POST", f"/api/v1/namespaces/whisk.system/actions/{action}?blocking=true&result=true", payload).json
+
+    assert ask("utils/hosturl", {"path": "p/a", "ext": "json"}) == {
+        "url": f"http://127.0.0.1:{daemon.port}/api/v1/web/anna/p/a.json"
+    }
+    told = datetime.fromisoformat(ask("utils/date", {})["date"])
+    assert abs((datetime.now(UTC) - told).total_seconds()) < 600
+    assert ask("samples/helloPromises", {}) == {"done": True}
+    assert ask("samples/wordCountAsync", {"payload": "one two three"}) == {"count": 3}
 
 
 def test_the_catalog_is_public_and_not_to_be_written(client):

@@ -60,6 +60,27 @@ def test_SQ_01_without_waiting_it_is_accepted_and_recorded(client):
     assert result(client.record(accepted.json["activationId"]))["trail"] == ["a", "b"]
 
 
+def test_SQ_01_a_trigger_runs_it_by_its_rule_with_what_it_was_fired_with(client):
+    put_sequence(client, "by-rule", "a", "c")
+    for path, body in (
+        ("triggers/go", {"parameters": [{"key": "of", "value": "the trigger"}, {"key": "n", "value": 0}]}),
+        ("rules/go-by-rule", {"trigger": "/_/go", "action": "/_/by-rule"}),
+    ):
+        assert client.ask("PUT", f"{path}?overwrite=true", body).status == 200
+    fired = client.ask("POST", "triggers/go", {"n": 1})
+    assert fired.status == 202, fired.text
+    (line,) = client.record(fired.json["activationId"]).json["logs"]
+    told = json.loads(line)
+    assert (told["success"], told["rule"], told["action"]) == (True, "anna/go-by-rule", "anna/by-rule")
+    whole = client.record(told["activationId"])
+    got = result(whole)
+    assert (got["of"], got["n"], got["trail"]) == ("the trigger", 1, ["a", "c"])
+    assert "__ow_headers" in got
+    assert (whole.annotations["kind"], whole.annotations["topmost"]) == ("sequence", True)
+    assert "cause" not in whole.json, "the trigger's log alone links them"
+    assert [client.record(part).json["cause"] for part in whole.json["logs"]] == [told["activationId"]] * 2
+
+
 def test_SQ_02_updated_components_run_and_deleted_ones_end_it_until_they_are_made_again(client):
     for name in ("x", "y"):
         client.deploy(name, ADD % name)

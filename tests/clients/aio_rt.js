@@ -88,6 +88,11 @@ const cases = {
     await aio('action', 'delete', 'mine/hello');
     await aio('package', 'delete', 'mine');
     assert.deepEqual(await json('package', 'list', '--json'), []);
+    await aio('package', 'create', 'full');
+    for (const name of ['one', 'two']) await aio('action', 'create', `full/${name}`, SOURCE);
+    await aio('package', 'delete', 'full', '--recursive');
+    assert.deepEqual(await json('package', 'list', '--json'), []);
+    assert.deepEqual((await json('action', 'list', '--json')).filter((each) => each.namespace !== 'anna'), []);
   },
 
   async triggers_and_rules() {
