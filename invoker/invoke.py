@@ -125,11 +125,16 @@ class Invoker:
 
     # ---- from the API
 
-    async def invoke(self, call: Call) -> Activation | Accepted202:
+    async def invoke(self, call: Call, on_recorded: Callable[[Activation], None] | None = None) -> Activation | Accepted202:
         """Run an action.
 
         A client that goes away changes nothing: the activation has a task of its own, or, where a container stands ready and
         it cannot outlast the wait, that of the caller, who must not cancel it.
+
+        Args:
+            call: what to run, for whom.
+            on_recorded: may be called as soon as the end is on record, while the container is still to be given back: what it
+                sends travels meanwhile. May not raise. It is called at most once, and what is returned then is the same.
 
         Returns:
             The finished activation of a blocking call; else, or when it takes longer than `call.wait_s`, its id.
@@ -169,6 +174,7 @@ class Invoker:
                 raise
         if ready and not durable and call.action.limits.timeout <= call.wait_s * 1000:  # it is sure to end while its caller waits
             ticket.task = asyncio.current_task()
+            ticket.on_recorded = on_recorded
             await self._conduct_here(ticket)
         else:
             self._begin(ticket)
@@ -318,7 +324,9 @@ class Invoker:
             if each.composed:
                 since_ms = each.start_ms - CLOCK_MS
                 parts = await self._recorder.parts_of(each.facts.namespace, each.activation_id, since_ms=since_ms)
-            await self._record(each.record(parts, node=self._node), [], stored=each.stored)
+            lost_one = each.record(parts, node=self._node)
+            await self._record(lost_one, [], stored=each.stored)
+            self._on_finished(lost_one)
         return len(order)
 
     # ---- one activation
@@ -383,6 +391,7 @@ class Invoker:
             activation = finished_composition(course, outcome, node=self._node, wall=ticket.wall)
             await self._record(activation, [], stored=ticket.call.identity.namespace.limits.store_activations)
             ticket.resolve(activation)
+            self._on_finished(activation)
         finally:
             self._leave(ticket)
 
@@ -560,6 +569,7 @@ class Invoker:
         activation = finished_activation(ticket, outcome, node=self._node)
         await self._record(activation, logs, stored=ticket.call.identity.namespace.limits.store_activations)
         ticket.resolve(activation, error)
+        self._on_finished(activation)
 
     async def _record(self, activation: Activation, logs: list[str] | None, *, stored: bool | None = None) -> None:
         try:
@@ -569,7 +579,6 @@ class Invoker:
                 self._recorder.finish(activation, logs=logs)
         except RecordTooLarge:
             await self._recorder.finish_large(activation, logs=logs)
-        self._on_finished(activation)
 
     # ---- books
 

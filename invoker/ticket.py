@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -65,6 +66,8 @@ class Ticket(msgspec.Struct, eq=False):
     done: Activation | None = None
     error: InvokerError | None = None
     waiters: list[asyncio.Future[None]] = []
+    #: Told of the end before anything else is done, where the caller conducts it himself.
+    on_recorded: Callable[[Activation], None] | None = None
 
     @property
     def standing(self) -> Standing:
@@ -85,6 +88,8 @@ class Ticket(msgspec.Struct, eq=False):
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
         self.done, self.error = activation, error
+        if self.on_recorded is not None and activation is not None and error is None:
+            self.on_recorded(activation)
         for waiter in self.waiters:
             release(waiter)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import msgspec
@@ -54,6 +55,16 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     if not body_is_here:  # others may have begun meanwhile
         caller = exchange.identity.namespace
         services.admission.check_concurrency(caller, services.invoker.in_flight(caller.name))
+    send, sent = exchange.http.send, None
+
+    def answer_early(activation: Activation) -> None:
+        nonlocal sent
+        with contextlib.suppress(Exception):  # a bug: it shows again below, where it is this request's alone
+            reply = _answer(services, activation, result_only=options.result_only)
+            if send is not None:
+                send(reply, exchange.transaction)
+                sent = reply
+
     outcome = await services.invoker.invoke(
         Call(
             identity=exchange.identity,
@@ -69,9 +80,10 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
             idempotency_key=idempotency_key,
             origin=exchange.http.origin,
             binding=found.binding_path,
-        )
+        ),
+        on_recorded=answer_early if send is not None else None,
     )
-    return _answer(services, outcome, result_only=options.result_only)
+    return sent or _answer(services, outcome, result_only=options.result_only)
 
 
 def _answer(services: Services, outcome: Activation | Accepted202, *, result_only: bool) -> Reply:

@@ -17,7 +17,7 @@ import functools
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import NamedTuple, cast
 
@@ -25,6 +25,7 @@ import httptools
 from aiohttp.web_protocol import RequestHandler
 
 from invoker.http.api import AiohttpLane, Api
+from invoker.http.exchange import Reply
 from invoker.http.services import Services
 from pool.model import ContainerId
 
@@ -201,7 +202,19 @@ def _is_plain(headers: Mapping[str, str]) -> bool:
 class _Request:
     """A request of this lane; its head is complete. As `Request`."""
 
-    __slots__ = ("_arrived", "_body", "_dropped", "_gone", "_missing", "declared_length", "headers", "origin", "target")
+    __slots__ = (
+        "_arrived",
+        "_body",
+        "_dropped",
+        "_gone",
+        "_missing",
+        "answered",
+        "declared_length",
+        "headers",
+        "origin",
+        "send",
+        "target",
+    )
 
     method = "POST"
 
@@ -209,6 +222,10 @@ class _Request:
         """Begin with what is there of the body, and how many bytes of it are not."""
         self.target, self.headers, self.declared_length = head
         self.origin: ContainerId | None = None
+        #: As `Request`; set by the connection.
+        self.send: Callable[[Reply, str], None]
+        #: The reply has been sent.
+        self.answered = False
         self._body: bytes | bytearray = body
         #: Bytes of the body that have not come.
         self._missing = missing
@@ -391,9 +408,10 @@ class _Connection(asyncio.Protocol):
         try:
             while (request := self._request) is not None:
                 reply, transaction = await self._front.api.answer(request)
+                if not request.answered:
+                    self._send(reply, transaction)
                 if self._transport.is_closing():
                     return
-                self._transport.write(reply.to_bytes(transaction, self._front.date()))
                 if self._writable is not None:
                     await self._writable
                 if not request.body_is_here() and not await _linger(request):
@@ -405,6 +423,13 @@ class _Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self._transport.close()
             raise
+
+    def _send(self, reply: Reply, transaction: str) -> None:
+        """Send the reply to the request in flight. Nobody hears it where the client is gone."""
+        if self._request is not None:
+            self._request.answered = True
+        if not self._transport.is_closing():
+            self._transport.write(reply.to_bytes(transaction, self._front.date()))
 
     async def _next(self) -> None:
         """Go on to the next request: what came behind the last one, or wait. None is there when the connection is not ours."""
@@ -432,6 +457,7 @@ class _Connection(asyncio.Protocol):
             return
         self._request, self._behind = parsed
         self._request.origin = self._origin
+        self._request.send = self._send
         if self._behind:
             self._transport.pause_reading()
 

@@ -107,8 +107,8 @@ class Activations(Protocol):
 class Invoking(Protocol):
     """What runs actions."""
 
-    async def invoke(self, call: Call) -> Activation | Accepted202:
-        """Run an action. It is in flight before this first waits."""
+    async def invoke(self, call: Call, on_recorded: Callable[[Activation], None] | None = None) -> Activation | Accepted202:
+        """Run an action. It is in flight before this first waits. `on_recorded` may hear of the end before this returns it."""
 
     def in_flight(self, namespace: str) -> int:
         """Count the activations of a namespace that have not ended."""

@@ -24,7 +24,7 @@ from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import Image
 from pool.errors import ActionError, ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.model import ActivationId, LogTransport, StartKind
+from pool.model import ActivationId, ContainerState, LogTransport, StartKind
 
 
 async def test_cold_then_warm_with_disjoint_phases_that_cover_the_time(tmp_path: Path):
@@ -54,6 +54,31 @@ async def test_record_is_readable_when_the_answer_is_there_and_holds_the_log_lin
         lines = await s.recorder.get_logs("anna", done.activation_id)
         assert lines is not None
         assert [line.partition("Z ")[2] for line in lines] == ["stdout: hi"]
+
+
+async def test_the_end_is_told_once_when_it_is_on_record_and_before_the_container_is_given_back(tmp_path: Path):
+    told: list[Any] = []
+
+    def tell(activation: Any) -> None:
+        told.append((activation, s.finished.copy(), [c.state for c in s.pool.containers()]))
+
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        await s.run()
+        done = await s.invoker.invoke(s.call(wait_s=60.0), tell)
+        ((told_of, finished, states),) = told
+        assert told_of == done == await s.recorder.get("anna", done.activation_id)
+        assert done not in finished
+        assert states == [ContainerState.BUSY]
+        assert [c.state for c in s.pool.containers()] == [ContainerState.WARM]
+
+
+async def test_an_end_that_may_come_after_the_wait_is_not_told_early(tmp_path: Path):
+    told: list[Any] = []
+    async with site(tmp_path) as s:
+        await s.run()
+        await s.invoker.invoke(s.call(wait_s=0.001), told.append)
+        await s.invoker.invoke(s.call(blocking=False), told.append)
+    assert told == []
 
 
 async def test_what_the_action_is_told(tmp_path: Path):

@@ -173,9 +173,12 @@ class FakeInvoker:
         self.numbers = itertools.count(1)
         self.answer = lambda call: Accepted202(activation_id=ActivationId("0" * 32))
 
-    async def invoke(self, call):
+    async def invoke(self, call, on_recorded=None):
         self.calls.append(call)
-        return self.answer(call)
+        answer = self.answer(call)
+        if on_recorded is not None and isinstance(answer, Activation):
+            on_recorded(answer)
+        return answer
 
     def new_id(self):
         return ActivationId(f"{next(self.numbers):032x}")

@@ -283,7 +283,7 @@ async def test_a_client_that_hangs_up_does_not_end_the_call(site):
     begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     accepted = site.invoker.answer
 
-    async def invoke(call):
+    async def invoke(call, on_recorded=None):
         begun.set()
         await go_on.wait()
         ended.set()

@@ -14,6 +14,7 @@ from invoker.model import Activation, Limits, Status
 from invoker.record.activations import ActivationReader
 from invoker.record.recorder import Recorder
 from invoker.record.store import StoreTooNew
+from invoker.record.writer_process import NICENESS
 
 #: By the real clock: the process has no other, and drops what is old.
 NOW_MS = time.time_ns() // 1_000_000
@@ -115,6 +116,11 @@ async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder
     recorder.finish(an_activation(1), logs=[])
     await committed(recorder)
     assert await recorder.count("g") == 1
+
+
+async def test_the_process_lets_calls_go_first(open_recorder):
+    recorder = await open_recorder()
+    assert os.getpriority(os.PRIO_PROCESS, writer_pid(recorder)) == min(19, os.nice(0) + NICENESS)
 
 
 async def test_the_process_is_gone_when_the_recorder_is_closed(open_recorder):
