@@ -1,14 +1,17 @@
 """Bad input on every route, through both lanes: no failure of the server, no stall for others, nothing done and nothing kept."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gzip
 import io
 
 import msgspec
 import pytest
-from lanes import both, read_response, same, same_in_turn, status_of
+from lanes import both, read_response, same, same_in_turn, serving, status_of
 
+from invoker.http.api import build_server
+from invoker.http.front import build_front
 from invoker.http.limits import REQUEST_BYTES
 
 NS = "/api/v1/namespaces/_"
@@ -361,3 +364,29 @@ async def test_half_a_head_stalls_nobody_and_is_given_up_when_the_client_goes(fu
             asking.write(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"pong" in await read_response(other)
         await until(lambda lane=lane: not open_connections(lane))
+
+
+async def trickle(writer):
+    """Send a head byte by byte, which never ends."""
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"POST /api/v1/namespaces/_/actions/hello HTTP/1.1\r\nX: ")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.01)  # the pace of the client; nothing waits for it
+
+
+@pytest.mark.parametrize("build", [build_front, lambda services, _, **options: build_server(services, **options)])
+@pytest.mark.parametrize("before", [b"", b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_a_head_that_comes_byte_by_byte_is_given_up_after_the_time_of_an_idle_connection(full, build, before):
+    async with asyncio.TaskGroup() as group, serving(build(full.services(), group, keep_alive_s=0.3)) as lane:
+        async with lane.connection() as (reader, writer):
+            writer.write(before)
+            if before:
+                assert b"pong" in await read_response(reader)
+            trickling = group.create_task(trickle(writer))
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            trickling.cancel()
+        await until(lambda: not open_connections(lane))
+    assert not full.invoker.calls
