@@ -62,6 +62,8 @@ def find_engine() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long"):
+        item.user_properties.append(("long", "yes"))  # for scripts/lib/long_result.py
     if item.get_closest_marker("docker") and find_engine() is None:
         if os.environ.get("INVOKERD_TEST_DOCKER") == "1":
             pytest.fail("INVOKERD_TEST_DOCKER=1 promises a container engine, and none answers", pytrace=False)
