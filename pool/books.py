@@ -88,7 +88,7 @@ class Container:
     freezable: bool = True
     #: Up to when its idleness is booked in `Books.idle`, seconds of the pool's clock.
     settled: float = 0.0
-    #: Memory reserved for it, MiB: its limit, but while it is frozen perhaps what it really holds.
+    #: Memory reserved for it, MiB: its limit, but while it is frozen, or was found so, perhaps what it really holds.
     held_mib: int = 0
     #: What it holds was asked for since it was last frozen.
     measured: bool = False
@@ -395,7 +395,7 @@ class Books:
             assert (user.held_mib, user.containers) == (sum(c.held_mib for c in owned), len(owned))
         assert {c.spec.uid for c in containers} <= set(self.users)
         for container in containers:
-            shrinkable = container.state in {S.FROZEN, S.STEM_FROZEN, S.REMOVING}
+            shrinkable = container.state in {S.FROZEN, S.STEM_FROZEN, S.ADOPTING, S.REMOVING}
             assert container.held_mib == container.memory_mib or (shrinkable and 0 < container.held_mib < container.memory_mib)
         shrunk = {c.container_id: c for c in those(S.FROZEN).values() if c.held_mib < c.memory_mib}
         assert self.flat(self.shrunk) == shrunk

@@ -108,12 +108,14 @@ class Found(Event, frozen=True):
     Attributes:
         key: of the action that it was specialised for; None for a stem cell.
         takes_one: its code runs one activation at a time.
+        held_mib: what it holds, page cache included, where it stands still and so cannot grow; None where it may.
     """
 
     container: ContainerId
     spec: ContainerSpec
     key: ReuseKey | None
     takes_one: bool = False
+    held_mib: int | None = None
 
 
 class Retired(Event, frozen=True):

@@ -425,7 +425,8 @@ class Machine:
         container = self.books.containers.get(event.container)
         if container is None or container.state not in {S.SUSPECT, S.ADOPTING}:
             return
-        if not event.usable or self._closed:
+        has_room = event.frozen or not container.missing_mib or self._grow(container)
+        if not event.usable or self._closed or not has_room:
             self._remove(container)
         elif container.key is None:
             self.books.move(container, S.STEM_FROZEN if event.frozen else S.STEM)
@@ -461,18 +462,23 @@ class Machine:
             container = self.books.containers.get(container_id)
             if container is None or container.state not in {S.FROZEN, S.STEM_FROZEN}:
                 continue
-            held_mib = max(1, measured_mib + self.settings.frozen_margin_mib)
-            if held_mib < container.held_mib:
+            if (held_mib := self._frozen_mib(measured_mib)) < container.held_mib:
                 self.books.hold(container, held_mib)
         self.launcher.launch()
+
+    def _frozen_mib(self, measured_mib: int) -> int:
+        """How much to reserve for a frozen container that holds so much."""
+        return max(1, measured_mib + self.settings.frozen_margin_mib)
 
     def _on_found(self, event: ev.Found) -> None:
         now = self.books.now
         container = Container(event.container, event.spec, event.key, S.ADOPTING, now, now, now, takes_one=event.takes_one)
         if event.key is not None:
             self.launcher.pace_of(event.key).takes_one = event.takes_one
+        if event.held_mib is not None and self.settings.shrink_frozen:  # as before: else they might not all have room
+            container.held_mib = min(self._frozen_mib(event.held_mib), container.memory_mib)
         self.books.add(container)
-        if self.books.used_mib > self.settings.memory_mib:  # the budget was made smaller since
+        if self.books.used_mib - self.books.removing_mib > self.settings.memory_mib:  # the budget was made smaller since
             self._remove(container)
         else:
             self._commands.append(ev.Probe(container.container_id))

@@ -7,6 +7,7 @@ pool was given; everything that does not, a thaw, a freeze, a counter, is a syst
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -333,7 +334,11 @@ class Pool:
         """Take over an idle container of an earlier daemon; it is probed before it serves."""
         live = self._live(found.container_id, spec, handle)
         live.take_over()
-        self._feed(ev.Found(found.container_id, spec, key, takes_one))
+        held_mib = None
+        with contextlib.suppress(OSError):  # it has ended: the probe finds that
+            if handle.is_frozen():
+                held_mib = -(-handle.memory().held // 2**20)
+        self._feed(ev.Found(found.container_id, spec, key, takes_one, held_mib))
 
     def stop_starting(self) -> None:
         """Refuse new activations and tell those that wait. Those in flight go on, and may ask for what belongs to them."""

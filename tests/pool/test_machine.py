@@ -455,6 +455,54 @@ def test_found_container_is_probed_and_adopted_frozen():
     assert only(driver.arrive("a1"), ev.Grant).start_kind is StartKind.FROZEN
 
 
+def found(driver: Driver, name: str, a_key: ReuseKey, held_mib: int | None) -> list[ev.Command]:
+    return driver.feed(ev.Found(ContainerId(name), a_key.spec, a_key, held_mib=held_mib))
+
+
+def test_frozen_containers_that_were_given_less_than_their_limits_all_have_room_after_a_restart_too():
+    """Sixteen of 256 MiB that hold 40 each: by their limits the pool had room for four, and twelve warm ones would go."""
+    driver = Driver(memory_mib=1024)
+    keys = [key(f"a{number}") for number in range(16)]
+    for number, a_key in enumerate(keys):
+        assert kinds(found(driver, f"old{number}", a_key, 40)) == ["Probe"]
+        driver.feed(ev.Probed(ContainerId(f"old{number}"), True, True))
+    assert driver.machine.books.used_mib == 16 * (40 + driver.machine.settings.frozen_margin_mib)
+    assert kinds(driver.arrive("call", keys[3])) == ["Measure"], "it runs only with its whole limit: room is made"
+    driver.feed(ev.Measured({ContainerId(f"old{number}"): 30 for number in range(16)}))
+    grant = [command for command in driver.tick(0.0) if isinstance(command, ev.Grant)]
+    held = driver.machine.holder(ActivationId("call"))
+    assert held == "old3", grant
+    assert driver.machine.books.containers[held].held_mib == 256
+
+
+def test_a_found_container_that_is_not_frozen_or_of_a_pool_that_does_not_shrink_has_its_whole_limit():
+    for held_mib, changes in ((None, {}), (40, {"shrink_frozen": False})):
+        driver = Driver(memory_mib=512, **changes)
+        found(driver, "old", key(), held_mib)
+        assert driver.machine.books.used_mib == 256
+
+
+def test_a_found_container_never_reserves_more_than_its_limit_whatever_the_kernel_says():
+    driver = Driver(memory_mib=512)
+    found(driver, "old", key(), 250)
+    assert driver.machine.books.used_mib == 256
+
+
+def test_a_found_container_that_somebody_thawed_gets_its_whole_limit_back_or_goes():
+    driver = Driver(memory_mib=320)
+    for name in ("one", "two"):
+        found(driver, name, key(name), 40)
+    assert driver.feed(ev.Probed(ContainerId("one"), True, False)) == []
+    assert driver.machine.books.containers[ContainerId("one")].held_mib == 256
+    assert kinds(driver.feed(ev.Probed(ContainerId("two"), True, False))) == ["Remove"], "there is no room for both"
+
+
+def test_a_found_container_for_which_there_is_no_room_goes_and_the_next_one_that_fits_stays():
+    driver = Driver(memory_mib=512)
+    assert kinds(found(driver, "large", key("large", memory_mib=1024), None)) == ["Remove"]
+    assert kinds(found(driver, "small", key("small"), None)) == ["Probe"]
+
+
 def test_news_about_what_is_gone_is_no_news():
     driver = Driver()
     gone = ContainerId("gone")

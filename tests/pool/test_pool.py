@@ -13,11 +13,12 @@ import msgspec
 import pytest
 import uvloop
 
+from pool.backend import FoundContainer
 from pool.errors import ConnectionLost, EngineError, EngineUnavailable, PoolClosed, ThawFailed, WaitedTooLong
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.lease import Lease
-from pool.model import ActivationId, ContainerSpec, ContainerState, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -387,3 +388,19 @@ def test_the_shell_works_on_uvloop_too(tmp_path: Path):
             await asyncio.gather(*(b.call() for _ in range(200)))
 
     uvloop.run(run())
+
+
+async def test_a_frozen_container_of_an_earlier_daemon_reserves_what_it_holds_until_it_is_called(tmp_path: Path):
+    async with bench(tmp_path) as b:
+        name = ContainerId("invokerd-test-old")
+        before = await b.backend.create(name, SPEC)
+        before.freeze()
+        found = FoundContainer(container_id=name, engine_id="e", running=True, labels={})
+        b.pool.found(found, await b.backend.adopt(found), SPEC, KEY)
+        await b.until(lambda: b.states() == [S.FROZEN])
+        (kept,) = b.pool.containers()
+        held = before.memory().held
+        assert kept.held_mib == -(-held // 2**20) + b.pool.machine.settings.frozen_margin_mib < SPEC.memory_mib
+        async with b.lease() as lease:
+            assert (lease.container_id, lease.start_kind) == (name, StartKind.FROZEN)
+            assert kept.held_mib == SPEC.memory_mib
