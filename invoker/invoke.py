@@ -33,7 +33,7 @@ from invoker.model import (
     Status,
 )
 from invoker.nesting import NestedCall, Nesting
-from invoker.plan import Plan, Planner
+from invoker.plan import LimitsLowered, Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, init_body, initialise, run, run_body
@@ -354,7 +354,7 @@ class Invoker:
                 ticket.resolve(None, PoolClosed())
             else:
                 await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
-        except MemoryNeverAvailable as error:
+        except (MemoryNeverAvailable, LimitsLowered) as error:
             await self._fail(ticket, Status.APPLICATION_ERROR, str(error), error.code)
         except ActionError as error:
             await self._fail(ticket, Status.DEVELOPER_ERROR, str(error), error.code)

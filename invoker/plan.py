@@ -11,7 +11,7 @@ import msgspec
 from invoker.code import MOUNT_TARGET, CodeStore
 from invoker.config.model import Config
 from invoker.manifest import BLACKBOX, Manifest
-from invoker.model import Action, Namespace
+from invoker.model import Action, Limits, Namespace
 from invoker.registry import credentials_for
 from invoker.runtime import run_prefix
 from pool.backend import ContainerBackend, Image
@@ -40,6 +40,12 @@ class MountNotOffered(ActionError):
     """The site does not offer a mount any more that the namespace was granted."""
 
     code = "mount-not-offered"
+
+
+class LimitsLowered(ActionError):
+    """The action was written when the site allowed more than it does now."""
+
+    code = "limits-lowered"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +122,9 @@ class Planner:
             ImageNotFound, EngineError, EngineUnavailable: no image.
             CodeNotUnpackable: the code is broken.
             MountNotOffered: a reload took a mount away.
+            LimitsLowered: it asks for more than the site allows by now.
         """
+        refuse_lowered(action.limits, self._config())
         image = await self._image(self.reference_of(action), pull=pull)
         mounted = action.exec.code if self._code.is_mounted(action.exec) and image.logs is LogTransport.PIPE else None
         if mounted is not None:
@@ -217,6 +225,25 @@ class Planner:
         if not stem_cells.enabled or not cells:
             return 0, None
         return stem_cells.count or cells[0].count, cells[0].reactive
+
+
+def refuse_lowered(limits: Limits, config: Config) -> None:
+    """Refuse to run what asks for more than the site allows by now. It can still be read, listed and written.
+
+    What is more than the whole pool has is the pool's to refuse.
+
+    Raises:
+        LimitsLowered: naming the limit.
+    """
+    site, pool_mib = config.limits, config.pool.memory_mib
+    for name, unit, asked, most in (
+        ("memory", " MB", limits.memory if limits.memory <= pool_mib else 0, site.memory_max_mib or pool_mib),
+        ("time", " milliseconds", limits.timeout, site.timeout_max_ms),
+        ("log", " MB", limits.logs, site.logs_max_mib),
+        ("concurrency", "", limits.concurrency, site.concurrency_max),
+    ):
+        if asked > most:
+            raise LimitsLowered(f"The action's {name} limit of {asked}{unit} exceeded the system limit of {most}{unit}.")
 
 
 def facts_of(namespace: Namespace, action: Action) -> Facts:

@@ -76,6 +76,23 @@ def get_ready(services: Services) -> Reply:
     return _tell(services.ready())
 
 
+def get_invokers(services: Services) -> Reply:
+    """`GET /invokers`: OpenWhisk's operators look here; this node is its only invoker."""
+    return Reply(render({"invoker0/0": "up" if services.ready().ok else "unhealthy"}), cors=False)
+
+
+def get_healthy_count(services: Services) -> Reply:
+    """`GET /invokers/healthy/count`: 1, or 0 while no calls are accepted."""
+    return Reply(render(int(services.ready().ok)), cors=False)
+
+
+def get_invokers_ready(services: Services) -> Reply:
+    """`GET /invokers/ready`: 200 while calls are accepted, else 500, as OpenWhisk has it."""
+    if services.ready().ok:
+        return Reply(render({"healthy": "1/1"}), cors=False)
+    return Reply(render({"unhealthy": "0/1"}), 500, cors=False)
+
+
 def _tell(health: Health) -> Reply:
     return Reply(render_health(health), 200 if health.ok else 503, cors=False)
 

@@ -4,6 +4,8 @@ import re
 
 from openapi_spec_validator import OpenAPIV2SpecValidator
 
+from invoker.health import Check, Health
+
 
 async def test_INFO_01_the_api_document_has_what_property_get_prints(site):
     for path in ("/api/v1", "/api/v1/"):
@@ -54,6 +56,16 @@ async def test_INFO_03_ping_answers_pong(site):
     answered = await site.ask("GET", "/ping", auth=False)
     assert (answered.status, answered.text) == (200, "pong")
     assert answered.headers["Content-Type"].startswith("text/plain")
+
+
+async def test_INFO_03_operators_of_openwhisk_find_one_invoker(site):
+    async def told():
+        answers = [await site.ask("GET", f"/invokers{rest}", auth=False) for rest in ("", "/healthy/count", "/ready")]
+        return [(each.status, each.json) for each in answers]
+
+    assert await told() == [(200, {"invoker0/0": "up"}), (200, 1), (200, {"healthy": "1/1"})]
+    site.health = Health(checks=(Check(name="engine", ok=False, detail="start it"),))
+    assert await told() == [(200, {"invoker0/0": "unhealthy"}), (200, 0), (500, {"unhealthy": "0/1"})]
 
 
 async def test_INFO_04_api_docs_are_swagger_2_with_the_definitions_that_are_looked_for(site):

@@ -1,10 +1,13 @@
 """Plans: what of an action, and of who calls it, decides how its containers are made and what they are told."""
 
+import dataclasses
+
 import msgspec
 import pytest
-from invoker_site import ANNA, action, site
+from invoker_site import ANNA, action, error_of, site
 
-from invoker.model import Annotation
+from invoker.config.model import LimitsConfig
+from invoker.model import Annotation, Limits, Status
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,32 @@ async def test_a_plan_is_made_once_for_a_revision_and_anew_for_the_next(tmp_path
         assert s.planner.find(ANNA, action(revision="2")) is None
         s.planner.forget()
         assert s.planner.find(ANNA, first) is None
+
+
+def with_limits(**limits):
+    return action(revision=str(limits), limits=Limits(**limits))
+
+
+async def test_an_action_that_asks_for_more_than_the_site_allows_by_now_is_an_application_error(tmp_path):
+    async with site(tmp_path) as s:
+        kept = with_limits(memory=512, timeout=1000, logs=3, concurrency=2)
+        assert (await s.run(kept)).status is Status.SUCCESS
+        lower = LimitsConfig(result_bytes=2000, memory_max_mib=256, timeout_max_ms=500, logs_max_mib=2, concurrency_max=1)
+        s.config = dataclasses.replace(s.config, limits=lower)
+        s.planner.forget()
+        for changes, sentence in (
+            ({"memory": 512}, "The action's memory limit of 512 MB exceeded the system limit of 256 MB."),
+            ({"timeout": 501}, "The action's time limit of 501 milliseconds exceeded the system limit of 500 milliseconds."),
+            ({"logs": 3}, "The action's log limit of 3 MB exceeded the system limit of 2 MB."),
+            ({"concurrency": 2}, "The action's concurrency limit of 2 exceeded the system limit of 1."),
+        ):
+            done = await s.run(with_limits(**({"memory": 256, "timeout": 500, "logs": 2} | changes)))
+            assert (done.status, done.meter.outcome) == (Status.APPLICATION_ERROR, "limits-lowered")
+            assert error_of(done) == sentence
+        assert (await s.run(with_limits(memory=256, timeout=500, logs=2))).status is Status.SUCCESS
+
+
+async def test_what_is_more_than_the_whole_pool_is_the_pools_to_refuse(tmp_path):
+    async with site(tmp_path) as s:
+        done = await s.run(with_limits(memory=4096))
+        assert (done.status, done.meter.outcome) == (Status.APPLICATION_ERROR, "memory-never-available")

@@ -266,6 +266,27 @@ OPERATIONS: tuple[Operation, ...] = (
         for name, summary in (("health", "Whether an operator is needed."), ("ready", "Whether calls are accepted."))
     ),
     _public(
+        "/invokers",
+        "getInvokers",
+        "The invokers, as OpenWhisk's operators know them: there is one.",
+        Answer(
+            description="By name, how it is.", schema={"type": "object", "additionalProperties": {"enum": ["up", "unhealthy"]}}
+        ),
+    ),
+    _public(
+        "/invokers/healthy/count",
+        "countHealthyInvokers",
+        "How many of them accept calls.",
+        Answer(description="1 or 0.", schema={"type": "integer"}),
+    ),
+    _public(
+        "/invokers/ready",
+        "getInvokersReady",
+        "Whether enough of them accept calls.",
+        Answer(description="Yes.", schema={"type": "object", "properties": {"healthy": {"type": "string"}}}),
+        status_500=Answer(description="No.", schema={"type": "object", "properties": {"unhealthy": {"type": "string"}}}),
+    ),
+    _public(
         "/blackbox.tar.gz",
         "getDockerKit",
         "The kit for action images of one's own.",
