@@ -280,11 +280,20 @@ class KernelHandle:
 
     def freeze(self) -> None:
         """See `ContainerHandle`."""
-        os.pwrite(self.descriptors.freeze, b"FROZEN" if self._v1 else b"1", 0)
+        self._write_freezer(b"FROZEN" if self._v1 else b"1")
 
     def thaw(self) -> None:
         """See `ContainerHandle`."""
-        os.pwrite(self.descriptors.freeze, b"THAWED" if self._v1 else b"0", 0)
+        self._write_freezer(b"THAWED" if self._v1 else b"0")
+
+    def _write_freezer(self, state: bytes) -> None:
+        try:
+            os.pwrite(self.descriptors.freeze, state, 0)
+        except OSError as error:
+            if error.errno != errno.ESPIPE:
+                raise
+            # So the kernel says that the file is open for reading only, for which we have had a reason.
+            raise OSError(errno.EROFS, "the freezer of its cgroup cannot be written") from error
 
     def is_frozen(self) -> bool:
         """See `ContainerHandle`. Under v1 the read itself moves the kernel from FREEZING to FROZEN."""

@@ -411,6 +411,7 @@ class Lease:
             try:
                 self._thaw_now()
             except ThawFailed:
+                answer.cancel()  # nobody waits for it
                 connection.close()
                 raise
             verify = loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)

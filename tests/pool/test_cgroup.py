@@ -444,6 +444,19 @@ def test_v2_where_cgroups_are_mounted_read_only_the_peak_is_read_all_the_same(v2
     handle.close()
 
 
+@pytest.mark.parametrize("verb", ["freeze", "thaw"])
+def test_a_freezer_that_is_open_for_reading_only_says_what_the_matter_is(v2_files, monkeypatch, verb):
+    def as_kernfs_does(_fd, _data, _offset):
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
+    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
+    monkeypatch.setattr(cgroup.os, "pwrite", as_kernfs_does)
+    with pytest.raises(OSError, match="the freezer of its cgroup cannot be written") as caught:
+        getattr(handle, verb)()
+    assert caught.value.errno == errno.EROFS
+    handle.close()
+
+
 def test_v2_before_linux_5_19_the_peak_is_a_sample(v2_files):
     (v2_files / "memory.peak").unlink()
     handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -285,6 +286,8 @@ async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monke
 
 
 async def test_container_that_cannot_be_thawed_is_replaced_and_has_run_nothing(tmp_path: Path):
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     async with bench(tmp_path, freeze_grace_s=0.0) as b:
         await b.call()
         await b.until(lambda: b.states() == [S.FROZEN])
@@ -294,6 +297,8 @@ async def test_container_that_cannot_be_thawed_is_replaced_and_has_run_nothing(t
             with pytest.raises(ThawFailed):
                 await b.call()
         await b.until(lambda: b.states() == [])
+    gc.collect()
+    assert not complaints, "the answer that never came was left to nobody"
 
 
 async def test_container_frozen_from_outside_under_a_call_is_thawed_again(tmp_path: Path):
