@@ -18,6 +18,7 @@ from bench.density import density
 from bench.entities import entities
 from bench.load import burst, flood, herd, overload, refusals
 from bench.measure import Line, dump
+from bench.neighbours import neighbours
 from bench.setting import Setting
 from bench.simulate import NoEngine, simulate
 
@@ -39,6 +40,7 @@ SCENARIOS = {
     "density": Scenario(density, calls=10_000, rounds=300),
     "flood": Scenario(flood, calls=100, rounds=10_000),
     "herd": Scenario(herd),
+    "neighbours": Scenario(neighbours, calls=200, blocks=8),
     "overload": Scenario(overload, rounds=60),
     "refusals": Scenario(refusals, calls=2000, blocks=5),
     "simulate": Scenario(simulate, calls=6000, rounds=4, engine=False),
