@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -157,7 +158,7 @@ def _value(api: Api, namespace: str, public_url: str, document: Mapping[str, Any
         "namespace": namespace,
         "gwApiActivated": True,
         "tenantId": api.namespace_uuid,
-        "gwApiUrl": f"{public_url}/{PREFIX}/{namespace}{base}",
+        "gwApiUrl": f"{public_url}/{PREFIX}/{quote(namespace, safe='@&')}{base}",
         "apidoc": api.document if document is None else document,
     }
 

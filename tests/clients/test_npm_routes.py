@@ -1,4 +1,4 @@
-"""Rows AG-01 and AG-02: `routes` of npm's `openwhisk`, unmodified, against a real daemon; each case of `npm_routes.js` is a test here."""
+"""Rows AG-01 and AG-02: `routes` of npm's `openwhisk`, unmodified; each case of `npm_routes.js` is a test here."""
 
 from __future__ import annotations
 

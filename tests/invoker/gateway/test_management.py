@@ -167,3 +167,14 @@ async def test_what_the_javascript_client_leaves_undefined_is_not_given(site):
         "GET", f"{URL}/getApi?basepath=undefined&relpath=undefined&operation=undefined&limit=undefined&skip=undefined"
     )
     assert (answered.status, len(answered.json["apis"])) == (200, 1)
+
+
+async def test_the_url_of_an_api_can_be_asked_as_it_stands_whatever_the_namespaces_name(site):
+    other = site.add_namespace("a b@c & d")
+    code = {"exec": {"kind": "python:3", "code": "x"}, "annotations": [{"key": "web-export", "value": True}]}
+    assert (await site.ask("PUT", "actions/hello", code, auth=other)).status == 200
+    made = await site.ask("POST", f"{URL}/createApi.http", {"apidoc": DOC}, auth=other)
+    path = made.json["gwApiUrl"].partition("://")[2].partition("/")[2]
+    assert path == "api/a%20b@c%20&%20d/demo"
+    assert (await site.ask("GET", f"/{path}/hello", auth=False)).status == 202
+    assert site.invoker.calls[-1].action.full_path == "a b@c & d/hello"
