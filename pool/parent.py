@@ -68,17 +68,25 @@ def prepare_parent(
 
 
 def read_limit(name: str, *, proc: Path = Path("/proc")) -> int | None:
-    """Read the limit of a parent made here, bytes; None where there is none, or where systemd has it.
+    """Read the limit of the parent cgroup, made here or systemd's slice, bytes; None where there is none (yet).
 
     Raises:
         NoParentCgroup: no memory controller is mounted.
     """
     version, point = _memory_hierarchy(proc)
-    try:
-        text = (point / name / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    for directory in (point / name, _slice_directory(point, name)):
+        try:
+            text = (directory / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _slice_directory(point: Path, name: str) -> Path:
+    """Where systemd puts `a-b.slice`: below `a.slice`. Source: systemd.slice(5)."""
+    parts = name.split("-")
+    return point.joinpath(*("-".join(parts[: length + 1]) + ".slice" for length in range(len(parts))))
 
 
 def _memory_hierarchy(proc: Path) -> tuple[int, Path]:

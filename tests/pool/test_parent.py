@@ -60,3 +60,15 @@ def test_without_a_memory_controller_there_is_no_wall(tmp_path: Path):
 def test_a_limit_that_is_not_there_is_none(tmp_path: Path):
     proc, _ = host(tmp_path, 2)
     assert read_limit("invokerd", proc=proc) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "directory"), [("functions", "functions.slice"), ("site-functions", "site.slice/site-functions.slice")]
+)
+def test_the_limit_of_a_slice_is_found_where_systemd_puts_it(tmp_path: Path, name: str, directory: str):
+    proc, point = host(tmp_path, 2)
+    (point / directory).mkdir(parents=True)
+    (point / directory / "memory.max").write_text("1691353088\n")
+    assert read_limit(name, proc=proc) == 1691353088
+    (point / directory / "memory.max").write_text("max\n")
+    assert read_limit(name, proc=proc) is None
