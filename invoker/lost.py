@@ -29,7 +29,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
         stored: None or true for a record; false where the namespace keeps none, and only the ledger has it.
         cause, transaction, binding: as of the record.
         composed: it was the whole of a sequence or composition.
-        reason, sentence: its outcome, and the error in its result.
+        status, reason, sentence: by whose fault it ended, its outcome, and the error in its result.
     """
 
     activation_id: ActivationId
@@ -40,6 +40,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     transaction: str = ""
     binding: str | None = None
     composed: bool = False
+    status: Status = Status.INTERNAL_ERROR
     reason: str = "lost"
     sentence: str = SENTENCE
 
@@ -80,7 +81,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
             limits=Limits(timeout=facts.timeout, memory=memory, logs=facts.logs, concurrency=facts.concurrency),
             start_ms=self.start_ms,
             end_ms=max(self.start_ms, end_ms),
-            status=Status.INTERNAL_ERROR,
+            status=self.status,
             result=msgspec.Raw(msgspec.json.encode({"error": self.sentence})),
             cause=self.cause,
             transaction=self.transaction,

@@ -13,7 +13,7 @@ from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.lost import Lost
-from invoker.model import Accepted, Action, Identity
+from invoker.model import Accepted, Action, Identity, Status
 from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
 from invoker.resolve import resolve_action
@@ -24,6 +24,10 @@ from pool.errors import InvokerError
 from pool.pool import Pool
 
 log = logging.getLogger("invokerd")
+
+
+#: Told of what was accepted, never began, and cannot any more.
+GONE = "The action could not be run by the next daemon: it may have been deleted."
 
 
 async def take_over(
@@ -59,7 +63,10 @@ async def take_over(
     for accepted in recorder.recovery.unbegun:
         namespace, action = entities.get_namespace(accepted.namespace), _action_of(accepted, entities)
         if namespace is None or action is None:
-            await invoker.record_lost([_lost_promise(accepted, entities)])
+            gone = msgspec.structs.replace(
+                _lost_promise(accepted, entities), status=Status.APPLICATION_ERROR, reason="action-gone", sentence=GONE
+            )
+            await invoker.record_lost([gone])
             continue
         try:
             payload = vault.open_payload(accepted.payload)

@@ -1,0 +1,141 @@
+"""What an earlier daemon left: what it had promised is run or ended, what ran is ended as lost, and nothing stops the start."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from invoker_site import ANNA, VAULT, action, error_of, site
+
+from invoker.http.auth import Authenticator
+from invoker.model import Accepted, Action, Activation, Exec, LimitOverrides, Status
+from invoker.plan import facts_of
+from invoker.record.entities import EntityStore
+from invoker.record.recorder import Recorder
+from invoker.recovery import take_over
+from invoker.vault import KEY_BYTES, Vault
+from pool.model import ActivationId, ContainerId
+from pool.table import ContainerTable
+
+NOW = int(time.time() * 1000)
+
+
+def accepted(name: str, path: str = "anna/hello", **changes: Any) -> Accepted:
+    values: dict[str, Any] = {"namespace": "anna", "subject": "anna", "payload": msgspec.Raw(b'{"x":1}'), "transaction": "t"}
+    return Accepted(activation_id=ActivationId(name * 32), path=path, accepted_ms=NOW, **(values | changes))
+
+
+async def leave(tmp_path: Path, *promises: Accepted, begun: tuple[Accepted, ...] = ()) -> None:
+    """Leave the journal of a daemon that was killed."""
+    recorder = await Recorder.open(tmp_path, node="n")
+    try:
+        for each in promises:
+            await recorder.accepted(each)
+        for each in begun:
+            recorder.note_begun(each)
+    finally:
+        await recorder.close()
+
+
+@asynccontextmanager
+async def next_daemon(tmp_path: Path, *actions: Action, namespace: Any = ANNA):
+    """A site, and a function that has it take over."""
+    entities = await EntityStore.open(tmp_path / "entities.db", tmp_path / "code")
+    table = ContainerTable.open(tmp_path / "another.table", "boot")
+    try:
+        await entities.put_namespace(namespace)
+        for each in actions:
+            await entities.put(each, expected_revision=None)
+        async with site(tmp_path) as s:
+
+            async def settle() -> dict[str, Activation]:
+                stores: Any = SimpleNamespace(entities=entities, recorder=s.recorder, table=table)
+                await take_over(
+                    stores,
+                    backend=s.backend,
+                    planner=s.planner,
+                    pool=s.pool,
+                    invoker=s.invoker,
+                    authenticator=Authenticator(entities, b"p" * 32),
+                    vault=VAULT,
+                )
+                await s.invoker.wait_idle()
+                return {each.activation_id[0]: each for each in s.finished}
+
+            yield SimpleNamespace(site=s, table=table, settle=settle, entities=entities)
+    finally:
+        table.close()
+        await entities.close()
+
+
+async def test_what_was_accepted_and_had_not_begun_is_run(tmp_path):
+    await leave(tmp_path, accepted("a"))
+    async with next_daemon(tmp_path, action()) as daemon:
+        done = (await daemon.settle())["a"]
+        assert (done.status, msgspec.json.decode(done.result)) == (Status.SUCCESS, {"x": 1})
+
+
+async def test_what_a_trigger_promised_with_sealed_parameters_is_opened_for_the_run(tmp_path):
+    sealed = VAULT.seal_payload("anna", msgspec.Raw(b'{"s":"hush"}'))
+    await leave(tmp_path, accepted("a", payload=sealed))
+    async with next_daemon(tmp_path, action()) as daemon:
+        assert msgspec.json.decode((await daemon.settle())["a"].result) == {"s": "hush"}
+
+
+async def test_what_was_sealed_with_another_key_is_ended_with_that_and_the_others_run(tmp_path):
+    other = Vault(b"o" * KEY_BYTES).seal_payload("anna", msgspec.Raw(b'{"s":"hush"}'))
+    await leave(tmp_path, accepted("a", payload=other), accepted("b"))
+    async with next_daemon(tmp_path, action()) as daemon:
+        done = await daemon.settle()
+        assert (done["a"].status, done["a"].meter.outcome) == (Status.INTERNAL_ERROR, "parameter-unreadable")
+        assert "another key" in error_of(done["a"])
+        assert done["b"].status is Status.SUCCESS
+
+
+async def test_what_was_accepted_of_an_action_that_is_gone_is_an_application_error(tmp_path):
+    await leave(tmp_path, accepted("a", "anna/gone"), accepted("b"))
+    async with next_daemon(tmp_path, action()) as daemon:
+        done = await daemon.settle()
+        assert (done["a"].status, done["a"].meter.outcome, done["a"].kind) == (
+            Status.APPLICATION_ERROR,
+            "action-gone",
+            "unknown",
+        )
+        assert "may have been deleted" in error_of(done["a"])
+        assert done["b"].status is Status.SUCCESS
+
+
+async def test_what_the_table_knows_to_have_run_gets_its_cause_from_the_journal(tmp_path):
+    await leave(tmp_path, begun=(accepted("s", "anna/s", composed=True),))
+    recorder = await Recorder.open(tmp_path, node="n")
+    recorder.part_begins(accepted("p", cause="s" * 32, transaction="of the part"))
+    await recorder.close()
+    whole = action("s", exec=Exec(kind="sequence", components=("anna/hello",)))
+    async with next_daemon(tmp_path, action(), whole) as daemon:
+        slot = daemon.table.claim(ContainerId("c"))
+        slot.specialise("d" * 64, msgspec.json.encode(facts_of(ANNA, action())))
+        slot.begin(ActivationId("p" * 32), NOW + 5)
+        done = await daemon.settle()
+        assert (done["p"].cause, done["p"].transaction, done["p"].start_ms) == ("s" * 32, "of the part", NOW + 5)
+        assert (done["p"].path, done["p"].meter.outcome) == ("anna/hello", "lost")
+        assert done["s"].composition.parts == ("p" * 32,)
+        assert done["s"].kind == "sequence"
+
+
+@pytest.mark.parametrize("stored", [True, None, False])
+async def test_what_is_lost_is_recorded_where_records_are_kept(tmp_path, stored):
+    await leave(tmp_path, begun=(accepted("a"),))
+    namespace = msgspec.structs.replace(ANNA, limits=LimitOverrides(store_activations=stored))
+    async with next_daemon(tmp_path, action(), namespace=namespace) as daemon:
+        assert (await daemon.settle())["a"].meter.outcome == "lost"
+        found = await daemon.site.recorder.get("anna", ActivationId("a" * 32))
+        assert (found is not None) == (stored is not False)
+        (row,) = await daemon.site.recorder.usage(since_ms=0, upto_ms=2**53)
+        assert row.outcomes == {"lost": 1}
+        if stored is False:
+            daemon.site.finished.clear()  # the site counts the records
