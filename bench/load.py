@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import secrets
 import time
@@ -44,13 +45,16 @@ def flood(setting: Setting) -> Line:
         first, second = daemon.create_namespace(), daemon.create_namespace("bench-b", uid=20_002)
         daemon.deploy(first, "sleep", code)
         daemon.deploy(second, "sleep", code)
-        lone = daemon.invocation(second, "sleep", query=_BLOCKING)
+        lone = daemon.invocation(second, "sleep", query="blocking=true")  # the whole record: it says where the time went
         through = setting.connect(daemon.port)
         uvloop.run(client.drive(through, client.repeated(lone, 5))).latencies_us()
         quiet = uvloop.run(client.drive(through, client.repeated(lone, setting.calls), pause_s=0.05)).latencies_us()
         crowd = setting.connect(daemon.port, 64)
         flooding = daemon.invocation(first, "sleep", query=_BLOCKING)
+        before, began_us = daemon.starts(), cpu_us(daemon.pid)
         result, lone_run = uvloop.run(_beside(crowd, client.repeated(flooding, setting.rounds), through, lone))
+        used_us = cpu_us(daemon.pid) - began_us
+        starts = {kind: count - before[kind] for kind, count in daemon.starts().items()}
     beside = lone_run.latencies_us()
     statuses = Counter(answer.status for answer in result.answers)
     p99 = [percentile(sorted(samples), 0.99) for samples in (quiet, beside)]
@@ -66,9 +70,24 @@ def flood(setting: Setting) -> Line:
             "flood_per_s": round(len(result.answers) / result.seconds, 1),
             "p99_ratio": round(p99[1] / p99[0], 2),
             "lone_calls": len(beside),
+            "slowest_ms": _phases_ms(lone_run.answers),
+            "starts": starts,
+            "daemon_cpu": round(used_us / 1e6 / lone_run.seconds, 2),
         },
         must=("p99 of the other user's lone calls <= 2 x its quiet value", p99[1] <= 2 * p99[0]),
     )
+
+
+def _phases_ms(answers: Sequence[client.Answer]) -> dict[str, float]:
+    """Tell where the slowest twentieth of some calls spent its time, ms on average; `outside`: in no phase of the record."""
+    slowest = sorted(answers, key=lambda answer: -answer.latency_us)[: max(1, len(answers) // 20)]
+    spent_us: Counter[str] = Counter()
+    for answer in slowest:
+        annotations = {each["key"]: each["value"] for each in json.loads(answer.body)["annotations"]}
+        phases = annotations["phases"]
+        spent_us.update(phases)
+        spent_us["outside"] += answer.latency_us - sum(phases.values())
+    return {phase: round(us / 1000 / len(slowest), 1) for phase, us in spent_us.items() if us}
 
 
 async def _beside(
