@@ -2,7 +2,8 @@
 
 A blocking call from a container waits for a container of its own while the caller keeps the one that it has. When the memory
 is full of callers that all wait so, none can ever go on. `Nesting` knows who called whom, looks at it while such calls wait,
-and refuses one, so that the others go on. While anything runs that waits for nobody, memory will come free: none is refused.
+and refuses one, so that the others go on. While anything runs that waits for nobody, memory will come free, and where there is
+room a container will be started by and by: none is refused.
 """
 
 from __future__ import annotations
@@ -111,9 +112,10 @@ class Nesting:
         leases = {name: tuple(container.leases) for name, container in leased.items()}
         progressing = find_progressing(leases, {activation: call.origin for activation, call in self._calls.items()})
         uids = {leased[name].spec.uid for name in progressing}
-        at_cap = self._pool.machine.launcher.at_cap
+        launcher = self._pool.machine.launcher
         return {
             activation
             for activation, call in waiting.items()
-            if not progressing or (call.key.spec.uid not in uids and at_cap(call.key))
+            if not launcher.has_room(call.key)
+            and (not progressing or (call.key.spec.uid not in uids and launcher.at_cap(call.key)))
         }

@@ -27,6 +27,7 @@ class Answer:
         status: of the HTTP response.
         body: sent as it is.
         after_s: how long the action runs.
+        until: it runs until this is done; `after_s` does not count then.
         cpu_us: CPU time it uses on the way.
         logs: (`stdout` or `stderr`, line) it writes before it answers.
     """
@@ -34,6 +35,7 @@ class Answer:
     status: int = 200
     body: bytes = b"{}"
     after_s: float = 0.0
+    until: asyncio.Future[None] | None = None
     cpu_us: int = 0
     logs: tuple[tuple[str, str], ...] = ()
 
@@ -138,7 +140,9 @@ class ActionConnection(asyncio.Protocol):
         self._container.requests.append(request.path)
         answer = self._container.action(request.path, msgspec.json.decode(request.body) if request.body else {})
         after_s = answer.after_s if isinstance(answer, Answer) else 0.0
-        if after_s:
+        if isinstance(answer, Answer) and answer.until is not None:
+            answer.until.add_done_callback(lambda _: self._finish(request, answer))
+        elif after_s:
             asyncio.get_running_loop().call_later(after_s, self._finish, request, answer)
         else:
             self._finish(request, answer)

@@ -149,6 +149,10 @@ class Launcher:
             return True
         return self._user_at_cap(key.spec.uid)
 
+    def has_room(self, key: ReuseKey) -> bool:
+        """Whether another container could be started for this key without anything going for it."""
+        return not self.at_cap(key) and self._books.used_mib + key.spec.memory_mib <= self._settings().memory_mib
+
     def may_grow(self, key: ReuseKey) -> bool:
         """Whether a launch could bring the line of this key another container."""
         return key.digest in self._books.shrunk or not self.at_cap(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from invoker_site import Site, action, site
 
 from invoker import nesting
 from invoker.errors import NestedWouldWait
-from invoker.model import Activation, Limits
+from invoker.invocation import Call
+from invoker.model import Activation, Identity, Limits, Namespace
 from invoker.nesting import find_progressing
 from pool.errors import PoolClosed
-from pool.fake_server import Answer, echo
+from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ActivationId, ContainerId
 
 
@@ -141,3 +143,69 @@ async def test_a_drain_goes_on_serving_what_is_in_flight_and_nothing_new(tmp_pat
             with pytest.raises(PoolClosed):
                 await s.invoker.invoke(s.call(action("inner"), origin=origin))
         await caller.end()
+
+
+class Recursion:
+    """Plays an action that calls itself from inside, `levels` deep, waits for the answer, and tells what became of it."""
+
+    def __init__(self, s: Site, group: asyncio.TaskGroup) -> None:
+        self.s = s
+        self.group = group
+        #: What each nested call came to, in the order they ended.
+        self.inner: list[str] = []
+        s.backend.action = self._answer
+        s.config = replace(s.config, pool=replace(s.config.pool, max_wait_s=25.0))
+
+    def call(self, levels: int, origin: ContainerId | None = None) -> Call:
+        return self.s.call(action("recurse"), payload=b'{"levels":%d}' % levels, origin=origin, wait_s=25.0)
+
+    def _answer(self, path: str, body: Any) -> Answer | Misbehaviour:
+        if path != "/run" or not body["value"].get("levels"):
+            return echo(path, body)
+        inner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.group.create_task(self._go_deeper(body["value"]["levels"] - 1, ActivationId(body["activation_id"]), inner))
+        return Answer(until=inner)
+
+    async def _go_deeper(self, levels: int, activation: ActivationId, ended: asyncio.Future[None]) -> None:
+        origin = self.s.pool.machine.holder(activation)
+        try:
+            done = await self.s.invoker.invoke(self.call(levels, origin))
+            assert isinstance(done, Activation)
+            self.inner.append(done.meter.outcome)
+        except NestedWouldWait as error:
+            self.inner.append(error.code)
+        ended.set_result(None)
+
+
+@pytest.mark.parametrize(
+    ("trees", "levels", "containers"),
+    [(1, 5, 6), (1, 5, 3), (1, 1, 1), (3, 1, 2), (6, 3, 4), (8, 4, 2)],
+)
+async def test_however_deep_and_many_calls_nest_all_of_them_end(tmp_path: Path, trees: int, levels: int, containers: int):
+    """Depth times trees is more than there are containers: some inner calls are refused, every outer one goes on to its end."""
+    async with site(tmp_path, memory_mib=256 * containers) as s, asyncio.TaskGroup() as group:
+        recursion = Recursion(s, group)
+        tops = await asyncio.gather(*(s.invoker.invoke(recursion.call(levels)) for _ in range(trees)))
+        assert [done.meter.outcome for done in tops if isinstance(done, Activation)] == ["ok"] * trees
+        assert set(recursion.inner) <= {"ok", "nested-would-wait"}
+        assert ("nested-would-wait" in recursion.inner) == (trees * (levels + 1) > containers), recursion.inner
+        assert len(s.finished) == trees + len(recursion.inner), "each has a record, the refused ones too"
+        assert not any(container.leases for container in s.pool.containers())
+        assert s.pool.statistics().waiting == 0
+        s.pool.machine.check_invariants()
+
+
+async def test_a_refused_call_lets_the_others_of_another_user_wait_no_longer(tmp_path: Path):
+    """A recursion that can go no deeper holds all the memory: who called meanwhile is served when it has unwound."""
+    async with site(tmp_path, memory_mib=768) as s, asyncio.TaskGroup() as group:
+        recursion = Recursion(s, group)
+        top = group.create_task(s.invoker.invoke(recursion.call(5)))
+        while s.pool.statistics().waiting < 1:
+            await asyncio.sleep(0)
+        bystander = Namespace(name="bert", uuid="b", key_hash="", uid=2002, gid=2002, created_ms=0)
+        done = await s.invoker.invoke(
+            s.call(action("other", namespace="bert"), identity=Identity(namespace=bystander, api_key="b:k"), wait_s=25.0)
+        )
+        assert isinstance(done, Activation)
+        assert done.meter.outcome == "ok"
+        await top

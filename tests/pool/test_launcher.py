@@ -149,6 +149,19 @@ def test_the_expected_wait_counts_on_the_containers_that_an_action_could_still_h
     assert expected_wait_s(of(1), 6) == pytest.approx(12.0)
 
 
+def test_there_is_room_where_a_start_fits_into_memory_and_caps():
+    driver = Driver(memory_mib=768, max_containers_per_action=2)
+    has_room = driver.machine.launcher.has_room
+    busy(driver, "a0", of(1))
+    assert has_room(of(1))
+    assert not has_room(of(1, memory_mib=768))
+    busy(driver, "a1", of(1))
+    assert not has_room(of(1)), "it has its two"
+    assert has_room(of(1, "other"))
+    busy(driver, "b0", of(2))
+    assert not has_room(of(1, "other"))
+
+
 def test_hard_caps_hold_for_action_and_user():
     driver = Driver(memory_mib=100_000, parallel_starts=64, max_containers_per_action=2, max_containers_per_user=3)
     for name in ("x", "y"):
