@@ -56,6 +56,27 @@ async def main(args):
     return {"n": args["n"]}
 """
 
+#: The one of `n` 0 goes wrong once all are there, and the others end after that.
+WRONG_IN_PYTHON = """
+import asyncio, sys
+here = 0
+wrong = asyncio.Event()
+
+async def main(args):
+    global here
+    if args["n"] < 0:
+        return {}
+    here += 1
+    while here < args["wanted"]:
+        await asyncio.sleep(0.01)
+    if args["n"] == 0:
+        wrong.set()
+        HOW
+    await wrong.wait()
+    await asyncio.sleep(0.1)
+    return {"n": args["n"]}
+"""
+
 #: Says how many of them run.
 COUNTS = """
 import time
@@ -100,6 +121,18 @@ def test_LM_05_five_python_coroutines_run_at_the_same_time_in_one_container(clie
         record = client.record(answer.json["activationId"])
         assert [line.partition(": ")[2] for line in record.json["logs"]] == [f"begins {n}", f"ends {n}"]
         assert record.annotations["cpuTime"]["quality"] == "shared"
+
+
+@pytest.mark.parametrize("how", ["sys.exit(3)", "raise KeyboardInterrupt", "await asyncio.sleep(3600)"])
+def test_LM_05_a_python_coroutine_that_goes_wrong_leaves_the_others_alone_and_the_next_call_has_another_container(client, how):
+    client.deploy("wrong", WRONG_IN_PYTHON.replace("HOW", how), concurrency=3, timeout=8000)
+    first = client.invoke("wrong", {"n": -1})
+    answers = all_at_once(client, "wrong", 3)
+    assert [each.status for each in answers] == [502, 200, 200], [each.text[:500] for each in answers]
+    assert {each.annotations["container"] for each in answers} == {first.annotations["container"]}
+    after = client.invoke("wrong", {"n": -1})
+    assert after.status == 200
+    assert after.annotations["container"] != first.annotations["container"]
 
 
 def test_LM_05_what_runs_alone_is_metered_exactly(client):

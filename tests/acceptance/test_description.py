@@ -70,4 +70,5 @@ def try_the_daemon(daemon, client, mode, *, examples):
     auth = f"Basic {base64.b64encode(client.key.encode()).decode()}"
     problems = try_operations(description, mode, url=f"http://127.0.0.1:{daemon.port}", auth=auth, examples=examples)
     assert not problems, problems
-    assert client.invoke("hello", {"a": 1}, "blocking=true&result=true").status in {200, 404}, "it serves on"
+    client.deploy("afterwards", HELLO["exec"]["code"])
+    assert client.invoke("afterwards", {"a": 1}, "blocking=true&result=true").json == {"a": 1}, "it serves on"
