@@ -8,6 +8,7 @@ A binding is its owner's alone, and good for nothing once the package behind it 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from invoker.errors import NotAuthorised
@@ -37,6 +38,11 @@ class Resource(NamedTuple):
     collection: str
     path: str = ""
 
+    @property
+    def name(self) -> str:
+        """What a refusal calls it."""
+        return f"{self.namespace}/{self.path or self.collection}"
+
 
 def authorise(entities: Lookup, identity: Identity, right: Right, resource: Resource) -> None:
     """Let pass, or refuse.
@@ -51,7 +57,18 @@ def authorise(entities: Lookup, identity: Identity, right: Right, resource: Reso
         NotAuthorised: naming the resource.
     """
     if not _may(entities, identity.namespace.name, right, resource):
-        raise NotAuthorised.for_resource(f"{resource.namespace}/{resource.path or resource.collection}")
+        raise NotAuthorised.for_resource(resource.name)
+
+
+def authorise_all(entities: Lookup, identity: Identity, right: Right, resources: Iterable[Resource]) -> None:
+    """Let pass who has the right on each of several resources, or refuse.
+
+    Raises:
+        NotAuthorised: naming all on which it is missing, each once, in order.
+    """
+    refused = [each for each in resources if not _may(entities, identity.namespace.name, right, each)]
+    if refused:
+        raise NotAuthorised.for_resource(", ".join(dict.fromkeys(each.name for each in refused)))
 
 
 def resolve_entitled(entities: Lookup, identity: Identity, path: str) -> ResolvedAction:
@@ -70,11 +87,10 @@ def authorise_components(entities: Lookup, identity: Identity, sequence: Action)
     """Let pass who may run each action of a sequence, or refuse.
 
     Raises:
-        NotAuthorised: naming the first that may not be run.
+        NotAuthorised: naming those that may not be run.
     """
-    for component in sequence.exec.components:
-        owner, _, path = component.partition("/")
-        authorise(entities, identity, Right.ACTIVATE, Resource(owner, "actions", path))
+    parts = (component.partition("/") for component in sequence.exec.components)
+    authorise_all(entities, identity, Right.ACTIVATE, [Resource(owner, "actions", path) for owner, _, path in parts])
 
 
 def may_read_package(entities: Lookup, caller: str, namespace: str, name: str) -> bool:

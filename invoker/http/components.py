@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from invoker.entitlement import Resource, Right, authorise
+from invoker.entitlement import Resource, Right, authorise_all
 from invoker.errors import EntityNotFound, InvalidRequest, MalformedContent, WrongCollection
 from invoker.http.references import Reference
 from invoker.manifest import SEQUENCE
@@ -33,8 +33,7 @@ def sequence_exec(entities: Lookup, identity: Identity, sent: Sequence[str] | No
     if not sent:
         raise InvalidRequest("No component specified for the sequence.")
     references = [Reference.parse(text, own=identity.namespace.name) for text in sent]
-    for namespace, path in references:
-        authorise(entities, identity, Right.READ, Resource(namespace, "actions", path))
+    authorise_all(entities, identity, Right.READ, [Resource(namespace, "actions", path) for namespace, path in references])
     for namespace, path in references:
         package = path.rpartition("/")[0]
         if package:

@@ -22,5 +22,5 @@ async def fire_trigger(services: Services, exchange: Exchange) -> Reply:
         exchange.identity, trigger, payload, headers=headers, transaction=exchange.transaction
     )
     if activation_id is None:
-        return Reply(b"", 204)
+        return Reply(b"", 204, content_type="")
     return Reply(render_accepted(activation_id), 202, headers={"x-openwhisk-activation-id": activation_id})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from invoker.entitlement import Resource, Right, authorise
+from invoker.entitlement import Resource, Right, authorise_all
 from invoker.errors import EntityNotFound, InvalidRequest, MalformedContent, WrongCollection
 from invoker.http.bodies import parse_rule, parse_status
 from invoker.http.documents import rule_document, rule_entry
@@ -38,9 +38,8 @@ async def put_rule(services: Services, exchange: Exchange) -> Reply:
         what: None if text is None else Reference.parse(text, own=exchange.namespace)
         for what, text in (("triggers", body.trigger), ("actions", body.action))
     }
-    for collection, reference in named.items():
-        if reference is not None:
-            authorise(services.entities, exchange.identity, Right.READ, Resource(reference.namespace, collection, reference.path))
+    resources = [Resource(each.namespace, collection, each.path) for collection, each in named.items() if each is not None]
+    authorise_all(services.entities, exchange.identity, Right.READ, resources)
     old = find_replaced(services, exchange, Rule)
     trigger_named = named["triggers"] or (None if old is None else Reference.of_path(old.trigger))
     action_named = named["actions"] or (None if old is None else Reference.of_path(old.action))

@@ -197,7 +197,8 @@ class EntityStore:
         Raises:
             EntityCorrupted: there is one, and its row cannot be read.
         """
-        entity = self._find(namespace, path)
+        tree = self._trees.get(namespace)
+        entity = None if tree is None else tree.get(path)
         if entity is None and (namespace, path) in self._damaged:
             raise EntityCorrupted.named(f"{namespace}/{path}")
         return entity

@@ -54,6 +54,7 @@ def test_TR_01_without_an_active_rule_the_answer_is_204_and_nothing_is_recorded(
     put(user, "triggers/tr01b")
     answer = user.ask("POST", "triggers/tr01b", {})
     assert (answer.status, answer.text) == (204, "")
+    assert {"content-type", "content-length"}.isdisjoint(answer.headers), "an answer without a body describes none"
     assert "x-openwhisk-activation-id" not in answer.headers
     assert user.ask("GET", "activations?name=tr01b").json == []
 

@@ -1,6 +1,6 @@
 import pytest
 
-from invoker.entitlement import Resource, Right, authorise, may_read_package
+from invoker.entitlement import Resource, Right, authorise, authorise_all, may_read_package
 from invoker.errors import NotAuthorised
 from invoker.model import Binding, Identity, Namespace, Package
 
@@ -92,3 +92,11 @@ def test_ones_own_binding_is_as_good_as_the_package_behind_it(name, may):
     if not may:
         with pytest.raises(NotAuthorised, match=f"'guest/{name}/hello'"):
             authorise(TREE, GUEST, Right.ACTIVATE, Resource("guest", "actions", f"{name}/hello"))
+
+
+def test_of_several_all_that_are_refused_are_named_once_and_in_order():
+    names = ["b", "private/a", "shared/a", "b"]
+    with pytest.raises(NotAuthorised, match=r"to access 'other/b, other/private/a'\.$"):
+        authorise_all(TREE, GUEST, Right.ACTIVATE, [Resource("other", "actions", name) for name in names])
+    authorise_all(TREE, GUEST, Right.ACTIVATE, [Resource("other", "actions", "shared/a"), Resource("guest", "actions", "a")])
+    authorise_all(TREE, GUEST, Right.ACTIVATE, [])
