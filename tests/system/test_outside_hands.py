@@ -5,11 +5,14 @@ Whatever it is, no call hangs beyond its deadline, no container leaks, and no ot
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 import pytest
 from watched_site import ECHO, WatchedSite
 
+from bench import client
 from bench.container import open_freezer, thaw
 from bench.daemon import Daemon
 from pool.cgroup import find_directories
@@ -160,9 +164,11 @@ def test_where_no_freezer_can_be_written_calls_are_warm_and_the_node_says_so(tmp
     daemon.start()
     try:
         user = make_user(daemon, "anna")
-        user.deploy("echo", ECHO)
-        kinds = [user.invoke("echo").annotations["startKind"] for _ in range(3)]
-        assert kinds == ["cold", "warm", "warm"]
+        bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
+        for each in (user, bystander):
+            each.deploy("echo", ECHO)
+            kinds = [each.invoke("echo").annotations["startKind"] for _ in range(3)]
+            assert kinds == ["cold", "warm", "warm"]
         daemon.wait(lambda: daemon.metric("invokerd_freezing_works") == 0, "to have tested it")
         checks = {each["name"]: each for each in user.ask("GET", "/health", key=None).json["checks"]}
         assert not checks["freezing"]["ok"]
@@ -232,9 +238,25 @@ def test_a_function_that_floods_its_output_is_bounded_and_disturbs_nobody(site: 
         assert (answer.status, answer.json["response"]["result"]) == (200, {"done": True}), answer.text[:500]
     logs = site.user.ask("GET", f"activations/{answer.json['activationId']}/logs").json["logs"]
     assert sum(map(len, logs)) < 2 << 20
+    site.settled()
     assert any("truncated" in line.lower() or "dropped" in line.lower() or "lost" in line.lower() for line in logs[-3:]), logs[
         -3:
     ]
+
+
+def test_five_hundred_first_calls_at_once_share_some_containers_and_all_of_them_are_answered(site: Site):
+    """How many containers exactly is the launch rule's, tested with a clock of its own: here, that it is not one for each."""
+    site.user.deploy("herd", "import time\ndef main(args):\n    time.sleep(0.01)\n    return {'ok': True}\n", memory=64)
+    call = site.daemon.invocation(site.user.key, "herd")
+    with site.undisturbed(), contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(each) for each in client.connect(site.daemon.port, 500)]
+        run = asyncio.run(client.drive(connections, client.repeated(call, 500)))
+    assert run.unanswered == 0
+    assert Counter(answer.status for answer in run.answers) == {200: 500}
+    annotations = [entry for answer in run.answers for entry in json.loads(answer.body)["annotations"]]
+    assert len({entry["value"] for entry in annotations if entry["key"] == "container"}) <= 32
+    site.user.ask("DELETE", "actions/herd")
+    site.settled()
 
 
 def test_a_function_that_ignores_every_polite_signal_is_ended_at_its_time_limit(site: Site):
