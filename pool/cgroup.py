@@ -26,6 +26,8 @@ from pool.model import ContainerId, MemoryReading, PeakQuality
 #: The v1 controllers whose files we read; each may be mounted alone or with others.
 _V1_CONTROLLERS = ("freezer", "cpuacct", "cpu", "memory")
 _READ_BYTES = 8192
+#: How often a cgroup is asked for a process that it does not list.
+_LOOKS = 5
 
 
 class CgroupNotFoundError(OSError):
@@ -123,10 +125,20 @@ def _locate(pid: int, path: str, mounts: list[_Mount]) -> Path:
         if relative.startswith(".."):
             continue  # this mount shows another part of the hierarchy
         directory = Path(os.path.normpath(Path(mount.point) / relative))
-        with contextlib.suppress(OSError):
-            if str(pid) in (directory / "cgroup.procs").read_text().split():
-                return directory
+        if _has_member(directory, pid):
+            return directory
     raise CgroupNotFoundError(f"no mounted cgroup hierarchy shows {path} of process {pid}")
+
+
+def _has_member(directory: Path, pid: int) -> bool:
+    """Whether a cgroup lists a process. Version 1 counts before it lists: a fork meanwhile, and the youngest is missing."""
+    for _ in range(_LOOKS):
+        try:
+            if str(pid) in (directory / "cgroup.procs").read_text().split():
+                return True
+        except OSError:
+            return False
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,10 +48,14 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for directory in directories:
-            (directory / "cgroup.procs").write_text(str(self.child.pid))
-        self.found = find_directories(self.child.pid)
         self.handle: KernelHandle = None
+        try:
+            for directory in directories:
+                (directory / "cgroup.procs").write_text(str(self.child.pid))
+            self.found = find_directories(self.child.pid)
+        except OSError:
+            self.end()
+            raise
 
     def go(self, found: Directories) -> "Process":
         self.handle = handle_of(open_files(found), self.child.pid)
@@ -61,6 +65,10 @@ class Process:
 
     def said(self) -> str:
         return self.child.stdout.readline().strip()
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.communicate()
 
 
 def handle_of(files: CgroupFiles, pid: int) -> KernelHandle:
@@ -74,15 +82,16 @@ def scratch(parents: list[Path], code: str):
     directories = [parent / f"invokerd-test-{uuid.uuid4().hex[:8]}" for parent in parents]
     for directory in directories:
         directory.mkdir()
-    process = Process(directories, code)
+    process = None
     try:
+        process = Process(directories, code)
         yield process
     finally:
-        if process.handle is not None:
-            process.handle.kill()
-            process.handle.close()
-        process.child.kill()
-        process.child.communicate()
+        if process is not None:
+            if process.handle is not None:
+                process.handle.kill()
+                process.handle.close()
+            process.end()
         for directory in directories:
             directory.rmdir()
 
@@ -198,6 +207,23 @@ def test_a_directory_that_does_not_list_the_process_is_not_believed(tmp_path):
     proc = tree(tmp_path, "0::/ID\n", mounts, ["stale/ID", "cg/ID"])
     (tmp_path / "stale/ID/cgroup.procs").write_text("421\n142\n")
     assert find_directories(42, proc).path[""] == tmp_path / "cg/ID"
+
+
+def test_a_list_of_version_1_that_misses_the_youngest_is_read_again(tmp_path, monkeypatch):
+    """The kernel counts the processes before it lists them; a fork in between costs the last ones their place."""
+    mounts = "32 23 0:29 / @/freezer rw,nosuid - cgroup cgroup rw,freezer\n"
+    proc = tree(tmp_path, "3:freezer:/docker/ID\n", mounts, ["freezer/docker/ID"])
+    really_read, looks = Path.read_text, []
+
+    def truncated(path, *rest, **named):
+        if path.name == "cgroup.procs":
+            looks.append(path)
+            return "1\n" if len(looks) < 3 else really_read(path, *rest, **named)
+        return really_read(path, *rest, **named)
+
+    monkeypatch.setattr(Path, "read_text", truncated)
+    assert find_directories(42, proc).path == {"freezer": tmp_path / "freezer/docker/ID"}
+    assert len(looks) == 3
 
 
 def test_mount_points_with_spaces_are_read(tmp_path):
