@@ -158,3 +158,14 @@ def test_LM_05_code_that_cannot_runs_one_at_a_time_in_a_container_and_is_metered
         answers = all_at_once(client, "python", 4)
         assert [each.json["response"]["result"] for each in answers] == [{"seen": 1}] * 4
         assert {each.annotations["cpuTime"]["quality"] for each in answers} == {"exact"}
+
+
+def test_LM_05_that_code_takes_one_at_a_time_is_known_over_a_restart(daemon, client):
+    client.deploy("kept", COUNTS, concurrency=4)
+    container = client.invoke("kept", {}).annotations["container"]
+    daemon.stop()
+    daemon.start()
+    answers = all_at_once(client, "kept", 2)
+    assert [each.json["response"]["result"] for each in answers] == [{"seen": 1}] * 2
+    assert container in {each.annotations["container"] for each in answers}
+    assert {each.annotations["cpuTime"]["quality"] for each in answers} == {"exact"}
