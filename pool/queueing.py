@@ -19,6 +19,8 @@ from pool.model import ActivationId, ReuseKey, Standing
 
 #: The soonest and the latest time at which somebody who was refused is told to come back, s.
 RETRY_AFTER_S = (1.0, 60.0)
+#: For how long an estimate of all users' waiting holds, s.
+ESTIMATE_GOOD_FOR_S = 0.25
 #: Users without waiting activations whose tags are kept, beyond those that wait.
 IDLE_FLOWS = 1024
 
@@ -90,6 +92,9 @@ class FairQueue:
         self._flows: dict[int, _Flow] = {}
         #: The tag of the activation that was served last.
         self._virtual_time = 0.0
+        #: When `retry_after_s` was last worked out for all users, and what came of it.
+        self._estimated_at = -math.inf
+        self._estimate_s = 0.0
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -183,12 +188,13 @@ class FairQueue:
             now: seconds of the pool's clock.
             uid: of one user's activations; None of all.
         """
-        flows = [flow for other, flow in self._flows.items() if flow.waiting and uid in (None, other)]
-        pace = sum(flow.served / max(now - flow.since, 0.001) for flow in flows)
-        least, most = RETRY_AFTER_S
-        if not pace:
-            return least
-        return min(max(math.ceil(sum(flow.waiting for flow in flows) / pace), least), most)
+        if uid is not None:
+            flow = self._flows.get(uid)
+            return _time_to_serve_s([flow] if flow and flow.waiting else [], now)
+        if now - self._estimated_at > ESTIMATE_GOOD_FOR_S:  # of all users: under overload many are refused in that time
+            self._estimated_at = now
+            self._estimate_s = _time_to_serve_s([flow for flow in self._flows.values() if flow.waiting], now)
+        return self._estimate_s
 
     def check_invariants(self) -> None:
         """Raise AssertionError where lines, flows and waiters disagree."""
@@ -196,6 +202,15 @@ class FairQueue:
         assert {activation for line in self._lines.values() for activation in line.waiters} == set(self._waiters)
         for uid, flow in self._flows.items():
             assert flow.waiting == sum(waiter.key.spec.uid == uid for waiter in self._waiters.values())
+
+
+def _time_to_serve_s(flows: Sequence[_Flow], now: float) -> float:
+    """How long what these users wait for will take at the pace since they began to wait, within `RETRY_AFTER_S`."""
+    least, most = RETRY_AFTER_S
+    pace = sum(flow.served / max(now - flow.since, 0.001) for flow in flows)
+    if not pace:
+        return least
+    return min(max(math.ceil(sum(flow.waiting for flow in flows) / pace), least), most)
 
 
 def weight_of(namespace: str, shares: Iterable[tuple[str, float]]) -> float:
