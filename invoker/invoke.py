@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import msgspec
@@ -118,6 +119,8 @@ class Invoker:
         self._nesting = Nesting(pool)
         self._tickets: dict[ActivationId, Ticket] = {}
         self._in_flight: dict[str, int] = {}
+        #: Reuse key's digest -> how many are being promised and will want a container. No zeros.
+        self._promised: dict[str, int] = {}
         self._stopping = False
         self._ids = ActivationIds()
         self._idle = asyncio.Event()
@@ -160,7 +163,7 @@ class Invoker:
         durable = not call.blocking or digest is not None
         plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
         ready = plan is not None and self._pool.is_ready(plan.key)
-        if plan is not None and not ready:
+        if plan is not None and (not ready or (durable and plan.key.digest in self._promised)):
             self._check_queue(call, plan)
         wall = time.time()
         activation_id = self._ids.new(wall)
@@ -168,7 +171,8 @@ class Invoker:
         self._enter(ticket)
         if durable:
             try:
-                await self._recorder.accepted(self._accepted(ticket, digest))
+                with self._coming(plan):
+                    await self._recorder.accepted(self._accepted(ticket, digest))
             except BaseException:
                 self._leave(ticket)
                 raise
@@ -192,10 +196,25 @@ class Invoker:
         """Refuse what may not even wait, before anything is made of it. What a container waits for may in any case."""
         if call.origin is not None and call.blocking:
             return
-        refusal = self._pool.refusal(plan.key)
+        refusal = self._pool.refusal(plan.key, coming=self._promised.get(plan.key.digest, 0))
         if refusal is not None:
             self._note_refusal(call, refusal)
             raise refusal
+
+    @contextmanager
+    def _coming(self, plan: Plan | None) -> Iterator[None]:
+        """Count one that is being promised while the disk takes its time, so that those after it do not find its place free."""
+        if plan is None:
+            yield
+            return
+        promised, digest = self._promised, plan.key.digest
+        promised[digest] = promised.get(digest, 0) + 1
+        try:
+            yield
+        finally:
+            promised[digest] -= 1
+            if not promised[digest]:
+                del promised[digest]
 
     def _note_refusal(self, call: Call, refusal: PoolOverloaded) -> None:
         if isinstance(refusal, TooManyWaiting):  # a full node's refusals are counted where they are answered

@@ -37,36 +37,39 @@ class Bounds:
         self._queue = queue
         self._expected_wait_s = expected_wait_s
 
-    def refusal(self, key: ReuseKey, now: float) -> PoolOverloaded | None:
+    def refusal(self, key: ReuseKey, now: float, *, coming: int = 0) -> PoolOverloaded | None:
         """Say why an activation may not even wait; None when it may.
 
         Args:
             key: who wants it.
             now: seconds of the pool's clock.
+            coming: activations of the key that may wait, and do not yet.
         """
-        refusal = self._too_many(key, now) or self._too_long(key)
+        refusal = self._too_many(key, now, coming) or self._too_long(key, coming)
         if refusal is not None:
             self._queue.overflow(key.digest)
         return refusal
 
-    def _too_many(self, key: ReuseKey, now: float) -> PoolOverloaded | None:
+    def _too_many(self, key: ReuseKey, now: float, coming: int) -> PoolOverloaded | None:
         settings, queue, uid = self._settings(), self._queue, key.spec.uid
-        if len(queue) >= settings.max_waiting:
+        if (waiting := len(queue) + coming) >= settings.max_waiting:
             retry_after_s = queue.retry_after_s(now)
-            text = f"The node is busy: {len(queue)} activations wait for a container already; come back in {retry_after_s:.0f} s."
+            text = f"The node is busy: {waiting} activations wait for a container already; come back in {retry_after_s:.0f} s."
             return PoolOverloaded(text, retry_after_s)
-        if (waiting := queue.waiting_of(uid)) >= settings.max_waiting_per_user:
+        if (waiting := queue.waiting_of(uid) + coming) >= settings.max_waiting_per_user:
             retry_after_s = queue.retry_after_s(now, uid)
             text = f"{waiting} of your activations wait for a container already; come back in {retry_after_s:.0f} s."
             return TooManyWaiting(text, retry_after_s)
         return None
 
-    def _too_long(self, key: ReuseKey) -> PoolOverloaded | None:
+    def _too_long(self, key: ReuseKey, coming: int) -> PoolOverloaded | None:
         line = self._queue.line(key.digest)
-        if line is None:
+        waiting = coming + (len(line.waiters) if line else 0)
+        if not waiting:
             return None
-        settings, waiting = self._settings(), len(line.waiters)
-        bound_s = min(settings.overload_wait_s, settings.longest_wait_s) if line.overflowed else settings.longest_wait_s
+        settings = self._settings()
+        overflowed = line is not None and line.overflowed
+        bound_s = min(settings.overload_wait_s, settings.longest_wait_s) if overflowed else settings.longest_wait_s
         wait_s = self._expected_wait_s(key, waiting)
         if wait_s <= bound_s:
             return None

@@ -211,9 +211,14 @@ class Pool:
         """Tell whether a lease for this key would be had at once, of a container with its code."""
         return self.machine.is_ready(key)
 
-    def refusal(self, key: ReuseKey) -> PoolOverloaded | None:
-        """Tell why a lease for this key may not even be waited for now, where none would be had at once; None when it may."""
-        return self.machine.bounds.refusal(key, self._loop.time())
+    def refusal(self, key: ReuseKey, *, coming: int = 0) -> PoolOverloaded | None:
+        """Tell why a lease for this key may not even be waited for now, where none would be had at once; None when it may.
+
+        Args:
+            key: who wants it.
+            coming: leases of the key that will be asked for in a moment.
+        """
+        return self.machine.bounds.refusal(key, self._loop.time(), coming=coming)
 
     async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float, standing: Standing = Standing.NEW) -> Lease:
         """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""

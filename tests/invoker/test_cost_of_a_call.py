@@ -33,7 +33,7 @@ from pool.fake import FakeBackend
 #: Bytecode instructions of one warm call, all modules together: 5,550, and what timers add that ring meanwhile, of which a slow
 #: machine meets more in a call. Lower it when the path gets shorter.
 BUDGET = 5900
-#: Likewise of a call that may not even wait for a container, 1,820: under overload there are many of them for each that is served.
+#: Likewise of a call that may not even wait for a container, 1,820: under overload most calls are such.
 REFUSAL_BUDGET = 1990
 _CALLS = 20
 _ROUNDS = 5

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 from invoker_site import ANNA, action, site
 
+from invoker.invocation import Accepted202
 from pool.errors import PoolOverloaded, TooManyWaiting
-from pool.model import ContainerId
+from pool.model import ActivationId, ContainerId
 from pool.settings import PoolSettings
 
 BOUNDS = [("max_waiting", PoolOverloaded), ("max_waiting_per_user", TooManyWaiting)]
@@ -65,3 +68,22 @@ async def test_a_container_is_never_refused_what_it_waits_for(tmp_path: Path):
         await s.planner.make(ANNA, action())
         done = await s.run(origin=ContainerId("somebody"))
         assert done.meter.outcome == "ok"
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_of_a_flood_of_calls_that_nobody_waits_for_as_many_are_promised_as_may_wait_and_those_are_run(
+    tmp_path: Path, ready: bool
+):
+    """All come at once, while the disk still takes the first promise: their places are taken all the same."""
+    async with site(tmp_path, max_waiting_per_user=16, max_containers_per_action=1) as s:
+        await s.run()
+        key, deadline = s.planner.find(ANNA, action()).key, asyncio.get_running_loop().time() + 20
+        held = s.pool.lease(ActivationId("f" * 32), key, facts=b"{}", deadline=deadline)
+        async with contextlib.nullcontext() if ready else held:
+            calls = [s.invoker.invoke(s.call(blocking=False)) for _ in range(200)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        accepted = [answer.activation_id for answer in answers if isinstance(answer, Accepted202)]
+        assert len(accepted) == 16
+        assert all(isinstance(answer, Accepted202 | TooManyWaiting) for answer in answers), answers
+        await s.invoker.wait_idle()
+        assert {each.activation_id: each.meter.outcome for each in s.finished[1:]} == dict.fromkeys(accepted, "ok")

@@ -90,6 +90,14 @@ def test_a_refusal_by_number_overflows_the_line_too(bound: str, error: type[Pool
     assert bounds.refusal(key(), 0.0) is not None, "three wait, and in an overload no more than two may"
 
 
+def test_those_that_are_coming_count_as_if_they_waited():
+    queue = FairQueue()
+    assert bounds_of(queue, longest_wait_s=10.0).refusal(key(), 0.0, coming=10) is None
+    assert bounds_of(queue, longest_wait_s=10.0).refusal(key(), 0.0, coming=11) is not None
+    assert isinstance(bounds_of(queue, max_waiting_per_user=4).refusal(key(), 0.0, coming=4), TooManyWaiting)
+    assert type(bounds_of(queue, max_waiting=4).refusal(key(), 0.0, coming=4)) is PoolOverloaded
+
+
 def test_what_was_promised_waits_whatever_the_bounds_and_only_a_drain_leaves_it_to_the_next_daemon():
     driver = Driver(memory_mib=256, max_waiting_per_user=1)
     driver.arrive("a0")

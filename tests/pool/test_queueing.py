@@ -108,6 +108,10 @@ def test_who_is_refused_is_told_how_long_the_line_will_take():
         queue.serve(queue.in_turn()[0][1], 1.0)
     assert queue.retry_after_s(5.0, uid=1) == 10.0, "twenty wait, two a second are served"
     assert queue.retry_after_s(1e6) == 60.0
+    for each in queue.all():
+        queue.serve(each, 1.0)
+    assert queue.retry_after_s(1e6 + 0.1) == 60.0, "of all users it is worked out once in a while"
+    assert queue.retry_after_s(1e6 + 1.0) == 1.0
 
 
 def test_waiters_of_one_spec_are_found_whatever_their_action():
