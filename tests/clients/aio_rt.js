@@ -9,6 +9,44 @@ const { clientOf, run } = require('./npm_cases');
 
 const cli = clientOf('@adobe/aio-cli');
 const SOURCE = process.env.SOURCE;
+// All that `aio rt deploy` takes: packages, actions, sequences, triggers, feeds, rules, routes and bindings.
+
+const MANIFEST = `
+project:
+  name: demo
+  packages:
+    demo:
+      public: true
+      actions:
+        hello:
+          function: ${SOURCE}
+          runtime: nodejs:20
+          limits: { timeout: 5000, memorySize: 128 }
+          inputs: { name: Ada }
+        page:
+          function: ${SOURCE}
+          runtime: nodejs:20
+          web: true
+      sequences:
+        twice: { actions: 'hello, hello' }
+      triggers:
+        tick:
+          inputs: { x: 1 }
+        timed:
+          feed: /whisk.system/alarms/alarm
+          inputs: { cron: '0 0 1 1 *' }
+      rules:
+        tick-twice: { trigger: tick, action: twice }
+      apis:
+        pages:
+          base:
+            path:
+              page: { method: GET, response: json }
+      dependencies:
+        echoes:
+          location: /whisk.system/utils
+          inputs: { bound: 1 }
+`;
 
 // Runs a command as the program `aio` does; returns what it prints, of both streams.
 async function aio(...words) {
@@ -118,6 +156,30 @@ const cases = {
     await aio('route', 'delete', '/base');
     assert.ok(!(await aio('route', 'list')).includes(url));
     await aio('action', 'delete', 'web');
+  },
+
+  async projects_are_deployed_synced_and_undeployed() {
+    const manifest = `${process.env.HOME}/manifest.yaml`;
+    fs.writeFileSync(manifest, MANIFEST);
+    await aio('deploy', '--manifest', manifest);
+    await aio('deploy', 'sync', '--manifest', manifest); // everything again, with overwrite, and marked as the project's
+    const result = async (name) => JSON.parse(await aio('action', 'invoke', name, '--result'));
+    assert.equal((await result('demo/hello')).hello, 'Ada');
+    assert.equal((await result('demo/twice')).hello, 'Ada');
+    assert.deepEqual((await result('echoes/echo')), { bound: 1 });
+    const hello = await json('action', 'get', 'demo/hello');
+    assert.deepEqual([hello.limits.timeout, hello.limits.memory], [5000, 128]);
+    const marks = hello.annotations.find((each) => each.key === 'whisk-managed').value;
+    assert.equal(marks.projectName, 'demo');
+    assert.equal((await json('package', 'get', 'demo')).publish, true);
+    const timed = await json('trigger', 'get', 'timed');
+    assert.ok(timed.annotations.some((each) => each.key === 'feed' && each.value === '/whisk.system/alarms/alarm'));
+    assert.equal((await aio('rule', 'status', 'tick-twice')).trim(), 'active');
+    const url = (await aio('route', 'list')).match(/http\S+/)[0];
+    assert.equal((await (await fetch(`${url}?name=Bea`)).json()).hello, 'Bea');
+    await aio('deploy', 'undeploy', '--manifest', manifest);
+    for (const kind of ['package', 'trigger', 'rule']) assert.deepEqual(await json(kind, 'list', '--json'), [], kind);
+    assert.ok(!(await aio('route', 'list')).includes(url));
   },
 
   async properties_and_namespaces() {
