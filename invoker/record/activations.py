@@ -136,6 +136,8 @@ class ActivationDatabase:
         self._retention = retention
         self._damage = damage or Damage(path.parent)
         self._sizes = Sizes()
+        #: The last look at what may be kept did not get to its end: what it found out of sizes still holds.
+        self._unfinished = False
         #: All ids in the table `pending`: most activations were never promised, and cost no look-up there.
         self._pending = {row[0] for row in self._connection.execute(self._queries["read_pending_ids"])}
 
@@ -225,6 +227,7 @@ class ActivationDatabase:
             expired = self._run(f"expire_{what}", before_ms=now_ms - age_s * 1000, limit=_EXPIRE_ROWS)
             more = more or expired.rowcount == _EXPIRE_ROWS
             more = self._trim(what, size) or more
+        self._unfinished = more
         self._run("drop_idempotency", before_ms=now_ms - IDEMPOTENCY_MS)
         # Not `execute`: Python's module steps a statement without columns only once, which frees one page.
         self._connection.executescript(self._queries["shrink"])
@@ -235,8 +238,10 @@ class ActivationDatabase:
         if not self._sizes.knows(what):
             self._sizes.learn(what, self._run(f"sizes_of_{what}"))
         more = False
-        for namespace in self._sizes.over(what, bound):
-            (size,) = self._run(f"size_of_{what}", namespace=namespace).fetchone()
+        for namespace, at_most in self._sizes.over(what, bound).items():
+            size = at_most
+            if not self._unfinished:
+                (size,) = self._run(f"size_of_{what}", namespace=namespace).fetchone()
             if size > bound:
                 trimmed = self._run(f"trim_{what}", namespace=namespace, excess=size - bound, limit=_EXPIRE_ROWS).fetchall()
                 more = more or len(trimmed) == _EXPIRE_ROWS

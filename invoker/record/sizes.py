@@ -48,9 +48,9 @@ class Sizes:
             size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             sizes[row.namespace] = sizes.get(row.namespace, 0) + size
 
-    def over(self, table: str, bound: int) -> list[str]:
-        """Name the namespaces that may have more than `bound` bytes in a table."""
-        return [namespace for namespace, size in self._bytes[table].items() if size > bound]
+    def over(self, table: str, bound: int) -> dict[str, int]:
+        """Give the namespaces that may have more than `bound` bytes in a table, and how many."""
+        return {namespace: size for namespace, size in self._bytes[table].items() if size > bound}
 
     def correct(self, table: str, namespace: str, size: int) -> None:
         """Take what the database says that a namespace has, bytes."""

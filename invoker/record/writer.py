@@ -57,8 +57,11 @@ log = logging.getLogger(__name__)
 #: Bounds of one group.
 _GROUP_RECORDS = 1000
 _GROUP_BYTES = 4 * 1024 * 1024
-#: Between two looks at age and size of what is stored, and how much may arrive before the next look.
+#: Between two looks at age and size of what is stored, where the first found more than it may delete at once and nothing is
+#: written meanwhile, and how much may arrive before the next look. Under load there is a look for each group: each deletes more
+#: than a group adds.
 _RETAIN_S = 60.0
+_RETAIN_MORE_S = 0.1
 _RETAIN_BYTES = 64 * 1024 * 1024
 #: Between two checkpoints, while something is written.
 _CHECKPOINT_S = 1.0
@@ -261,6 +264,7 @@ class Writer:
 
     def _work(self) -> None:
         checkpoint_at = retain_at = 0.0
+        more = False
         while True:
             group = self._gather(idle_s=max(0.0, retain_at - time.monotonic()))
             if group and not self._commit(group):
@@ -270,10 +274,10 @@ class Writer:
                 if now >= checkpoint_at and group:
                     self._checkpoint()
                     checkpoint_at = now + _CHECKPOINT_S
-                if now >= retain_at or self._unretained >= _RETAIN_BYTES:
+                if now >= retain_at or (more and group) or self._unretained >= _RETAIN_BYTES:
                     more = self._activations.retain(self._wall_ms())
                     self._unretained = 0
-                    retain_at = now + (_CHECKPOINT_S if more else _RETAIN_S)
+                    retain_at = now + (_RETAIN_MORE_S if more else _RETAIN_S)
             if self._stop.is_set() and self._queue.empty():
                 break
         with contextlib.suppress(sqlite3.OperationalError):

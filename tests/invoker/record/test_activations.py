@@ -164,7 +164,10 @@ def test_a_trim_too_goes_in_steps_and_stops_where_the_bound_is(open_database):
     assert not database.retain(NOW_MS), "it has as much as it may"
     database.apply(a_batch(*many[100:], result="1" * 10), 2)
     assert database.retain(NOW_MS)
+    asked: list[str] = []
+    database._connection.set_trace_callback(asked.append)
     assert not database.retain(NOW_MS)
+    assert not any(text.startswith("SELECT coalesce(sum") for text in asked), "the first step has summed it"
     rows = database._connection.execute("SELECT count(*), min(start_ms) FROM results").fetchone()
     assert rows == (100, NOW_MS + 2400), "the latest thousand bytes"
 

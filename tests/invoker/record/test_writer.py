@@ -97,6 +97,20 @@ async def test_a_hurry_ends_the_lingering(new_writer, seen):
     await seen.wait(1)
 
 
+async def test_what_may_not_be_kept_is_deleted_faster_than_it_is_written(new_writer, seen, monkeypatch):
+    """A look deletes at most so much: where it leaves something, the next one follows the next group, not a minute later."""
+    looks: list[int] = []
+    monkeypatch.setattr("invoker.record.writer._RETAIN_MORE_S", 3600.0)
+    monkeypatch.setattr("invoker.record.writer.ActivationDatabase.retain", lambda *_: looks.append(1) or True)
+    writer = new_writer()
+    await writer.start()
+    for number in range(1, 6):
+        writer.put(Written([an_entry(number)], number, 100))
+        await seen.wait(number)
+    await writer.close()
+    assert len(looks) >= len(seen.groups) == 5
+
+
 async def test_a_refusing_disk_is_asked_again_and_nothing_is_lost(new_writer, seen, tmp_path, monkeypatch):
     writer = new_writer()
     await writer.start()
