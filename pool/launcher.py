@@ -101,6 +101,11 @@ class Launcher:
         """Return what was seen of a key's activations, if anything."""
         return self._paces.get(digest)
 
+    def takes(self, key: ReuseKey) -> int:
+        """How many activations one container of this key runs at a time, as far as its code has told."""
+        pace = self._paces.get(key.digest)
+        return 1 if pace is not None and pace.takes_one else key.concurrency
+
     def forget_weights(self) -> None:
         """The settings have changed."""
         self._weights.clear()
@@ -116,7 +121,7 @@ class Launcher:
         """Estimate what an activation uses, MiB times seconds."""
         pace = self._paces.get(key.digest)
         mean_s = UNKNOWN_RUN_S if pace is None or pace.mean_s is None else pace.mean_s
-        return key.spec.memory_mib * max(mean_s, 0.001) / (1 if pace is not None and pace.takes_one else key.concurrency)
+        return key.spec.memory_mib * max(mean_s, 0.001) / self.takes(key)
 
     def expected_wait_s(self, key: ReuseKey, waiting: int) -> float:
         """Estimate how long an activation will wait behind so many others of its action; 0 where nothing is known yet.
@@ -139,7 +144,7 @@ class Launcher:
             settings.max_containers_per_user - (user.containers if user else 0),
         )
         could_have = has + max(more, 0)
-        takes = 1 if pace.takes_one else key.concurrency
+        takes = self.takes(key)
         return waiting * pace.mean_s / (could_have * takes) if could_have else 0.0
 
     def at_cap(self, key: ReuseKey) -> bool:
@@ -199,7 +204,7 @@ class Launcher:
             waiting=len(line.waiters),
             starting=starting,
             soon_free=soon_free,
-            concurrency=1 if pace.takes_one else key.concurrency,
+            concurrency=self.takes(key),
             mean_s=pace.mean_s,
             waited_s=pace.waited_s,
             start_cost_s=self.width.cost_s,

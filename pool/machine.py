@@ -320,7 +320,9 @@ class Machine:
     def _find_stem(self, key: ReuseKey, line: Line) -> Container | None:
         """Find a stem cell for a line that has not enough coming already, and is not at its cap."""
         stems = self.books.stems.get(key.spec.digest)
-        if not stems or not self.launcher.may_have_stem(key) or sum(self.launcher.coming(key.digest)) >= len(line.waiters):
+        if not stems or not self.launcher.may_have_stem(key):
+            return None
+        if sum(self.launcher.coming(key.digest)) * self.launcher.takes(key) >= len(line.waiters):
             return None
         return next((stem for stem in list(stems.values()) if self._grow(stem)), None)
 
