@@ -87,6 +87,45 @@ def test_TR_03_the_log_has_a_line_of_json_for_each_rule_in_order(user):
         assert "activationId" not in line
 
 
+def test_RU_01_names_with_spaces_packages_bindings_and_shared_actions_fire(user, daemon, make_user):
+    """One trigger, one rule each; what an action inherits from its package and its binding is there as in any call."""
+    lib = make_user(daemon, "lib", uid=20_002, gid=20_002)
+    put(lib, "packages/shared", {"publish": True, "parameters": [{"key": "from", "value": "package"}]})
+    lib.deploy("shared/echo", ECHO)
+    user.deploy("an%20action", ECHO)
+    put(user, "packages/own%20box")
+    user.deploy("own%20box/echo", ECHO)
+    put(
+        user,
+        "packages/bound",
+        {"binding": {"namespace": "lib", "name": "shared"}, "parameters": [{"key": "from", "value": "binding"}]},
+    )
+    put(user, "triggers/a%20trigger")
+    actions = ["anna/an action", "anna/own box/echo", "anna/bound/echo", "lib/shared/echo"]
+    for number, action in enumerate(actions):
+        put(user, f"rules/a%20rule%20{number}", {"trigger": "/_/a trigger", "action": f"/{action}"})
+    told = lines(user, fire(user, "a%20trigger", {"x": 1}))
+    assert [(line["rule"], line["action"], line["success"]) for line in told] == [
+        (f"anna/a rule {number}", action, True) for number, action in enumerate(actions)
+    ]
+    records = [user.record(line["activationId"]) for line in told]
+    assert [each.annotations["path"] for each in records] == [*actions[:2], "lib/shared/echo", "lib/shared/echo"]
+    assert [each.annotations.get("binding") for each in records] == [None, None, "anna/bound", None]
+    assert [each.json["response"]["result"].get("from") for each in records] == [None, None, "binding", "package"]
+    assert {each.json["namespace"] for each in records} == {"anna"}
+
+
+def test_RU_02_an_inactive_rule_runs_nothing_and_one_made_active_again_comes_last(user):
+    put(user, "triggers/ru02")
+    for name in ("one", "two"):
+        rule(user, f"ru02{name}", "ru02", "echo")
+    assert user.ask("POST", "rules/r-ru02one", {"status": "inactive"}).status == 200
+    off, on = lines(user, fire(user, "ru02"))
+    assert [(line["rule"], line["success"]) for line in (off, on)] == [("anna/r-ru02one", False), ("anna/r-ru02two", True)]
+    assert user.ask("POST", "rules/r-ru02one", {"status": "active"}).status == 200
+    assert [line["rule"] for line in lines(user, fire(user, "ru02"))] == ["anna/r-ru02two", "anna/r-ru02one"]
+
+
 def test_RU_03_a_rule_deleted_or_made_again_fires_as_it_is_now(user):
     put(user, "triggers/ru03")
     rule(user, "ru03", "ru03", "echo")
