@@ -175,6 +175,7 @@ def test_WB_08_a_vanity_path_reaches_the_action_as_it_came(proxy):
     assert seen["query"] == "x=1&y=%26"
     assert seen["headers"]["x-mine"] == "yes"
     assert seen["headers"]["host"].partition(":")[0] == "anna.faas.example.org"
+    assert seen["headers"].get("connection") != "close", "the node's connections are kept"
 
 
 def test_WB_08_headers_and_cookies_of_the_action_come_back(proxy):
