@@ -180,6 +180,24 @@ async def test_without_its_trigger_or_its_namespace_an_alarm_is_disabled(provide
     assert (await provider.fire()).status_code == 401
 
 
+async def test_an_alarm_whose_trigger_or_namespace_cannot_be_read_waits_until_it_can_and_stays(provider):
+    entities = provider.site.entities
+    await provider.ask("alarm", "CREATE", cron="* * * * *")
+    link(provider)
+    trigger, namespace = entities.get("guest", "t"), entities.get_namespace("guest")
+    entities._replace(trigger, None)
+    entities._damaged.add(("guest", "t"))
+    assert isinstance(await provider.fire(), Later)
+    await entities.put(trigger, expected_revision=None)
+    assert await provider.fire() is None
+    entities._forget_namespace(namespace)
+    entities._damaged.add(("guest", ""))
+    assert isinstance(await provider.fire(), Later)
+    await entities.put_namespace(namespace)
+    assert await provider.fire() is None
+    assert len(provider.site.invoker.promised) == 2
+
+
 async def test_a_trigger_deleted_and_made_again_is_not_fired_by_the_old_ones_alarm(provider):
     await provider.ask("alarm", "CREATE", cron="* * * * *")
     link(provider)

@@ -1,6 +1,8 @@
 """The catalog of whisk.system: installed once, renewed when it changes, an operator's own left alone."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -106,6 +108,19 @@ async def test_it_is_there_after_a_restart(tmp_path):
             assert bool(await deploy(store)) is expected
         finally:
             await store.close()
+
+
+async def test_what_of_it_cannot_be_read_any_more_is_installed_anew(tmp_path):
+    for _ in range(2):
+        store = await EntityStore.open(tmp_path / "entities.db", tmp_path / "code")
+        try:
+            await deploy(store)
+            assert store.get(SYSTEM, "utils/echo") is not None
+        finally:
+            await store.close()
+        with closing(sqlite3.connect(tmp_path / "entities.db")) as entities, entities:
+            entities.execute("UPDATE entities SET value = '{' WHERE path = 'utils/echo'")
+            entities.execute("UPDATE namespaces SET value = '{'")
 
 
 def test_each_action_of_the_catalog_has_a_description_and_bears_the_mark():
