@@ -11,7 +11,7 @@ import select
 import socket
 import sys
 import time
-from _thread import allocate_lock, start_new_thread  # `threading` would be another millisecond
+from _thread import RLock, start_new_thread  # `threading` would be another millisecond
 
 SENTINEL = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n"
 NO_ACTIVATION = "0" * 32
@@ -114,7 +114,9 @@ class FramedLog:
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._writable = select.poll()
         self._writable.register(self._fifo, select.POLLOUT)
-        self._lock = allocate_lock()  # guards all that follows; held while frames are written
+        # Guards all that follows; held while frames are written. One may come in twice: what a signal or the collector of garbage
+        # runs in the middle of a write may print.
+        self._lock = RLock()
         self._sources: dict[int, Source] = {}
         self._arrived = select.epoll()
         #: Of the activation that began last: it owns what comes through descriptors.
@@ -153,9 +155,11 @@ class FramedLog:
             with self._lock:
                 self._drain()  # what children wrote before comes before
                 voice = current() or self._voice
-                *lines, rest = (voice.rests.get(stream, b"") + data).split(b"\n")
+                *lines, rest = (voice.rests.pop(stream, b"") + data).split(b"\n")
+                voice.rests[stream] = rest
                 self._emit(voice, stream, lines)
-                voice.rests[stream] = self._emit_long(voice, stream, rest) if len(rest) > self.TEXT_BYTES else rest
+                if len(rest) > self.TEXT_BYTES:
+                    voice.rests[stream] = self._emit_long(voice, stream, rest)
 
         class VoicedStream(io.RawIOBase):
             def __init__(self, stream: str, fd: int) -> None:

@@ -165,3 +165,31 @@ def test_without_a_pipe_each_run_ends_with_sentinels(start):
     while process.out.read_text().count("XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n") < 3:
         assert time.monotonic() < deadline, process.out.read_text()
         time.sleep(0.01)
+
+
+def test_what_is_printed_while_a_line_is_being_written_stops_nothing(start):
+    """A signal's handler, or the collector of garbage, may run in the middle of our own write."""
+    process = start("python", **ALLOWED)
+    process.init("""
+import signal
+
+async def main(args):
+    handled = 0
+    def handle(*_):
+        nonlocal handled
+        handled += 1
+        print("signal")
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    count = 0
+    while handled < 100:
+        print("line")
+        count += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return {"lines": count, "signals": handled}
+""")
+    answer = send_runs(process, [{}])[0]
+    if answer.frames[1] == 0:  # else the pipe was full
+        # `print` writes a text and its newline apart: the handler may come between.
+        text = " ".join(process.logs(answer, activation=f"{1:032x}"))
+        assert (text.count("line"), text.count("signal")) == (answer.json["lines"], answer.json["signals"])
