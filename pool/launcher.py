@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 from pool.books import LEASED, Books, Container
 from pool.keepalive import Habits, Idle, choose_evictions
-from pool.launching import AVERAGE_WEIGHT, CLAIM_GOOD_FOR_S, PATIENCE_STARTS, Claim, Shares, StartWidth, wanted_starts
+from pool.launching import (
+    AVERAGE_WEIGHT,
+    CLAIM_GOOD_FOR_S,
+    PATIENCE_STARTS,
+    Claim,
+    Shares,
+    StartWidth,
+    herd_patience_s,
+    wanted_starts,
+)
 from pool.model import ContainerId, ContainerSpec, ContainerState, ReuseKey
 from pool.queueing import FairQueue, Line, weight_of
 from pool.settings import PoolSettings
@@ -200,6 +209,9 @@ class Launcher:
         oldest = line.oldest()
         key, pace = oldest.key, self.pace_of(oldest.key)
         starting, soon_free = self.coming(digest)
+        if pace.mean_s is not None and books.now < (until := self._herd_until(line, pace)):
+            self._look_again(until)
+            return True
         wanted = wanted_starts(
             waiting=len(line.waiters),
             starting=starting,
@@ -209,8 +221,6 @@ class Launcher:
             waited_s=pace.waited_s,
             start_cost_s=self.width.cost_s,
             most=settings.parallel_starts,
-            serving=len(books.by_key.get(digest, ())),
-            pressed_s=books.now - max(line.since, pace.started_at),
         )
         for _ in range(wanted):
             growth_mib = self._growth_mib(key)
@@ -228,6 +238,22 @@ class Launcher:
             pace.waited_s, pace.started_at = 0.0, books.now
             self._orders.start(key.spec, key)
         return True
+
+    def _herd_until(self, line: Line, pace: Pace) -> float:
+        """Until when those who wait may be a herd that is served in a moment, seconds of the pool's clock.
+
+        What a container waits for is none: those that are busy may be just those that wait for it.
+        """
+        settings, oldest = self._settings(), line.oldest()
+        serving = len(self._books.by_key.get(oldest.key.digest, ()))
+        patience_s = herd_patience_s(serving=serving, most=settings.parallel_starts, start_cost_s=self.width.cost_s)
+        if oldest.is_nested:
+            patience_s = min(patience_s, settings.launch_patience_s)
+        return max(line.since, pace.started_at) + patience_s
+
+    def _look_again(self, when: float) -> None:
+        if self.again is None or when < self.again:
+            self.again = when
 
     def _growth_mib(self, key: ReuseKey) -> int:
         """How much memory a frozen container of this key, or a stem cell for it, lacks to run; 0 when there is none."""
@@ -253,8 +279,7 @@ class Launcher:
                 again = max(container.leases.values()) + patience
                 if now < again:
                     soon_free += 1
-                    if self.again is None or again < self.again:
-                        self.again = again
+                    self._look_again(again)
         return starting, soon_free
 
     def _replenish_stems(self, width: int) -> None:

@@ -30,17 +30,13 @@ def wanted_starts(
     waited_s: float,
     start_cost_s: float,
     most: int,
-    serving: int,
-    pressed_s: float,
 ) -> int:
     """How many more containers of one action are worth starting.
 
     Beyond Fn's rule: none while those that are coming would empty the queue sooner than a new container could run,
     unless activations have by now waited for longer than a start would have cost (as one who rents skis buys them once the
     rent has come to the price); and of an action that never ended a run, no more at a time than the engine starts in
-    parallel, for the first of them will tell how long a run takes. Once as many serve as the engine starts in parallel, two a
-    core, a herd that they will have served in a moment is no reason for more: somebody must have waited for some time without
-    a break. That time is the shorter the more of them serve, so that they double in it while the pressure lasts.
+    parallel, for the first of them will tell how long a run takes.
 
     Args:
         waiting: activations of the action that wait.
@@ -51,8 +47,6 @@ def wanted_starts(
         waited_s: for how long activations have waited in vain since the last start, summed, seconds.
         start_cost_s: how long a start takes, seconds.
         most: starts that the engine runs in parallel.
-        serving: containers of it, in any state.
-        pressed_s: since when somebody has always waited, or since the last start if that is later, seconds.
 
     Returns:
         A count >= 0.
@@ -63,14 +57,25 @@ def wanted_starts(
     coming = starting + soon_free
     if mean_s is None:
         return max(0, min(wanted - coming, most - coming))
-    patience_s = PATIENCE_STARTS * start_cost_s
-    if serving >= most and pressed_s * serving <= patience_s * most:
-        return 0
-    if waited_s > patience_s:
+    if waited_s > PATIENCE_STARTS * start_cost_s:
         return max(0, wanted - starting)
     if coming and waiting * mean_s <= start_cost_s * coming * concurrency:
         return 0
     return max(0, wanted - coming)
+
+
+def herd_patience_s(*, serving: int, most: int, start_cost_s: float) -> float:
+    """For how long somebody must have waited without a break for an action that has run before to get another container, s.
+
+    Once as many serve as the engine starts in parallel, two a core, a herd that they will have served in a moment is no reason
+    for more. The time is the shorter the more of them serve, so that they double in it while the pressure lasts.
+
+    Args:
+        serving: containers of the action, in any state.
+        most: starts that the engine runs in parallel.
+        start_cost_s: how long a start takes, seconds.
+    """
+    return PATIENCE_STARTS * start_cost_s * most / serving if serving >= most else 0.0
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import pytest
 
 from pool import events as ev
 from pool.errors import PlatformError, PoolOverloaded, TooManyWaiting
-from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, Standing, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
 S = ContainerState
@@ -72,6 +72,49 @@ def test_long_calls_get_more_containers_while_the_first_of_them_run():
     wake = driver.machine.next_wake()
     assert wake is not None, "a look when the patience with those that run is over"
     assert kinds(driver.tick(wake - driver.now)) == ["Create"] * most
+
+
+def serve_once(driver: Driver, count: int, seconds: float) -> None:
+    """Bring up containers of an action whose runs take so long, and let them rest."""
+    names = [ActivationId(f"first{number}") for number in range(count)]
+    for name in names:
+        driver.arrive(name, of(1))
+    for name, container in zip(names, list(driver.machine.books.containers), strict=True):
+        driver.feed(ev.Created(container, exercised=False))
+        driver.feed(ev.Initialised(name))
+    driver.now += seconds
+    for name in names:
+        driver.feed(ev.Ended(name, True))
+
+
+def first_start_s(driver: Driver, within_s: float) -> float | None:
+    """Let time pass, with a tick whenever one was asked for; tell after how long a container is started."""
+    began = driver.now
+    while (wake := driver.machine.next_wake()) is not None and wake <= began + within_s:
+        if "Create" in kinds(driver.tick(max(wake - driver.now, 0.0))):
+            return driver.now - began
+    return None
+
+
+def test_long_calls_of_an_action_that_ran_before_get_more_containers_though_nothing_ends_nor_arrives():
+    driver = Driver(memory_mib=4096)
+    most = driver.machine.settings.parallel_starts
+    serve_once(driver, most, 10.0)
+    for number in range(4 * most):
+        assert "Create" not in kinds(driver.arrive(f"a{number}", of(1))), "it may be a herd that is served in a moment"
+    cost_s = driver.machine.launcher.width.cost_s
+    assert first_start_s(driver, 30.0) == pytest.approx(4 * cost_s, abs=0.01)
+
+
+def test_what_a_container_waits_for_is_no_herd_and_gets_one_as_soon_as_nobody_can_be_expected_to_come_free():
+    """A recursion: all containers of the action are busy, and wait for the one that waits here."""
+    driver = Driver(memory_mib=4096)
+    most = driver.machine.settings.parallel_starts
+    serve_once(driver, most, 10.0)
+    for number in range(most):
+        driver.arrive(f"a{number}", of(1))
+    driver.feed(ev.Arrived(ActivationId("nested"), of(1), Standing.NESTED))
+    assert first_start_s(driver, 30.0) == pytest.approx(driver.machine.settings.launch_patience_s, abs=0.01)
 
 
 def test_a_request_larger_than_its_users_share_takes_idle_containers_rather_than_wait_for_ever():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pool.launching import MEASURE_GOOD_FOR_S, Claim, Shares, StartWidth, wanted_starts
+from pool.launching import MEASURE_GOOD_FOR_S, Claim, Shares, StartWidth, herd_patience_s, wanted_starts
 
 
 @pytest.mark.parametrize(
@@ -34,34 +34,19 @@ def test_wanted_starts(
         waited_s=waited_s,
         start_cost_s=0.3,
         most=4,
-        serving=1,
-        pressed_s=0.0,
     )
 
 
 @pytest.mark.parametrize(
-    ("serving", "pressed_s", "wanted"),
+    ("serving", "patience_s"),
     [
-        (3, 0.0, 60),  # fewer than two a core: the sum of the waiting alone decides
-        (4, 1.1, 0),  # a herd that is served in a moment
-        (4, 1.3, 60),  # pressure that lasts
-        (16, 0.35, 60),  # the more there are the sooner come more: they double in the same time
-        (16, 0.25, 0),
+        (3, 0.0),  # fewer than two a core
+        (4, 1.2),  # four starts' time: a herd that is served in a moment does not last so long
+        (16, 0.3),  # the more there are the sooner come more: they double in the same time
     ],
 )
-def test_a_herd_is_no_reason_for_more_than_two_a_core_but_pressure_that_lasts_is(serving: int, pressed_s: float, wanted: int):
-    assert wanted == wanted_starts(
-        waiting=60,
-        starting=0,
-        soon_free=serving,
-        concurrency=1,
-        mean_s=0.01,
-        waited_s=30.0,
-        start_cost_s=0.3,
-        most=4,
-        serving=serving,
-        pressed_s=pressed_s,
-    )
+def test_a_herd_is_no_reason_for_more_than_two_a_core_but_pressure_that_lasts_is(serving: int, patience_s: float):
+    assert herd_patience_s(serving=serving, most=4, start_cost_s=0.3) == pytest.approx(patience_s)
 
 
 def test_width_stays_wide_while_parallel_starts_gain():
