@@ -66,7 +66,7 @@ def flood(setting: Setting) -> Line:
         reference=None,
         config={"pool.stem_cells.enabled": False},
         facts={
-            "flood": dict(statuses),
+            "flood": {str(status): count for status, count in sorted(statuses.items())},
             "flood_per_s": round(len(result.answers) / result.seconds, 1),
             "p99_ratio": round(p99[1] / p99[0], 2),
             "lone_calls": len(beside),

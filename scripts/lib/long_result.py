@@ -1,8 +1,9 @@
 """Tells of a run of `scripts/test --long` from what pytest wrote of it: docs/long-test-result.md.
 
-    python scripts/lib/long_result.py --started TIME --commit ID FIRST.xml [ALONE.xml] > docs/long-test-result.md
+    python scripts/lib/long_result.py --started TIME --commit ID [--mended ID] FIRST.xml [ALONE.xml] > docs/long-test-result.md
 
-FIRST is of the run of all tests, ALONE of those that failed in it and were run once more, alone. Exit code 1 where a test failed.
+FIRST is of the run of all tests, ALONE of those that failed in it and were run once more, alone; where something was mended
+between the two by hand, `--mended` is the commit of the second. Exit code 1 where a test failed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def read(file: Path) -> dict[tuple[str, str], Result]:
     return results
 
 
-def tell(first: Sequence[Result], alone: Sequence[Result], *, started: str, commit: str) -> str:
+def tell(first: Sequence[Result], alone: Sequence[Result], *, started: str, commit: str, mended: str = "") -> str:
     """Write the page: totals, what failed, and a row for each long test."""
     again = {(each.file, each.name): each for each in alone}
     results = [again.get((each.file, each.name), each) for each in first]
@@ -71,7 +72,8 @@ def tell(first: Sequence[Result], alone: Sequence[Result], *, started: str, comm
     lines = ["# Last long run", "", f"`scripts/test --long`, {started}, commit {commit}, {machine}, three files at a time."]
     lines += ["", f"{totals}, {minutes} minutes of tests in all."]
     if beside := [each for each in alone if each.outcome == "passed"]:
-        lines += ["", "Failed beside others and passed alone:", "", *(f"- `{each.file}` {each.name}" for each in beside)]
+        after = f", after what they showed was mended (commit {mended})" if mended else ""
+        lines += ["", f"Failed beside others and passed alone{after}:", "", *(f"- `{each.file}` {each.name}" for each in beside)]
     if failed := [each for each in results if each.outcome == "failed"]:
         lines += ["", "Failed:", "", *(f"- `{each.file}` {each.name}" for each in failed)]
     lines += ["", "| long test | came out | seconds | what it recorded |", "|---|---|---|---|"]
@@ -86,11 +88,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--started", required=True)
     parser.add_argument("--commit", required=True)
+    parser.add_argument("--mended", default="")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     first, *others = [list(read(file).values()) for file in arguments.files if file.exists()] or [[]]
     alone = others[0] if others else []
-    sys.stdout.write(tell(first, alone, started=arguments.started, commit=arguments.commit))
+    sys.stdout.write(tell(first, alone, started=arguments.started, commit=arguments.commit, mended=arguments.mended))
     again = {(each.file, each.name): each.outcome for each in alone}
     return int(not first or any(again.get((each.file, each.name), each.outcome) == "failed" for each in first))
 

@@ -14,12 +14,12 @@ LONG = """<testcase file="tests/b.py" name="test_a_soak[1]" time="90.4"><propert
 FAILED = '<failure message="no">at /some/where</failure>'
 
 
-def tell(tmp_path: Path, first: str, alone: str | None = None) -> tuple[int, str]:
+def tell(tmp_path: Path, first: str, alone: str | None = None, *words: str) -> tuple[int, str]:
     files = [tmp_path / "first.xml", tmp_path / "alone.xml"]
     for file, text in zip(files, (first, alone), strict=True):
         if text is not None:
             file.write_text(SUITE.format(text))
-    command = [sys.executable, str(SCRIPT), "--started", "2026-01-02T03:04:05Z", "--commit", "abc1234", *map(str, files)]
+    command = [sys.executable, str(SCRIPT), "--started", "2026-01-02T03:04:05Z", "--commit", "abc1234", *words, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.stderr
     return done.returncode, done.stdout
@@ -39,6 +39,11 @@ def test_what_failed_beside_others_and_passed_alone_is_named(tmp_path):
     assert code == 0
     assert "2 passed, 0 failed" in page
     assert "Failed beside others and passed alone:\n\n- `tests/a.py` test_quick\n" in page
+
+
+def test_what_was_mended_in_between_is_said(tmp_path):
+    _, page = tell(tmp_path, SHORT.format(FAILED), SHORT.format(""), "--mended", "def5678")
+    assert "passed alone, after what they showed was mended (commit def5678):\n\n- `tests/a.py` test_quick\n" in page
 
 
 @pytest.mark.parametrize("kind", ["failure", "error"])
