@@ -31,7 +31,8 @@ NO_HTTP = re.compile(
     rb"\{\"error\":\"The request is not well-formed HTTP: [^\r\n]*\"code\":\"\*\"\}$"
 )
 
-METHODS = st.sampled_from(["POST"] * 8 + ["GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "post", "", "BREW"])
+#: No DELETE: what one lane deletes the other does not find.
+METHODS = st.sampled_from(["POST"] * 8 + ["GET", "PUT", "HEAD", "OPTIONS", "PATCH", "TRACE", "post", "", "BREW"])
 TARGETS = st.one_of(
     st.sampled_from(
         [TARGET, f"{TARGET}?blocking=true", f"{TARGET}?blocking=true&result=true", f"{TARGET}?blocking=maybe"] * 3
