@@ -71,7 +71,8 @@ def tell(first: Sequence[Result], alone: Sequence[Result], *, started: str, comm
     machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores"
     lines = ["# Last long run", "", f"`scripts/test --long`, {started}, commit {commit}, {machine}, three files at a time."]
     lines += ["", f"{totals}, {minutes} minutes of tests in all."]
-    if beside := [each for each in alone if each.outcome == "passed"]:
+    failed_first = {(each.file, each.name) for each in first if each.outcome == "failed"}
+    if beside := [each for each in alone if each.outcome == "passed" and (each.file, each.name) in failed_first]:
         after = f", after what they showed was mended (commit {mended})" if mended else ""
         lines += ["", f"Failed beside others and passed alone{after}:", "", *(f"- `{each.file}` {each.name}" for each in beside)]
     if failed := [each for each in results if each.outcome == "failed"]:
