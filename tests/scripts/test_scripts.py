@@ -159,19 +159,22 @@ def test_signal_ends_what_runs_and_then_what_was_started_last_one_first(checkout
     with (
         log.open("w") as output,
         subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", INTERRUPTIBLE],
+            # In the background of a shell some signals are ignored, and a script can trap none that is so at its start.
+            ["env", "--default-signal", "bash", "-euo", "pipefail", "-c", INTERRUPTIBLE],
             cwd=checkout,
             stdout=output,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            restore_signals=True,
         ) as process,
     ):
-        wait_for((checkout / "alive").exists, "the script to run something")
-        if not listens:
-            process.stderr.close()  # as when a terminal goes, or `| head` has read enough
-        process.send_signal(number)
-        assert process.wait(DEADLINE_S) == code
+        try:
+            wait_for((checkout / "alive").exists, "the script to run something")
+            if not listens:
+                process.stderr.close()  # as when a terminal goes, or `| head` has read enough
+            process.send_signal(number)
+            assert process.wait(DEADLINE_S) == code
+        finally:
+            process.kill()
     assert not (checkout / "alive").exists()
     assert log.read_text() == "ended second\nand on\nended first\nand on\n"
     with pytest.raises(ProcessLookupError):
