@@ -35,6 +35,7 @@ from invoker.record.talk import (
     pack,
 )
 from invoker.record.writer import Restored, Written
+from invoker.record.yielding import Progress, Yielding
 from pool.errors import PlatformError
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class WriterProcess(asyncio.Protocol):
         self._waiting: deque[Written] = deque()
         #: Up to which record it may read, and up to which it was told so.
         self._position = self._told = 0
+        #: Up to which it has committed.
+        self._committed = 0
+        self._progress = Progress()
+        self._yielding: Yielding | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: How many records told aside were committed by its word, and of these taken off `_waiting`.
         self._asides_taken = 0
@@ -107,7 +112,10 @@ class WriterProcess(asyncio.Protocol):
                 (*command, options), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
         await self._loop.create_connection(lambda: self, sock=ours)
-        return await self._restored
+        restored = await self._restored
+        self._yielding = Yielding(self._process.pid)
+        self._yielding.give_way(True)
+        return restored
 
     def put(self, written: Written) -> None:
         """As `Follower`. What stands in the journal is only told of, together with what comes soon after it."""
@@ -121,10 +129,12 @@ class WriterProcess(asyncio.Protocol):
             self._timer = self._loop.call_later(self._linger_s, self._tell)
 
     def hurry(self) -> None:
-        """As `Follower`."""
+        """As `Follower`. Somebody waits: it does not give way until the next look."""
         if self._timer is not None:
             self._timer.cancel()
             self._tell()
+        if self._yielding is not None:
+            self._yielding.give_way(False)
 
     async def close(self) -> None:
         """As `Follower`."""
@@ -160,7 +170,7 @@ class WriterProcess(asyncio.Protocol):
     def _hear(self, message: FromWriter) -> None:
         match message:
             case Started():
-                self._position = self._told = message.position
+                self._position = self._told = self._committed = message.position
                 unbegun, begun = ([_promise(each) for each in them] for them in (message.unbegun, message.begun))
                 keys, ticks = list(message.keys), list(message.ticks)
                 self._restored.set_result(Restored(message.position, unbegun, begun, keys, ticks))
@@ -175,6 +185,7 @@ class WriterProcess(asyncio.Protocol):
                 self._ended.set_result(None)
 
     def _take_committed(self, told: Committed) -> None:
+        self._committed = max(self._committed, told.position)
         group: list[Written] = []
         waiting, asides = self._waiting, told.asides - self._asides_taken
         while waiting:
@@ -198,6 +209,9 @@ class WriterProcess(asyncio.Protocol):
 
     def _tell(self) -> None:
         self._timer = None
+        behind = self._progress.is_behind(self._committed, self._position, self._loop.time())
+        if behind is not None and self._yielding is not None:
+            self._yielding.give_way(not behind)
         if self._position > self._told:
             self._told = self._position
             self._send(Upto(self._position))

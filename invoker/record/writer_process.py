@@ -42,10 +42,6 @@ from invoker.record.writer import Restored, Writer, Written
 from invoker.systemd import configure_logging
 from pool.errors import InvokerError
 
-#: A group is committed in one go, some milliseconds of a core: whoever has a call in hand goes first. A third of a core's time
-#: beside one that is always busy is more than it needs.
-NICENESS = 5
-
 
 class Host(asyncio.Protocol):
     """Feeds a writer with what the daemon says may be read, and tells the daemon what became of it."""
@@ -153,7 +149,6 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are the daemon's; what is to be done here at the end it says
     configure_logging(options.log_level)
-    os.nice(NICENESS)
     # The writer of an earlier daemon ends with it, but not in the same moment.
     lock = os.open(Path(options.state_dir) / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)

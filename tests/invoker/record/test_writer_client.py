@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +15,6 @@ from invoker.model import Activation, Limits, Status
 from invoker.record.activations import ActivationReader
 from invoker.record.recorder import Recorder
 from invoker.record.store import StoreTooNew
-from invoker.record.writer_process import NICENESS
 
 #: By the real clock: the process has no other, and drops what is old.
 NOW_MS = time.time_ns() // 1_000_000
@@ -118,9 +118,35 @@ async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder
     assert await recorder.count("g") == 1
 
 
-async def test_the_process_lets_calls_go_first(open_recorder):
+def policies(recorder: Recorder) -> set[int]:
+    return {os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{writer_pid(recorder)}/task").iterdir()}
+
+
+async def test_the_process_gives_way_to_calls_but_not_while_somebody_waits_for_it(open_recorder):
     recorder = await open_recorder()
-    assert os.getpriority(os.PRIO_PROCESS, writer_pid(recorder)) == min(19, os.nice(0) + NICENESS)
+    assert policies(recorder) == {os.SCHED_IDLE}
+    recorder.finish(an_activation(1), logs=[])
+    await committed(recorder)
+    assert policies(recorder) == {os.SCHED_OTHER}
+
+
+async def test_the_process_gives_way_again_once_it_keeps_up_and_not_while_it_does_not(open_recorder, monkeypatch):
+    monkeypatch.setattr("invoker.record.yielding.PATIENCE_S", 0.0)
+    recorder = await open_recorder()
+    os.kill(writer_pid(recorder), signal.SIGSTOP)
+    async with asyncio.timeout(DEADLINE_S):
+        for number in range(1, 4):
+            recorder.finish(an_activation(number), logs=[])
+            while recorder._writer._timer is not None:
+                await asyncio.sleep(0.001)
+        assert policies(recorder) == {os.SCHED_OTHER}
+        os.kill(writer_pid(recorder), signal.SIGCONT)
+        while recorder.lag().rows:
+            await asyncio.sleep(0.001)
+        recorder.finish(an_activation(4), logs=[])
+        while recorder._writer._timer is not None:
+            await asyncio.sleep(0.001)
+    assert policies(recorder) == {os.SCHED_IDLE}
 
 
 async def test_the_process_is_gone_when_the_recorder_is_closed(open_recorder):
