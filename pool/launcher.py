@@ -33,6 +33,8 @@ S = ContainerState
 MOST_PACES = 20_000
 #: Frozen containers that are measured at a time.
 MEASURED_AT_ONCE = 64
+#: A user whose last activation was no longer ago than this would notice what others' starts cost, s.
+NEIGHBOUR_S = 1.0
 #: What an activation is thought to take of which nothing is known, s.
 UNKNOWN_RUN_S = 1.0
 
@@ -224,7 +226,7 @@ class Launcher:
         )
         for _ in range(wanted):
             growth_mib = self._growth_mib(key)
-            if not growth_mib and (books.starting >= width or self.at_cap(key)):
+            if not growth_mib and (self._engine_is_taken(key, width) or self.at_cap(key)):
                 break
             needed_mib = growth_mib or key.spec.memory_mib
             free_mib = settings.memory_mib - books.used_mib
@@ -238,6 +240,20 @@ class Launcher:
             pace.waited_s, pace.started_at = 0.0, books.now
             self._orders.start(key.spec, key)
         return True
+
+    def _engine_is_taken(self, key: ReuseKey, width: int) -> bool:
+        """Whether the engine has enough to do for now, as far as this key is concerned.
+
+        A start costs more processor time than many a call. Who has containers to go on with starts one more at a time while
+        others have something running: they would notice more.
+        """
+        books = self._books
+        if books.starting >= width or not books.starting:
+            return books.starting >= width
+        has_some = any(container.state is S.BUSY for container in books.by_key.get(key.digest, {}).values())
+        return has_some and any(
+            books.now - user.active_at < NEIGHBOUR_S for uid, user in books.users.items() if uid != key.spec.uid
+        )
 
     def _herd_until(self, line: Line, pace: Pace) -> float:
         """Until when those who wait may be a herd that is served in a moment, seconds of the pool's clock.

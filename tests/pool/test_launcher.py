@@ -74,6 +74,19 @@ def test_long_calls_get_more_containers_while_the_first_of_them_run():
     assert kinds(driver.tick(wake - driver.now)) == ["Create"] * most
 
 
+@pytest.mark.parametrize(("ago_s", "at_a_time"), [(0.1, 1), (2.0, 4)])
+def test_a_user_with_containers_starts_one_at_a_time_while_another_is_active(ago_s: float, at_a_time: int):
+    driver = Driver(memory_mib=8192, parallel_starts=4)
+    driver.warm("b0", of(2))
+    busy(driver, "a0", of(1))
+    driver.now += 10.0
+    driver.arrive("b1", of(2))
+    driver.feed(ev.Ended(ActivationId("b1"), True))
+    driver.now += ago_s
+    commands = [command for number in range(1, 20) for command in driver.arrive(f"a{number}", of(1))]
+    assert kinds(commands) == ["Create"] * at_a_time
+
+
 def serve_once(driver: Driver, count: int, seconds: float) -> None:
     """Bring up containers of an action whose runs take so long, and let them rest."""
     names = [ActivationId(f"first{number}") for number in range(count)]
