@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from invoker.commands.cli import CONTEXT_SETTINGS, EXIT_BAD_CONFIG, completion_command, config_option, json_option, version_option
+from invoker.commands.cli import (
+    CONTEXT_SETTINGS,
+    EXIT_BAD_CONFIG,
+    completion_command,
+    config_option,
+    examples,
+    json_option,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from invoker.config.load import Loaded
@@ -37,7 +45,12 @@ def main() -> None:
 main.add_command(completion_command("invokerd"))
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "invokerd serve --config invokerd.toml",
+        "INVOKERD_STATE_DIR=/tmp/try INVOKERD_POOL_MEMORY_MIB=2048 invokerd serve",
+    )
+)
 @config_option
 def serve(config_path: Path | None) -> NoReturn:
     """Run the daemon in the foreground.
@@ -71,7 +84,10 @@ def serve(config_path: Path | None) -> NoReturn:
     sys.exit(code)
 
 
-@main.command("check-config")
+@main.command(
+    "check-config",
+    epilog=examples("invokerd check-config --config invokerd.toml", "invokerd check-config --json"),
+)
 @config_option
 @json_option
 def check_config(config_path: Path | None, as_json: bool) -> None:
@@ -85,7 +101,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     click.echo(render_effective_json(loaded) if as_json else render_effective(loaded), nl=False)
 
 
-@main.command("example-config")
+@main.command("example-config", epilog=examples("invokerd example-config >invokerd.toml"))
 @click.option("--reference", is_flag=True, help="Print the tables of docs/configuration.md instead.")
 def example_config(reference: bool) -> None:
     """Print a configuration file with every key, its meaning and its default."""
@@ -94,7 +110,7 @@ def example_config(reference: bool) -> None:
     click.echo(render_reference() if reference else render_example(), nl=False)
 
 
-@main.command()
+@main.command(epilog=examples("sudo invokerd doctor", "invokerd doctor --config invokerd.toml --json"))
 @config_option
 @json_option
 def doctor(config_path: Path | None, as_json: bool) -> None:

@@ -16,6 +16,11 @@ _F = TypeVar("_F", bound=Callable[..., object])
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+def examples(*commands: str) -> str:
+    """Write the end of a command's help: command lines to copy, each on a line of its own."""
+    return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {each}" for each in commands)))
+
+
 def config_option(function: _F) -> _F:
     """Add `--config`, which arrives as `config_path`."""
     return click.option(
@@ -58,7 +63,15 @@ def version_option(function: _F) -> _F:
 def completion_command(program: str) -> click.Command:
     """Make the subcommand that prints a program's completion script for a shell."""
 
-    @click.command("completion", help=f"Print the completion script of {program} for a shell.")
+    @click.command(
+        "completion",
+        help=f"Print the completion script of {program} for a shell.",
+        epilog=examples(
+            f'eval "$({program} completion bash)"    # in ~/.bashrc',
+            f'eval "$({program} completion zsh)"     # in ~/.zshrc, after compinit',
+            f"{program} completion fish >~/.config/fish/completions/{program}.fish",
+        ),
+    )
     @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
     @click.pass_context
     def completion(ctx: click.Context, shell: str) -> None:

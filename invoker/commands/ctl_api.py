@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, Reply, refusal
 from invoker.commands.ctl_code import action_path, read_json_object
 from invoker.commands.ctl_context import Target
@@ -20,7 +21,9 @@ _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _RESPONSE_TYPES = ("json", "http", "html", "svg", "text")
 
 
-@click.group()
+@click.group(
+    epilog=examples("invokerctl api create /library /books get list-books", "invokerctl api list", "invokerctl api get /library")
+)
 def api() -> None:
     """Serve web actions under paths of one's own (users)."""
 
@@ -75,7 +78,7 @@ def api_create(
         click.echo(f"{made['gwApiUrl']}{path or ''}")
 
 
-@api.command("list")
+@api.command("list", epilog=examples("invokerctl api list", "invokerctl api list /library"))
 @click.argument("base_path", required=False)
 @user_verb
 def api_list(target: Target, *, base_path: str | None, as_json: bool) -> None:
@@ -94,7 +97,7 @@ def api_list(target: Target, *, base_path: str | None, as_json: bool) -> None:
     print_table(("METHOD", "URL", "ACTION", "API"), rows)
 
 
-@api.command("get")
+@api.command("get", epilog=examples("invokerctl api get /library >library.json"))
 @click.argument("base_path")
 @user_verb
 def api_get(target: Target, *, base_path: str, as_json: bool) -> None:
@@ -105,7 +108,7 @@ def api_get(target: Target, *, base_path: str, as_json: bool) -> None:
     print_json(apis[0]["value"] if as_json else apis[0]["value"]["apidoc"])
 
 
-@api.command("delete")
+@api.command("delete", epilog=examples("invokerctl api delete /library", "invokerctl api delete /library /books get"))
 @click.argument("base_path")
 @click.argument("path", required=False)
 @click.argument("method", required=False, type=click.Choice(_METHODS, case_sensitive=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from invoker.commands.cli import json_option
+from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Client, Exit, Failure
 from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, rich_table, span
 from invoker.control import messages
@@ -38,7 +38,13 @@ def _print(message: messages.Message) -> None:
     print_json(messages.to_builtins(message))
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl namespace create alice --uid 4711 --gid 4711 --mount data",
+        "invokerctl namespace limits alice --concurrent-invocations 200",
+        "invokerctl namespace rotate-key alice",
+    )
+)
 def namespace() -> None:
     """Create, list and delete namespaces, and change their keys (operators)."""
 
@@ -60,7 +66,7 @@ def namespace_create(
 
     \b
     Example:
-      invokerctl --config invokerd.toml namespace create alice --uid 4711 --gid 4711 --mount data
+      invokerctl namespace create alice --uid 4711 --gid 4711 --mount data
     """  # noqa: D301 - \b is click's mark for a block that keeps its lines
     wanted = messages.CreateNamespace(name=name, uid=uid, gid=gid, groups=groups, mounts=mounts)
     reply = target.operator().ask("POST", messages.NAMESPACES, body=messages.encode(wanted))
@@ -74,7 +80,7 @@ def _print_key(reply: messages.KeyReply, as_json: bool) -> None:
         click.echo(reply.key)
 
 
-@namespace.command("list")
+@namespace.command("list", epilog=examples("invokerctl namespace list", "invokerctl namespace list --json"))
 @json_option
 @click.pass_obj
 def namespace_list(target: Target, as_json: bool) -> None:
@@ -100,7 +106,7 @@ def namespace_list(target: Target, as_json: bool) -> None:
     )
 
 
-@namespace.command("delete")
+@namespace.command("delete", epilog=examples("invokerctl namespace delete alice", "invokerctl namespace delete alice --yes"))
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -114,7 +120,7 @@ def namespace_delete(target: Target, name: str, yes: bool, as_json: bool) -> Non
         print_json(reply.json())
 
 
-@namespace.command("rotate-key")
+@namespace.command("rotate-key", epilog=examples("invokerctl namespace rotate-key alice >alice.key"))
 @click.argument("name")
 @json_option
 @click.pass_obj
@@ -148,7 +154,7 @@ def namespace_limits(
         _print(_decode(reply.body, messages.NamespaceLimits))
 
 
-@click.command()
+@click.command(epilog=examples("invokerctl pool", "invokerctl pool --watch", "invokerctl pool --json --interval 10 --count 6"))
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many looks.")
@@ -226,7 +232,7 @@ def _pool_rows(reply: messages.PoolReply) -> list[tuple[object, ...]]:
     ]
 
 
-@click.command()
+@click.command(epilog=examples("invokerctl status", "invokerctl status --json"))
 @json_option
 @click.pass_obj
 def status(target: Target, as_json: bool) -> None:
@@ -290,7 +296,7 @@ def usage(target: Target, since: str | None, until: str | None, only: str | None
     )
 
 
-@click.command()
+@click.command(epilog=examples("invokerctl drain", "invokerctl drain --wait --timeout 600 && systemctl stop invokerd"))
 @click.option("--wait", is_flag=True, help="Return when nothing runs any more.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
 @json_option

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Exit, Failure
 from invoker.commands.ctl_code import make_parameters
 from invoker.commands.ctl_context import Target
@@ -36,7 +37,13 @@ def package_path(name: str) -> str:
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/packages/{quote(package, safe='')}"
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl package create tools --shared yes -p threshold 4.5",
+        "invokerctl package bind /whisk.system/utils utils",
+        "invokerctl package get utils --summary",
+    )
+)
 def package() -> None:
     """Create, share, bind, list and delete packages (users)."""
 
@@ -86,7 +93,7 @@ def package_create(target: Target, *, name: str, as_json: bool, **options: Any) 
     _write(target, name, _body(**options), "created", overwrite=False, as_json=as_json)
 
 
-@package.command("update")
+@package.command("update", epilog=examples("invokerctl package update tools -p threshold 5 -p detector eiger"))
 @click.argument("name")
 @user_verb
 @parameter_options
@@ -116,7 +123,7 @@ def package_bind(target: Target, *, provider: str, name: str, as_json: bool, **o
     _write(target, name, body, f"bound {provider} as", overwrite=False, as_json=as_json)
 
 
-@package.command("get")
+@package.command("get", epilog=examples("invokerctl package get /whisk.system/utils --summary", "invokerctl package get tools"))
 @click.argument("name")
 @click.option("--summary", is_flag=True, help="The names of what is in it, a line each.")
 @user_verb
@@ -130,7 +137,7 @@ def package_get(target: Target, *, name: str, summary: bool, as_json: bool) -> N
     print_table(("KIND", "NAME", "VERSION"), ((kind.removesuffix("s"), *rest) for kind, *rest in rows))
 
 
-@package.command("list")
+@package.command("list", epilog=examples("invokerctl package list", "invokerctl package list whisk.system"))
 @click.argument("namespace", required=False)
 @click.option("--limit", type=int, default=30, show_default=True, help="At most so many; 0 is as many as the server gives.")
 @click.option("--skip", type=int, default=0, help="Leave out so many.")
@@ -157,7 +164,7 @@ def _row(document: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@package.command("delete")
+@package.command("delete", epilog=examples("invokerctl package delete tools", "invokerctl package delete tools --force"))
 @click.argument("name")
 @click.option("--force", is_flag=True, help="With the actions in it.")
 @user_verb

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from invoker.commands.cli import json_option
+from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Failure
 from invoker.commands.ctl_output import print_json, print_table
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _DAY_MS = 86_400_000
 
 
-@click.group()
+@click.group(epilog=examples("invokerctl policy simulate --days 30"))
 def policy() -> None:
     """Compare policies of what idle containers are kept (operators)."""
 

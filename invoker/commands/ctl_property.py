@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from invoker.commands.cli import json_option
+from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Client, Exit, Failure
 from invoker.commands.ctl_context import Target, properties_path, read_wskprops
 from invoker.commands.ctl_output import print_json, print_table
@@ -21,7 +21,7 @@ _KEPT = {"apihost": "APIHOST", "auth": "AUTH", "namespace": "NAMESPACE"}
 _PAGE = 200
 
 
-@click.command("get")
+@click.command("get", epilog=examples("invokerctl namespace get", "invokerctl namespace get --json"))
 @user_verb
 def namespace_get(target: Target, *, as_json: bool) -> None:
     """List all there is in the namespace of a key: packages, actions, triggers, and rules with their status (users)."""
@@ -64,12 +64,15 @@ def _detail(collection: str, document: dict[str, Any]) -> str:
     return ""
 
 
-@click.group("property")
+@click.group(
+    "property",
+    epilog=examples('invokerctl property set --apihost http://127.0.0.1:3233 --auth "$KEY"', "invokerctl property get"),
+)
 def property_() -> None:
     """Show and keep address and key, in the file that wsk reads too: ~/.wskprops, or WSK_CONFIG_FILE (users)."""
 
 
-@property_.command("get")
+@property_.command("get", epilog=examples("invokerctl property get"))
 @user_verb
 def property_get(target: Target, *, as_json: bool) -> None:
     """Show what is in use, and what answers there."""
@@ -108,7 +111,7 @@ def property_set(*, as_json: bool, **given: str | None) -> None:
     _tell(_rewrite(changes), as_json=as_json)
 
 
-@property_.command("unset")
+@property_.command("unset", epilog=examples("invokerctl property unset auth namespace"))
 @click.argument("names", nargs=-1, required=True, type=click.Choice(list(_KEPT)))
 @json_option
 def property_unset(*, names: tuple[str, ...], as_json: bool) -> None:

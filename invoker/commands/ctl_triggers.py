@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import click
 
+from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, Reply, refusal
 from invoker.commands.ctl_code import action_path, make_parameters
 from invoker.commands.ctl_context import Target
@@ -39,7 +40,13 @@ def _page_options(function: Callable[..., Any]) -> Callable[..., Any]:
 # ---- triggers
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl trigger create image-arrived",
+        "invokerctl trigger fire image-arrived -p file /data/run17/frame_0001.h5",
+        "invokerctl trigger list",
+    )
+)
 def trigger() -> None:
     """Create, fire, list and delete triggers, fed by alarms or other feeds (users)."""
 
@@ -80,7 +87,12 @@ def trigger_create(
     _tell(document, "created", as_json=as_json)
 
 
-@trigger.command("update")
+@trigger.command(
+    "update",
+    epilog=examples(
+        "invokerctl trigger update image-arrived -p beamline p11", 'invokerctl trigger update nightly -p cron "0 3 * * *"'
+    ),
+)
 @click.argument("name")
 @user_verb
 @parameter_options
@@ -113,7 +125,7 @@ def trigger_update(
     _tell(document, "updated", as_json=as_json)
 
 
-@trigger.command("get")
+@trigger.command("get", epilog=examples("invokerctl trigger get nightly"))
 @click.argument("name")
 @user_verb
 def trigger_get(target: Target, *, name: str, as_json: bool) -> None:
@@ -129,7 +141,13 @@ def trigger_get(target: Target, *, name: str, as_json: bool) -> None:
     print_json(document)
 
 
-@trigger.command("fire")
+@trigger.command(
+    "fire",
+    epilog=examples(
+        "invokerctl trigger fire image-arrived -p file /data/run17/frame_0001.h5",
+        "invokerctl trigger fire image-arrived -P event.json",
+    ),
+)
 @click.argument("name")
 @user_verb
 @parameter_options
@@ -145,7 +163,7 @@ def trigger_fire(
     print_json(reply.json()) if as_json else click.echo(reply.json()["activationId"])
 
 
-@trigger.command("list")
+@trigger.command("list", epilog=examples("invokerctl trigger list"))
 @user_verb
 @_page_options
 def trigger_list(target: Target, *, limit: int, skip: int, as_json: bool) -> None:
@@ -158,7 +176,7 @@ def trigger_list(target: Target, *, limit: int, skip: int, as_json: bool) -> Non
     print_table(("TRIGGER", "VERSION", "FEED", "UPDATED"), rows)
 
 
-@trigger.command("delete")
+@trigger.command("delete", epilog=examples("invokerctl trigger delete nightly"))
 @click.argument("name")
 @user_verb
 def trigger_delete(target: Target, *, name: str, as_json: bool) -> None:
@@ -174,12 +192,16 @@ def trigger_delete(target: Target, *, name: str, as_json: bool) -> None:
 # ---- rules
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl rule create index-it image-arrived indexer", "invokerctl rule disable index-it", "invokerctl rule list"
+    )
+)
 def rule() -> None:
     """Have actions run when triggers fire (users)."""
 
 
-@rule.command("create")
+@rule.command("create", epilog=examples("invokerctl rule create index-it image-arrived indexer"))
 @click.argument("name")
 @click.argument("trigger_name", metavar="TRIGGER")
 @click.argument("action_name", metavar="ACTION")
@@ -190,7 +212,7 @@ def rule_create(target: Target, *, name: str, trigger_name: str, action_name: st
     _put_rule(target, name, trigger_name, action_name, overwrite=False, as_json=as_json, **options)
 
 
-@rule.command("update")
+@rule.command("update", epilog=examples("invokerctl rule update index-it image-arrived tools/indexer"))
 @click.argument("name")
 @click.argument("trigger_name", metavar="TRIGGER")
 @click.argument("action_name", metavar="ACTION")
@@ -223,7 +245,7 @@ def _set_status(target: Target, name: str, status: str, *, as_json: bool) -> Non
     print_json(document) if as_json else click.echo(f"{name} is {status}")
 
 
-@rule.command("enable")
+@rule.command("enable", epilog=examples("invokerctl rule enable index-it"))
 @click.argument("name")
 @user_verb
 def rule_enable(target: Target, *, name: str, as_json: bool) -> None:
@@ -231,7 +253,7 @@ def rule_enable(target: Target, *, name: str, as_json: bool) -> None:
     _set_status(target, name, "active", as_json=as_json)
 
 
-@rule.command("disable")
+@rule.command("disable", epilog=examples("invokerctl rule disable index-it"))
 @click.argument("name")
 @user_verb
 def rule_disable(target: Target, *, name: str, as_json: bool) -> None:
@@ -239,7 +261,7 @@ def rule_disable(target: Target, *, name: str, as_json: bool) -> None:
     _set_status(target, name, "inactive", as_json=as_json)
 
 
-@rule.command("get")
+@rule.command("get", epilog=examples("invokerctl rule get index-it"))
 @click.argument("name")
 @user_verb
 def rule_get(target: Target, *, name: str, as_json: bool) -> None:
@@ -248,7 +270,7 @@ def rule_get(target: Target, *, name: str, as_json: bool) -> None:
     print_json(target.user().ask("GET", _path(_RULES, name)).json())
 
 
-@rule.command("list")
+@rule.command("list", epilog=examples("invokerctl rule list"))
 @user_verb
 @_page_options
 def rule_list(target: Target, *, limit: int, skip: int, as_json: bool) -> None:
@@ -266,7 +288,7 @@ def rule_list(target: Target, *, limit: int, skip: int, as_json: bool) -> None:
     print_table(("RULE", "STATUS", "TRIGGER", "ACTION", "UPDATED"), rows)
 
 
-@rule.command("delete")
+@rule.command("delete", epilog=examples("invokerctl rule delete index-it"))
 @click.argument("name")
 @user_verb
 def rule_delete(target: Target, *, name: str, as_json: bool) -> None:

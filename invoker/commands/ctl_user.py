@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from invoker.commands.cli import json_option
+from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Exit, Failure, Reply, refusal
 from invoker.commands.ctl_code import action_path, make_exec, make_parameters, make_sequence, web_annotations
 from invoker.commands.ctl_context import Target
@@ -54,7 +54,11 @@ def parameter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_pairs(with_file(function))
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl action create hello hello.py", "invokerctl action invoke hello -r -p name Ada", "invokerctl action list"
+    )
+)
 def action() -> None:
     """Create, list, invoke and delete actions (users)."""
 
@@ -131,7 +135,14 @@ def _over(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return body | {"annotations": list(merged.values())}
 
 
-@action.command("update")
+@action.command(
+    "update",
+    epilog=examples(
+        "invokerctl action update hello hello.py",
+        "invokerctl action update hello --memory 512 --timeout 120000",
+        "invokerctl action update hello -p name Ada --del-annotation note",
+    ),
+)
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--del-annotation", "removed", metavar="KEY", multiple=True, help="Take an annotation away. May be repeated.")
@@ -188,7 +199,7 @@ def _full_name(document: dict[str, Any]) -> str:
     return f"/{document['namespace']}/{document['name']}"
 
 
-@action.command("get")
+@action.command("get", epilog=examples("invokerctl action get hello", "invokerctl action get tools/find --save find.py"))
 @click.argument("name")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the code to this file instead.")
 @user_verb
@@ -209,7 +220,7 @@ def action_get(target: Target, *, name: str, save: Path | None, as_json: bool) -
         save.write_text(code, "utf-8")
 
 
-@action.command("list")
+@action.command("list", epilog=examples("invokerctl action list", "invokerctl action list tools --limit 0"))
 @click.argument("package", required=False)
 @click.option("--limit", type=int, default=30, show_default=True, help="At most so many; 0 is as many as the server gives.")
 @click.option("--skip", type=int, default=0, help="Leave out so many.")
@@ -241,7 +252,7 @@ def _annotation(document: dict[str, Any], key: str) -> Any:
     return next((each["value"] for each in document.get("annotations", []) if each["key"] == key), "")
 
 
-@action.command("delete")
+@action.command("delete", epilog=examples("invokerctl action delete hello"))
 @click.argument("name")
 @user_verb
 def action_delete(target: Target, *, name: str, as_json: bool) -> None:
@@ -304,12 +315,25 @@ def _exit_failed(reply: Reply, activation_id: str) -> NoReturn:
     raise Failure(f"the platform failed (HTTP status {reply.status})", Exit.REFUSED, hint)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "invokerctl activation list --limit 10",
+        "invokerctl activation logs --last",
+        "invokerctl activation get 0123456789abcdef0123456789abcdef",
+    )
+)
 def activation() -> None:
     """List, show and cancel activations (users; cancel also for operators)."""
 
 
-@activation.command("list")
+@activation.command(
+    "list",
+    epilog=examples(
+        "invokerctl activation list",
+        "invokerctl activation list index --since 24h --limit 0",
+        "invokerctl activation list --since 2026-11-01 --until 2026-11-02 --json",
+    ),
+)
 @click.argument("name", required=False)
 @click.option("--limit", type=int, default=30, show_default=True, help="At most so many; 0 is as many as the server gives.")
 @click.option("--skip", type=int, default=0, help="Leave out so many.")
@@ -368,7 +392,9 @@ def _fetch(target: Target, activation_id: str | None, last: bool, part: str = ""
     return client.ask("GET", path_to(_ACTIVATIONS + "/{id}", id=activation_id or "") + part).json()
 
 
-@activation.command("get")
+@activation.command(
+    "get", epilog=examples("invokerctl activation get --last", "invokerctl activation get 0123456789abcdef0123456789abcdef")
+)
 @_id_argument
 @user_verb
 def activation_get(target: Target, *, activation_id: str | None, last: bool, as_json: bool) -> None:
@@ -377,7 +403,10 @@ def activation_get(target: Target, *, activation_id: str | None, last: bool, as_
     print_json(_fetch(target, activation_id, last))
 
 
-@activation.command("logs")
+@activation.command(
+    "logs",
+    epilog=examples("invokerctl activation logs --last", "invokerctl activation logs 0123456789abcdef0123456789abcdef --strip"),
+)
 @_id_argument
 @click.option("--strip", is_flag=True, help="Without time and stream.")
 @user_verb
@@ -392,7 +421,7 @@ def activation_logs(target: Target, *, activation_id: str | None, last: bool, st
         click.echo(line)
 
 
-@activation.command("result")
+@activation.command("result", epilog=examples("invokerctl activation result --last"))
 @_id_argument
 @user_verb
 def activation_result(target: Target, *, activation_id: str | None, last: bool, as_json: bool) -> None:
@@ -403,7 +432,7 @@ def activation_result(target: Target, *, activation_id: str | None, last: bool, 
         sys.exit(Exit.ACTION_FAILED)
 
 
-@activation.command("cancel")
+@activation.command("cancel", epilog=examples("invokerctl activation cancel 0123456789abcdef0123456789abcdef"))
 @click.argument("activation_id", metavar="ID")
 @user_verb
 def activation_cancel(target: Target, *, activation_id: str, as_json: bool) -> None:
