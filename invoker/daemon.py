@@ -46,7 +46,7 @@ from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
 from invoker.reconcile import Reconciler
 from invoker.record.rating import BadPrices, Prices, rate_activation
-from invoker.record.usage import priced_usage
+from invoker.record.usage import bills, priced_usage
 from invoker.recovery import take_over
 from invoker.signals import Signals
 from invoker.stores import Stores, boot_id, open_stores
@@ -252,7 +252,10 @@ class Daemon:
             authenticator=self.authenticator,
             pool=self.pool,
             invoker=self.invoker,
-            usage=lambda namespace, since, until: priced_usage(stores.recorder, self.prices, namespace, since, until),
+            usage=lambda namespace, since, until, by_action: priced_usage(
+                stores.recorder, self.prices, namespace, since, until, by_action=by_action
+            ),
+            bill=lambda namespace, month: bills(stores.recorder, self.prices, namespace, month),
             health=self.keeper.health,
             drain=self._refuse,
             on_deleted=self.observer.forget_namespace,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from invoker.commands import ctl_operator, ctl_triggers, ctl_user
+from invoker.commands import ctl_billing, ctl_operator, ctl_triggers, ctl_user
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
 from invoker.commands.ctl_api import api
 from invoker.commands.ctl_context import Target
@@ -37,7 +37,7 @@ def main(
 ) -> None:
     """Operate an invokerd node, and use it.
 
-    Operators (over the control socket, as the daemon's user): namespace, pool, status, usage, drain.
+    Operators (over the control socket, as the daemon's user): namespace, pool, status, drain, usage, bill, ledger, policy.
     Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation, trigger, rule, package,
     api, property, namespace get.
 
@@ -62,7 +62,9 @@ for _command in (
     ctl_operator.namespace,
     ctl_operator.pool,
     ctl_operator.status,
-    ctl_operator.usage,
+    ctl_billing.usage,
+    ctl_billing.bill,
+    ctl_billing.ledger,
     ctl_operator.drain,
     ctl_user.action,
     ctl_user.activation,

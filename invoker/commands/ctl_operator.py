@@ -1,4 +1,4 @@
-"""Operators' verbs of `invokerctl`, over the control socket: namespaces, the pool, usage, drain."""
+"""Operators' verbs of `invokerctl`, over the control socket: namespaces, the pool, drain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Client, Exit, Failure
-from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, rich_table, span
+from invoker.commands.ctl_output import local_time, plain_table, print_json, print_table, rich_table, span
 from invoker.control import messages
 from invoker.control.messages import path_to
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 _POOL_COLUMNS = ("CONTAINER", "ACTION", "NAMESPACE", "UID>", "STATE", "AGE>", "MEMORY>", "LEASES>")
 
 
-def _get(client: Client, path: str, kind: type[Any], query: dict[str, Any] | None = None) -> Any:
-    return _decode(client.ask("GET", path, query=query).body, kind)
+def get(client: Client, path: str, kind: type[Any], query: dict[str, Any] | None = None) -> Any:
+    """Ask the control socket and decode its answer. Raises Failure as `Client.ask` and `decode`."""
+    return decode(client.ask("GET", path, query=query).body, kind)
 
 
-def _decode(body: bytes, kind: type[Any]) -> Any:
+def decode(body: bytes, kind: type[Any]) -> Any:
+    """Decode an answer of the control socket. Raises Failure where the daemon is of another version."""
     try:
         return messages.decode(body, kind)
     except ValueError as error:
@@ -34,7 +36,8 @@ def _decode(body: bytes, kind: type[Any]) -> Any:
         ) from error
 
 
-def _print(message: messages.Message) -> None:
+def print_message(message: messages.Message) -> None:
+    """Print an answer as JSON."""
     print_json(messages.to_builtins(message))
 
 
@@ -70,12 +73,12 @@ def namespace_create(
     """  # noqa: D301 - \b is click's mark for a block that keeps its lines
     wanted = messages.CreateNamespace(name=name, uid=uid, gid=gid, groups=groups, mounts=mounts)
     reply = target.operator().ask("POST", messages.NAMESPACES, body=messages.encode(wanted))
-    _print_key(_decode(reply.body, messages.KeyReply), as_json)
+    _print_key(decode(reply.body, messages.KeyReply), as_json)
 
 
 def _print_key(reply: messages.KeyReply, as_json: bool) -> None:
     if as_json:
-        _print(reply)
+        print_message(reply)
     else:
         click.echo(reply.key)
 
@@ -85,9 +88,9 @@ def _print_key(reply: messages.KeyReply, as_json: bool) -> None:
 @click.pass_obj
 def namespace_list(target: Target, as_json: bool) -> None:
     """List the namespaces with their identities."""
-    reply = _get(target.operator(), messages.NAMESPACES, messages.NamespacesReply)
+    reply = get(target.operator(), messages.NAMESPACES, messages.NamespacesReply)
     if as_json:
-        _print(reply)
+        print_message(reply)
         return
     print_table(
         ("NAMESPACE", "UID>", "GID>", "GROUPS", "MOUNTS", "CREATED", "BLOCKED"),
@@ -127,7 +130,7 @@ def namespace_delete(target: Target, name: str, yes: bool, as_json: bool) -> Non
 def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
     """Give a namespace a new key and print it, alone. The old one is refused from then on."""
     reply = target.operator().ask("POST", path_to(messages.NAMESPACE_KEY, name=name), body=b"{}")
-    _print_key(_decode(reply.body, messages.KeyReply), as_json)
+    _print_key(decode(reply.body, messages.KeyReply), as_json)
 
 
 @namespace.command("limits")
@@ -151,7 +154,7 @@ def namespace_limits(
     wanted = messages.limits_of(limits | {"allowed_kinds": allowed_kinds or None})
     reply = target.operator().ask("PUT", path_to(messages.NAMESPACE_LIMITS, name=name), body=messages.encode(wanted))
     if as_json:
-        _print(_decode(reply.body, messages.NamespaceLimits))
+        print_message(decode(reply.body, messages.NamespaceLimits))
 
 
 @click.command(epilog=examples("invokerctl pool", "invokerctl pool --watch", "invokerctl pool --json --interval 10 --count 6"))
@@ -165,7 +168,7 @@ def pool(target: Target, watch: bool, interval: float, count: int | None, as_jso
     client = target.operator()
 
     def look() -> messages.PoolReply:
-        reply: messages.PoolReply = _get(client, messages.POOL, messages.PoolReply)
+        reply: messages.PoolReply = get(client, messages.POOL, messages.PoolReply)
         return reply
 
     if not watch and count is None:
@@ -201,7 +204,7 @@ def _repeat(show: Callable[[], None], interval_s: float, count: int | None) -> N
 
 def _print_pool(reply: messages.PoolReply, as_json: bool) -> None:
     if as_json:
-        _print(reply)
+        print_message(reply)
     elif sys.stdout.isatty():
         click.echo(_summary(reply))
         print_table(_POOL_COLUMNS, _pool_rows(reply))
@@ -237,9 +240,9 @@ def _pool_rows(reply: messages.PoolReply) -> list[tuple[object, ...]]:
 @click.pass_obj
 def status(target: Target, as_json: bool) -> None:
     """Tell how the daemon fares (operators). Exits with 1 when something is not as it should be."""
-    reply = _get(target.operator(), messages.STATUS, messages.StatusReply)
+    reply = get(target.operator(), messages.STATUS, messages.StatusReply)
     if as_json:
-        _print(reply)
+        print_message(reply)
     else:
         containers = ", ".join(f"{count} {state}" for state, count in reply.containers.items() if count) or "none"
         click.echo(
@@ -254,48 +257,6 @@ def status(target: Target, as_json: bool) -> None:
         sys.exit(Exit.REFUSED)
 
 
-@click.command()
-@click.option("--since", help="From when on: 24h, 7d, 2026-11-01, 2026-11-01T10:00. Default: the beginning.")
-@click.option("--until", help="Until when, excluded. Default: now.")
-@click.option("--namespace", "only", help="Only this namespace.")
-@json_option
-@click.pass_obj
-def usage(target: Target, since: str | None, until: str | None, only: str | None, as_json: bool) -> None:
-    """Show what each namespace has used, and what that costs (operators).
-
-    \b
-    Example:
-      invokerctl usage --since 2026-11-01 --until 2026-12-01 --json
-    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
-    now_s = time.time()
-    query = {
-        "since_ms": parse_when(since, now_s) if since else None,
-        "until_ms": parse_when(until, now_s) if until else None,
-        "namespace": only,
-    }
-    reply = _get(target.operator(), messages.USAGE, messages.UsageReply, query)
-    if as_json:
-        _print(reply)
-        return
-    print_table(
-        ("NAMESPACE", "ACTIVATIONS>", "FAILED>", "TIME s>", "CPU s>", "MEMORY GiB s>", "COST>", "", "PLAN"),
-        (
-            (
-                each.namespace,
-                each.activations,
-                each.failed,
-                f"{each.billed_us / 1e6:.3f}",
-                f"{each.cpu_us / 1e6:.3f}",
-                f"{each.memory_byte_us / 2**30 / 1e6:.3f}",
-                each.cost,
-                each.currency,
-                each.plan,
-            )
-            for each in reply.rows
-        ),
-    )
-
-
 @click.command(epilog=examples("invokerctl drain", "invokerctl drain --wait --timeout 600 && systemctl stop invokerd"))
 @click.option("--wait", is_flag=True, help="Return when nothing runs any more.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
@@ -304,7 +265,7 @@ def usage(target: Target, since: str | None, until: str | None, only: str | None
 def drain(target: Target, wait: bool, timeout: float, as_json: bool) -> None:
     """Refuse new work from now on and let what runs end (operators). The daemon goes on until it is stopped."""
     client = target.operator()
-    running = _decode(client.ask("POST", messages.DRAIN, body=b"{}").body, messages.DrainReply).running
+    running = decode(client.ask("POST", messages.DRAIN, body=b"{}").body, messages.DrainReply).running
     deadline = time.monotonic() + timeout
     while wait and running:
         if time.monotonic() >= deadline:
@@ -312,9 +273,9 @@ def drain(target: Target, wait: bool, timeout: float, as_json: bool) -> None:
                 f"{running} activations still run after {timeout:g} s", hint="wait on, or cancel them: activation cancel ID"
             )
         time.sleep(0.2)
-        now = _get(client, messages.STATUS, messages.StatusReply)
+        now = get(client, messages.STATUS, messages.StatusReply)
         running = now.running + now.waiting
     if as_json:
-        _print(messages.DrainReply(running=running))
+        print_message(messages.DrainReply(running=running))
     else:
         click.echo("drained" if not running else f"draining: {running} activations still run")

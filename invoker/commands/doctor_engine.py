@@ -134,7 +134,7 @@ def check_images(node: Node) -> Iterator[Finding]:
         yield warning(
             "runtimes",
             f"not in the engine: {', '.join(absent)}",
-            "build or pull them before users wait for it: the first call of each kind would",
+            "build those named invokerd/...: scripts/images of the checkout; pull others before the first call waits for it",
         )
     else:
         yield ok("runtimes", f"{len(manifest.runtimes)} kinds, {len(images)} images, all in the engine")

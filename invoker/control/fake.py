@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from invoker.control.messages import CancelReply, PoolRow, StatusReply, UsageRow
+from invoker.control.messages import BillReply, BillRow, CancelReply, PoolRow, StatusReply, UsageRow
 from invoker.control.server import serve_control
 from invoker.errors import EntityExists, EntityNotFound
 from invoker.model import LimitOverrides, Namespace
@@ -26,6 +26,7 @@ class FakeControl:
         keys: the present key of each namespace.
         rows: what `pool_rows` returns.
         usages: what `usage` picks from.
+        lines: what `bill` picks from; the month is never complete.
         activations: id to (namespace, `queued` or `running`); a cancelled one is taken out.
         problems: what `status` complains of.
         running: activations under way; while draining, each look at the status ends one.
@@ -38,6 +39,7 @@ class FakeControl:
         self.keys: dict[str, str] = {}
         self.rows: list[PoolRow] = []
         self.usages: list[UsageRow] = []
+        self.lines: list[BillRow] = []
         self.activations: dict[str, tuple[str, str]] = {}
         self.problems: tuple[str, ...] = ()
         self.running = 0
@@ -101,10 +103,15 @@ class FakeControl:
             problems=self.problems,
         )
 
-    async def usage(self, namespace: str | None, since_ms: int, until_ms: int) -> list[UsageRow]:
+    async def usage(self, namespace: str | None, since_ms: int, until_ms: int, *, by_action: bool = False) -> list[UsageRow]:
         """See `Control`."""
         self.asked.append((namespace, since_ms, until_ms))
-        return [row for row in self.usages if namespace in (None, row.namespace)]
+        return [row for row in self.usages if namespace in (None, row.namespace) and bool(row.action) == by_action]
+
+    async def bill(self, namespace: str | None, month: str) -> BillReply:
+        """See `Control`."""
+        rows = tuple(row for row in self.lines if namespace in (None, row.namespace))
+        return BillReply(month=month, since_ms=0, until_ms=1, complete=False, rows=rows)
 
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """See `Control`."""

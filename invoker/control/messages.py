@@ -18,6 +18,7 @@ NAMESPACE_LIMITS = "/v1/namespaces/{name}/limits"
 POOL = "/v1/pool"
 STATUS = "/v1/status"
 USAGE = "/v1/usage"
+BILL = "/v1/bills/{month}"
 CANCEL = "/v1/activations/{id}/cancel"
 DRAIN = "/v1/drain"
 #: The only one of these on the public API, for users with their key.
@@ -127,17 +128,26 @@ class StatusReply(Message, frozen=True, kw_only=True):
 
 
 class UsageRow(Message, frozen=True, kw_only=True):
-    """What one namespace used and what that costs. Facts are integers, the cost is exact decimal text.
+    """What one namespace, or one action of it, used and what that costs. Facts are integers, the cost is exact decimal text.
+
+    The last five are what the plan prices: with them `cost` can be computed by hand (docs/billing.md).
 
     Attributes:
+        action: `ns/[package/]name` where it was asked for; idle containers without an action have none.
         failed: those of `activations` that did not succeed.
         billed_us: init plus run.
         memory_byte_us: declared memory times that time.
         cost: exact, in `currency`.
-        plan: version of the price plan.
+        plan: `id@version` of the price plan; empty for what no plan rates, which costs nothing.
+        charged_invocations: those of `activations` that are charged.
+        charged_memory_mib_us: declared memory times rounded time of those, MiB-microseconds; corrections in it.
+        charged_cpu_us: CPU time of those, and what was used after the reply; corrections in it.
+        idle_byte_us: memory of idle containers, byte-microseconds.
+        corrections: how many are in it.
     """
 
     namespace: str
+    action: str = ""
     activations: int
     failed: int
     billed_us: int
@@ -146,6 +156,11 @@ class UsageRow(Message, frozen=True, kw_only=True):
     cost: str
     currency: str
     plan: str = ""
+    charged_invocations: int = 0
+    charged_memory_mib_us: int = 0
+    charged_cpu_us: int = 0
+    idle_byte_us: int = 0
+    corrections: int = 0
 
 
 class UsageReply(Message, frozen=True, kw_only=True):
@@ -154,6 +169,40 @@ class UsageReply(Message, frozen=True, kw_only=True):
     since_ms: int
     until_ms: int
     rows: tuple[UsageRow, ...]
+
+
+class BillRow(Message, frozen=True, kw_only=True):
+    """One line of a month's bill: what one namespace owes under one plan.
+
+    Attributes:
+        invocations, memory_mib_us, cpu_us, idle_byte_us: what is charged, as in `UsageRow`, less what is free.
+        free_invocations, free_memory_mib_us, free_cpu_us: what the plan's free quantities took off.
+        exact: price of it, before the one rounding.
+        amount: the line, rounded as the plan says.
+    """
+
+    namespace: str
+    plan: str
+    currency: str
+    invocations: int
+    memory_mib_us: int
+    cpu_us: int
+    idle_byte_us: int
+    free_invocations: int
+    free_memory_mib_us: int
+    free_cpu_us: int
+    exact: str
+    amount: str
+
+
+class BillReply(Message, frozen=True, kw_only=True):
+    """The bills of a calendar month, UTC; not the last word while `complete` is false: the month is not over."""
+
+    month: str
+    since_ms: int
+    until_ms: int
+    complete: bool
+    rows: tuple[BillRow, ...]
 
 
 class CancelReply(Message, frozen=True, kw_only=True):

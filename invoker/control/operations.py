@@ -10,7 +10,7 @@ import msgspec
 
 from invoker import __version__
 from invoker.config.model import Config
-from invoker.control.messages import CancelReply, PoolRow, StatusReply, UsageRow
+from invoker.control.messages import BillReply, CancelReply, PoolRow, StatusReply, UsageRow
 from invoker.errors import EntityExists, EntityNotFound, InvalidRequest
 from invoker.health import Health
 from invoker.http.auth import Authenticator
@@ -37,7 +37,8 @@ class Operations:
         authenticator: Authenticator,
         pool: Pool,
         invoker: Invoker,
-        usage: Callable[[str | None, int, int], Awaitable[Sequence[UsageRow]]],
+        usage: Callable[[str | None, int, int, bool], Awaitable[Sequence[UsageRow]]],
+        bill: Callable[[str | None, str], Awaitable[BillReply]],
         health: Callable[[], Health],
         drain: Callable[[], None],
         on_deleted: Callable[[str], None],
@@ -50,7 +51,8 @@ class Operations:
             authenticator: makes and hashes keys.
             pool: its containers are listed.
             invoker: cancels.
-            usage: sums of the ledger, priced: (namespace, since, until).
+            usage: sums of the ledger, priced: (namespace, since, until, by action).
+            bill: the bills of a month: (namespace, month).
             health: whose failed checks are the daemon's problems.
             drain: makes the daemon refuse new work.
             on_deleted: told the name of each deleted namespace.
@@ -61,6 +63,7 @@ class Operations:
         self._pool = pool
         self._invoker = invoker
         self._usage = usage
+        self._bill = bill
         self._health = health
         self._drain = drain
         self._on_deleted = on_deleted
@@ -148,9 +151,13 @@ class Operations:
             problems=problems,
         )
 
-    async def usage(self, namespace: str | None, since_ms: int, until_ms: int) -> Sequence[UsageRow]:
+    async def usage(self, namespace: str | None, since_ms: int, until_ms: int, *, by_action: bool = False) -> Sequence[UsageRow]:
         """See `Control`."""
-        return await self._usage(namespace, since_ms, until_ms)
+        return await self._usage(namespace, since_ms, until_ms, by_action)
+
+    async def bill(self, namespace: str | None, month: str) -> BillReply:
+        """See `Control`."""
+        return await self._bill(namespace, month)
 
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """See `Control`."""

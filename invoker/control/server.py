@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from invoker.control.messages import (
+    BILL,
     CANCEL,
     DRAIN,
     NAMESPACE,
@@ -25,6 +26,7 @@ from invoker.control.messages import (
     POOL,
     STATUS,
     USAGE,
+    BillReply,
     CancelReply,
     CreateNamespace,
     DrainReply,
@@ -75,8 +77,11 @@ class Control(Protocol):
     def status(self) -> StatusReply:
         """Tell how the daemon fares."""
 
-    async def usage(self, namespace: str | None, since_ms: int, until_ms: int) -> Sequence[UsageRow]:
-        """Sum the ledger by namespace over `since_ms <= start < until_ms`; None is every namespace."""
+    async def usage(self, namespace: str | None, since_ms: int, until_ms: int, *, by_action: bool = False) -> Sequence[UsageRow]:
+        """Sum the ledger by namespace, and by action if asked, over `since_ms <= at < until_ms`; None is every namespace."""
+
+    async def bill(self, namespace: str | None, month: str) -> BillReply:
+        """Make the bills of a calendar month, such as `2026-11`, UTC; None is every namespace."""
 
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """Cancel an activation: what is queued never runs, what runs is killed, recorded and billed to that moment.
@@ -112,8 +117,12 @@ def build_control_app(control: Control) -> web.Application:
 
     async def usage(request: web.Request) -> web.Response:
         since_ms, until_ms = _milliseconds(request, "since_ms", 0), _milliseconds(request, "until_ms", _END_OF_TIME_MS)
-        rows = await control.usage(request.query.get("namespace"), since_ms, until_ms)
+        by_action = request.query.get("by") == "action"
+        rows = await control.usage(request.query.get("namespace"), since_ms, until_ms, by_action=by_action)
         return _reply(UsageReply(since_ms=since_ms, until_ms=until_ms, rows=tuple(rows)))
+
+    async def bill(request: web.Request) -> web.Response:
+        return _reply(await control.bill(request.query.get("namespace"), request.match_info["month"]))
 
     async def cancel(request: web.Request) -> web.Response:
         return _reply(await control.cancel(ActivationId(request.match_info["id"])))
@@ -128,6 +137,7 @@ def build_control_app(control: Control) -> web.Application:
     app.router.add_get(POOL, pool, allow_head=False)
     app.router.add_get(STATUS, status, allow_head=False)
     app.router.add_get(USAGE, usage, allow_head=False)
+    app.router.add_get(BILL, bill, allow_head=False)
     app.router.add_post(CANCEL, cancel)
     app.router.add_post(DRAIN, drain)
     return app

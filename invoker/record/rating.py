@@ -59,6 +59,14 @@ class Quantities(msgspec.Struct, frozen=True, kw_only=True):
             idle_byte_us=self.idle_byte_us + other.idle_byte_us,
         )
 
+    def __sub__(self, other: Quantities) -> Quantities:
+        return Quantities(
+            invocations=self.invocations - other.invocations,
+            memory_mib_us=self.memory_mib_us - other.memory_mib_us,
+            cpu_us=self.cpu_us - other.cpu_us,
+            idle_byte_us=self.idle_byte_us - other.idle_byte_us,
+        )
+
     @classmethod
     def of_usage(cls, row: UsageRow) -> Self:
         """Take over the sums of a row of `Recorder.usage`, made with the rounding of the plan that is to price them."""
@@ -202,6 +210,15 @@ class Prices:
         ]
         return [(plan, begin, end) for plan, begin, end in cut if begin < end]
 
+    def gaps(self, since_ms: int, upto_ms: int) -> list[tuple[int, int]]:
+        """Find the parts of `since_ms <= start < upto_ms` that no plan rates: (begin, end), in order."""
+        found = []
+        for _, begin, end in self.spans(since_ms, upto_ms):
+            if since_ms < begin:
+                found.append((since_ms, begin))
+            since_ms = end
+        return [*found, (since_ms, upto_ms)] if since_ms < upto_ms else found
+
 
 def charge(meter: Meter, status: Status, rounding: Rounding) -> Quantities:
     """Find what a finished row is charged for.
@@ -255,16 +272,19 @@ def add(amounts: Iterable[Decimal]) -> Decimal:
     return total
 
 
+def free_of(quantities: Quantities, plan: Plan) -> Quantities:
+    """Find how much of an account's quantities of one month is free under a plan: never more than there is."""
+    free = plan.free
+    return Quantities(
+        invocations=min(max(quantities.invocations, 0), free.invocations),
+        memory_mib_us=min(max(quantities.memory_mib_us, 0), free.memory_mib_us),
+        cpu_us=min(max(quantities.cpu_us, 0), free.cpu_us),
+    )
+
+
 def bill(quantities: Quantities, plan: Plan) -> Decimal:
     """Find the line of an account's bill for one month: less what is free, rounded once."""
-    free = plan.free
-    charged = Quantities(
-        invocations=max(quantities.invocations - free.invocations, 0),
-        memory_mib_us=max(quantities.memory_mib_us - free.memory_mib_us, 0),
-        cpu_us=max(quantities.cpu_us - free.cpu_us, 0),
-        idle_byte_us=quantities.idle_byte_us,
-    )
-    return plan.line(price(charged, plan))
+    return plan.line(price(quantities - free_of(quantities, plan), plan))
 
 
 def plain(amount: Decimal) -> str:

@@ -114,3 +114,17 @@ SELECT at_ms, namespace, action, memory_limit_mib, run_us, CASE WHEN start_kind 
 FROM ledger
 WHERE type = 'finished' AND kind <> 'sequence' AND container IS NOT NULL AND at_ms >= :since_ms AND at_ms < :upto_ms
 ORDER BY at_ms;
+
+-- name: export
+-- A page of rows in the order of their time, from (at_ms, seq) on, excluded; the columns are export.COLUMNS.
+SELECT seq, node, subject, type, part, at_ms, end_ms, namespace, action, actor, version, kind, container, cause, transaction_id,
+       status, outcome, start_kind, timed_out, memory_limit_mib, billed_us, cpu_us, cpu_quality, peak_bytes, peak_quality,
+       anonymous_bytes, shared_bytes, cache_bytes, throttled_us, oom_kills, request_bytes, response_bytes,
+       authenticate_us, authorise_us, resolve_us, queue_us, pull_us, create_us, thaw_us, init_us, run_us, collect_us,
+       memory_mib_us, memory_byte_us, fact, reason
+FROM ledger
+WHERE at_ms >= :since_ms AND at_ms < :upto_ms AND (at_ms, seq) > (:at_ms, :seq)
+  AND (:namespace IS NULL OR namespace = :namespace)
+  AND (:every_type OR type IN ('finished', 'tail', 'idle', 'correction'))
+ORDER BY at_ms, seq
+LIMIT :page;

@@ -7,7 +7,7 @@ import pytest
 
 from invoker.commands.ctl import main
 from invoker.control.fake import FakeControl, serving
-from invoker.control.messages import PoolRow, UsageRow
+from invoker.control.messages import PoolRow
 
 
 @pytest.fixture
@@ -113,27 +113,6 @@ def test_the_status_complains_by_its_exit_code(ctl: Ctl, control: FakeControl) -
     control.problems = ("freezing does not work; see invokerd doctor",)
     assert "problem:     freezing does not work" in ctl.run("status", code=1).stdout
     assert json.loads(ctl.run("status", "--json", code=1).stdout)["problems"] == list(control.problems)
-
-
-def test_usage_is_asked_for_a_span_and_shown_in_readable_units(ctl: Ctl, control: FakeControl) -> None:
-    control.usages = [
-        UsageRow(
-            namespace="alice",
-            activations=3,
-            failed=1,
-            billed_us=1_500_000,
-            cpu_us=900_000,
-            memory_byte_us=2**30 * 1_500_000,
-            cost="0.000000123",
-            currency="EUR",
-            plan="default-1",
-        )
-    ]
-    shown = ctl.run("usage", "--since", "1700000000000", "--until", "1700000001000", "--namespace", "alice").stdout.splitlines()
-    assert control.asked == [("alice", 1_700_000_000_000, 1_700_000_001_000)]
-    assert shown[1].split() == ["alice", "3", "1", "1.500", "0.900", "1.500", "0.000000123", "EUR", "default-1"]
-    assert json.loads(ctl.run("usage", "--json").stdout)["rows"][0]["cost"] == "0.000000123"
-    assert "is no moment" in ctl.run("usage", "--since", "once", code=2).stderr
 
 
 def test_drain_returns_at_once_or_waits_for_the_end(ctl: Ctl, control: FakeControl) -> None:

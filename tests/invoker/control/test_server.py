@@ -78,6 +78,17 @@ async def test_usage_is_asked_for_the_span_and_namespace_given(session: aiohttp.
     assert (status, body["code"]) == (400, "malformed-query")
 
 
+async def test_usage_by_action_and_bills_reach_the_daemon(session: aiohttp.ClientSession, control: FakeControl) -> None:
+    row = messages.UsageRow(
+        namespace="a", activations=1, failed=0, billed_us=1, cpu_us=1, memory_byte_us=1, cost="0", currency="EUR", action="a/b"
+    )
+    control.usages = [row]
+    assert (await ask(session, "GET", messages.USAGE))[1]["rows"] == []
+    assert (await ask(session, "GET", messages.USAGE + "?by=action"))[1]["rows"] == [messages.to_builtins(row)]
+    status, body = await ask(session, "GET", messages.path_to(messages.BILL, month="2026-11"))
+    assert (status, body["month"], body["complete"]) == (200, "2026-11", False)
+
+
 async def test_drain_and_cancel_reach_the_daemon(session: aiohttp.ClientSession, control: FakeControl) -> None:
     control.activations["a" * 32] = ("alice", "running")
     assert await ask(session, "POST", f"/v1/activations/{'a' * 32}/cancel") == (

@@ -1,0 +1,210 @@
+"""Operators' verbs of `invokerctl` about money: usage, bills, and the ledger's rows. docs/billing.md has the rules."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from invoker.commands.cli import examples, json_option
+from invoker.commands.ctl_client import Exit, Failure
+from invoker.commands.ctl_operator import get, print_message
+from invoker.commands.ctl_output import parse_when, print_table
+from invoker.control import messages
+from invoker.control.messages import path_to
+
+if TYPE_CHECKING:
+    from invoker.commands.ctl_context import Target
+
+#: The last millisecond that there is: "until now, and whatever comes".
+_END_OF_TIME_MS = 2**63 - 1
+
+
+def _span_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--since", help="From when on: 24h, 7d, 2026-11-01, 2026-11-01T00:00Z. Default: the beginning."),
+        click.option("--until", help="Until when, excluded. Default: now."),
+        click.option("--namespace", "only", help="Only this namespace."),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+_csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header: exact integers and decimals.")
+
+
+@click.command(
+    epilog=examples(
+        "invokerctl usage",
+        "invokerctl usage --since 2026-11-01T00:00Z --until 2026-12-01T00:00Z --json",
+        "invokerctl usage --since 24h --namespace alice --by action",
+        "invokerctl usage --csv >usage.csv",
+    )
+)
+@_span_options
+@click.option("--by", type=click.Choice(["namespace", "action"]), default="namespace", show_default=True, help="A row for each.")
+@_csv_option
+@json_option
+@click.pass_obj
+def usage(
+    target: Target, *, since: str | None, until: str | None, only: str | None, by: str, as_csv: bool, as_json: bool
+) -> None:
+    """Show what each namespace, or each action, has used, and what that costs (operators).
+
+    A moment without an offset is local time; bills are by months of UTC. What no price plan rates has no plan, and costs
+    nothing. Costs are exact: nothing is rounded.
+    """
+    _not_both(as_csv=as_csv, as_json=as_json)
+    now_s = time.time()
+    query = {
+        "since_ms": parse_when(since, now_s) if since else None,
+        "until_ms": parse_when(until, now_s) if until else None,
+        "namespace": only,
+        "by": by,
+    }
+    reply = get(target.operator(), messages.USAGE, messages.UsageReply, query)
+    if as_json:
+        print_message(reply)
+    elif as_csv:
+        _print_csv(messages.UsageRow, reply.rows)
+    else:
+        names = ("NAMESPACE", "ACTION") if by == "action" else ("NAMESPACE",)
+        columns = (*names, "ACTIVATIONS>", "FAILED>", "TIME s>", "CPU s>", "MEMORY GiB s>", "COST>", "CURRENCY", "PLAN")
+        print_table(columns, ((*(getattr(each, name.lower()) for name in names), *_measures(each)) for each in reply.rows))
+
+
+def _measures(row: messages.UsageRow) -> tuple[object, ...]:
+    return (
+        row.activations,
+        row.failed,
+        f"{row.billed_us / 1e6:.3f}",
+        f"{row.cpu_us / 1e6:.3f}",
+        f"{row.memory_byte_us / 2**30 / 1e6:.3f}",
+        row.cost,
+        row.currency,
+        row.plan,
+    )
+
+
+@click.command(
+    epilog=examples(
+        "invokerctl bill 2026-11", "invokerctl bill 2026-11 --namespace alice --json", "invokerctl bill 2026-11 --csv"
+    )
+)
+@click.argument("month")
+@click.option("--namespace", "only", help="Only this namespace.")
+@_csv_option
+@json_option
+@click.pass_obj
+def bill(target: Target, *, month: str, only: str | None, as_csv: bool, as_json: bool) -> None:
+    """Make the bills of a calendar MONTH, such as 2026-11, in UTC (operators).
+
+    A line for each namespace and price plan: what is charged, less what the plan has free, priced exactly and rounded once.
+    """
+    _not_both(as_csv=as_csv, as_json=as_json)
+    reply = get(target.operator(), path_to(messages.BILL, month=month), messages.BillReply, {"namespace": only})
+    if as_json:
+        print_message(reply)
+        return
+    if as_csv:
+        _print_csv(messages.BillRow, reply.rows)
+    else:
+        columns = ("NAMESPACE", "CALLS>", "MEMORY GiB s>", "CPU s>", "IDLE GiB s>", "EXACT>", "AMOUNT>", "CURRENCY", "PLAN")
+        print_table(columns, map(_bill_line, reply.rows))
+    if not reply.complete:
+        click.echo(f"invokerctl: {month} is not over yet: these lines will still grow", err=True)
+
+
+def _bill_line(row: messages.BillRow) -> tuple[object, ...]:
+    return (
+        row.namespace,
+        row.invocations,
+        f"{row.memory_mib_us / 1024 / 1e6:.3f}",
+        f"{row.cpu_us / 1e6:.3f}",
+        f"{row.idle_byte_us / 2**30 / 1e6:.3f}",
+        row.exact,
+        row.amount,
+        row.currency,
+        row.plan,
+    )
+
+
+@click.command(
+    epilog=examples(
+        "invokerctl ledger --since 2026-11-01T00:00Z --until 2026-12-01T00:00Z >ledger.csv",
+        "invokerctl ledger --namespace alice --since 24h --json",
+        "invokerctl ledger --all --since 1h",
+    )
+)
+@_span_options
+@click.option("--all", "every_type", is_flag=True, help="Also rows that no bill depends on: accepted, begun, container.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, instead of CSV.")
+@click.pass_obj
+def ledger(target: Target, *, since: str | None, until: str | None, only: str | None, every_type: bool, as_json: bool) -> None:
+    """Print the ledger's rows as CSV with a header: the facts that usage and bills are computed from (operators).
+
+    Reads the files in state_dir, and changes nothing; the daemon need not run. While it runs, the last second may be missing.
+    """
+    import asyncio
+
+    from pool.errors import InvokerError
+
+    now_s = time.time()
+    directory = target.config().state_dir / "ledger"
+    try:
+        os.scandir(directory).close()
+    except FileNotFoundError:
+        raise Failure(
+            f"{directory} is not there", hint="no daemon has run on this state_dir yet; --config FILE names another"
+        ) from None
+    except OSError as error:
+        raise Failure(
+            f"{directory}: {error.strerror}", hint="run this as the daemon's user (root): sudo invokerctl ..."
+        ) from error
+    try:
+        asyncio.run(
+            _print_ledger(
+                directory,
+                as_json=as_json,
+                namespace=only,
+                since_ms=parse_when(since, now_s) if since else 0,
+                upto_ms=parse_when(until, now_s) if until else _END_OF_TIME_MS,
+                every_type=every_type,
+            )
+        )
+    except InvokerError as error:
+        raise Failure(str(error)) from error
+
+
+async def _print_ledger(directory: Path, *, as_json: bool, **span: Any) -> None:
+    from invoker.record.export import COLUMNS, read_rows
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if not as_json:
+        writer.writerow(COLUMNS)
+    async for row in read_rows(directory, **span):
+        if as_json:
+            click.echo(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
+        else:
+            writer.writerow(row)
+
+
+def _print_csv(kind: type[messages.Message], rows: Sequence[messages.Message]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(kind.__struct_fields__)
+    writer.writerows([getattr(row, name) for name in kind.__struct_fields__] for row in rows)
+    click.echo(text.getvalue(), nl=False)
+
+
+def _not_both(*, as_csv: bool, as_json: bool) -> None:
+    if as_csv and as_json:
+        raise Failure("--csv and --json exclude each other", Exit.USAGE)
