@@ -91,12 +91,19 @@ def serve(config_path: Path | None) -> NoReturn:
 @config_option
 @json_option
 def check_config(config_path: Path | None, as_json: bool) -> None:
-    """Check the configuration and print what is in effect.
+    """Check the configuration, price plans and manifest of kinds included, and print what is in effect.
 
     Exits with 78, and a line for each problem, when the daemon would refuse to start with it.
     """
     loaded = _load_or_exit(config_path)
+    from invoker import configured
+    from invoker.config.model import ConfigError
     from invoker.config.text import render_effective, render_effective_json
+
+    try:
+        configured.check(loaded.config)
+    except ConfigError as error:
+        _exit_bad_config(error.problems)
 
     click.echo(render_effective_json(loaded) if as_json else render_effective(loaded), nl=False)
 

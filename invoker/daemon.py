@@ -28,6 +28,7 @@ from invoker.catalog.builtins import catalog_builtins
 from invoker.catalog.deploy import deploy_catalog
 from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
+from invoker.configured import load_manifest, load_prices
 from invoker.control.operations import Operations
 from invoker.control.server import serve_control
 from invoker.entitlement import resolve_entitled
@@ -45,7 +46,7 @@ from invoker.minute import MinuteFile
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
 from invoker.reconcile import Reconciler
-from invoker.record.rating import BadPrices, Prices, rate_activation
+from invoker.record.rating import Prices, rate_activation
 from invoker.record.usage import bills, priced_usage
 from invoker.recovery import take_over
 from invoker.signals import Signals
@@ -89,7 +90,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     signals, notifier = Signals(), Notifier.from_environment()
-    prices, manifest = _prices(config), Manifest.load(config.runtimes.manifest) if config.runtimes.manifest else Manifest.load()
+    prices, manifest = load_prices(config), load_manifest(config)
     with signals.installed(), _alone():
         async with open_stores(config) as stores, _open_engine(config) as backend, asyncio.TaskGroup() as group:
             daemon = Daemon(
@@ -425,14 +426,17 @@ class Daemon:
             self.notifier.reloading()
             try:
                 reload = reloadable_changes(self.config, load(config_path).config)
-                prices = _prices(reload.config)
+                prices = load_prices(reload.config)
             except ConfigError as error:
                 log.error("reload: the old configuration stays: %s", error)  # noqa: TRY400 - the file's fault, not a bug
             else:
+                applied = list(reload.applied)
+                if prices.plans != self.prices.plans:
+                    applied.append(f"price plans {', '.join(plan.name for plan in prices.plans)}")
                 self.config, self.prices = reload.config, prices
                 logging.getLogger().setLevel(reload.config.log.level.upper())
                 self.planner.forget()
-                log.info("reload: applied: %s", ", ".join(reload.applied) or "nothing has changed")
+                log.info("reload: applied: %s", ", ".join(applied) or "nothing, for nothing that a reload applies has changed")
                 if reload.needs_restart:
                     log.warning("reload: these need a restart: %s", ", ".join(reload.needs_restart))
             self.notifier.ready()
@@ -525,13 +529,6 @@ def _pool_settings(config: Config) -> PoolSettings:
         shrink_frozen=pool.shrink_frozen,
         frozen_margin_mib=pool.frozen_margin_mib,
     )
-
-
-def _prices(config: Config) -> Prices:
-    try:
-        return Prices.load(config.prices.file)
-    except BadPrices as error:
-        raise ConfigError([f"prices.file: {error}"]) from error
 
 
 def _build_date() -> str:

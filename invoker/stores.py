@@ -14,7 +14,7 @@ from pathlib import Path
 
 from invoker.alarms.store import AlarmStore
 from invoker.code import CodeStore
-from invoker.config.model import Config
+from invoker.config.model import Config, ConfigError
 from invoker.record.activations import Retention
 from invoker.record.apis import ApiStore
 from invoker.record.damage import Damage
@@ -66,9 +66,17 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(config: Config) -> AsyncIterator[Stores]:
-    """Lock the state directory and open all that is in it; the journal is replayed."""
+    """Lock the state directory and open all that is in it; the journal is replayed.
+
+    Raises:
+        ConfigError: the directory can be neither found nor made.
+        StateDirectoryInUse, StoreTooNew, StoreBroken, ...: likewise at the start.
+    """
     directory = config.state_dir
-    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"state_dir = {directory}: {error.strerror}; run as root, or choose another directory"]) from error
     async with AsyncExitStack() as stack:
         stack.callback(os.close, _lock(directory / "lock"))
         log.info("SQLite %s", sqlite3.sqlite_version)

@@ -105,11 +105,11 @@ class Client:
         if self.auth:
             headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = urlsplit(self.url).path.rstrip("/") if not self.url.startswith("unix:") else ""
-        target += path + (f"?{urlencode(given)}" if given else "")
         import http.client
 
         connection = self._connection()
+        target = urlsplit(self.url).path.rstrip("/") if not self.url.startswith("unix:") else ""
+        target += path + (f"?{urlencode(given)}" if given else "")
         try:
             connection.request(method, target, body, headers)
             response = connection.getresponse()
@@ -123,30 +123,38 @@ class Client:
         """Send one request that has to succeed.
 
         Raises:
-            Failure: nobody answers, or the answer is not a 2xx.
+            Failure: nobody answers, the answer is not a 2xx, or not of a server that we know how to talk to.
         """
         reply = self.request(method, path, query=query, body=body)
         if not 200 <= reply.status < 300:
             raise refusal(reply)
+        if reply.body and "json" not in reply.headers.get("content-type", "json"):
+            raise Failure(
+                f"{self.url} answers, but not as OpenWhisk's API does", hint="is --apihost, or APIHOST of ~/.wskprops, right?"
+            )
         return reply
 
     def _connection(self) -> http.client.HTTPConnection:
         import http.client
 
-        parts = urlsplit(self.url)
-        if parts.scheme == "unix":
+        try:
+            parts = urlsplit(self.url)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError:  # a port that is no number, or a bracket too many
+            scheme, host, port = "", None, None
+        if scheme == "unix":
             return _unix_connection(parts.path, self._timeout_s)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if scheme not in ("http", "https") or not host:
             raise Failure(f"{self.url!r} is no address of a server", Exit.USAGE, "write http://host:port or https://host:port")
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=self._timeout_s)
+        if scheme == "http":
+            return http.client.HTTPConnection(host, port or 80, timeout=self._timeout_s)
         import ssl
 
         context = ssl.create_default_context()
         if self._insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=self._timeout_s, context=context)
+        return http.client.HTTPSConnection(host, port or 443, timeout=self._timeout_s, context=context)
 
     def _unreachable(self, error: Exception) -> Failure:
         hint = self._start_hint

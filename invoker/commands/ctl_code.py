@@ -66,7 +66,7 @@ def _read_code(file: Path, *, blackbox: bool) -> str:
             return base64.b64encode(zip_directory(file)).decode()
         content = file.read_bytes()
     except OSError as error:
-        raise Failure(f"{file}: {error.strerror}", Exit.USAGE) from error
+        raise Failure(f"{error.filename or file}: {error.strerror}", Exit.USAGE) from error
     if content.startswith(b"PK\x03\x04"):
         return base64.b64encode(content).decode()
     try:

@@ -86,7 +86,10 @@ def with_scheme(host: str) -> str:
     """Complete an address without a scheme: http:// on this machine, https:// elsewhere, as `wsk` does."""
     if "://" in host:
         return host
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # the client says that it is none
+        name = ""
     local = name in ("localhost", "::1") or name.startswith("127.")
     return f"http://{host}" if local else f"https://{host}"
 
@@ -98,7 +101,7 @@ def read_wskprops(environ: Mapping[str, str] | None = None) -> dict[str, str]:
         environ: environment variables; None is the process's own.
     """
     try:
-        lines = properties_path(environ).read_text("utf-8").splitlines()
+        lines = properties_path(environ).read_text("utf-8", "replace").splitlines()
     except OSError:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))

@@ -20,8 +20,14 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON: indented for a person, on one line for a pipe."""
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    """Print a value as JSON: indented for a person, on one line for a pipe; escaped where the terminal lacks the characters."""
+    indent = 2 if sys.stdout.isatty() else None
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair is JSON, too
+        text = json.dumps(value, indent=indent)
+    click.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

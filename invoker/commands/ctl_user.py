@@ -211,13 +211,16 @@ def action_get(target: Target, *, name: str, save: Path | None, as_json: bool) -
     if save is None:
         print_json(document)
         return
-    code = document["exec"].get("code", "")
-    if document["exec"].get("binary"):
-        import base64
+    code = document["exec"].get("code")
+    if not code:
+        raise Failure(f"{name} has no code to save: its kind is {document['exec']['kind']}")
+    import base64
 
-        save.write_bytes(base64.b64decode(code))
-    else:
-        save.write_text(code, "utf-8")
+    try:
+        save.write_bytes(base64.b64decode(code) if document["exec"].get("binary") else code.encode())
+    except OSError as error:
+        raise Failure(f"{save}: {error.strerror}", Exit.USAGE) from error
+    click.echo(f"saved {_full_name(document)} to {save}", err=True)
 
 
 @action.command("list", epilog=examples("invokerctl action list", "invokerctl action list tools --limit 0"))

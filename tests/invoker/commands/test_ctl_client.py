@@ -118,3 +118,35 @@ def test_a_refusal_says_what_where_and_what_to_do(status: int, body: bytes, mess
 def test_a_failure_is_shown_with_its_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     Failure("it broke", hint="mend it").show()
     assert capsys.readouterr().err == "invokerctl: it broke\n  mend it\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:99999999", "http://localhost:port", "http://[::1", "localhost", "ftp://host", "http://"]
+)
+def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
+    with pytest.raises(Failure, match="is no address of a server") as failed:
+        Client(url).request("GET", "/")
+    assert failed.value.exit_code == Exit.USAGE
+
+
+class Page(Echo):
+    """Answers everything with a page for people."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"<p/>")
+
+
+def test_a_server_that_is_something_else_is_told_as_such() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with pytest.raises(Failure, match="not as OpenWhisk's API does"):
+                Client(f"http://127.0.0.1:{server.server_port}").ask("GET", "/api/v1/namespaces")
+        finally:
+            server.shutdown()
+            thread.join()

@@ -69,3 +69,11 @@ def test_what_is_no_moment_is_a_usage_error(text: str) -> None:
 
 def test_local_time_is_the_machines() -> None:
     assert local_time(1_700_000_000_999) == datetime.fromtimestamp(1_700_000_000).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006
+
+
+@pytest.mark.parametrize(("value", "printed"), [({"a": "\u00e4"}, '{"a": "\u00e4"}\n'), ({"a": "\ud800"}, '{"a": "\\ud800"}\n')])
+def test_any_json_can_be_printed_half_a_surrogate_pair_too(
+    value: object, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_json(value)
+    assert capsys.readouterr().out == printed

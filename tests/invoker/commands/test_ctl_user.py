@@ -75,6 +75,17 @@ def test_an_action_is_shown_without_its_code_or_its_code_is_saved(ctl: Ctl, api:
     assert (tmp_path / "saved").read_bytes() == b"PK\0"
 
 
+def test_code_that_cannot_be_saved_is_told_with_the_reason(ctl: Ctl, api: Api, tmp_path: Path) -> None:
+    api.lay_down({**ACTION, "exec": {"kind": "sequence", "components": ["/_/a"]}})
+    assert (
+        "has no code to save: its kind is sequence"
+        in ctl.run("action", "get", "both", "--save", str(tmp_path / "x"), code=1).stderr
+    )
+    api.lay_down({**ACTION, "exec": {"kind": "python:3", "binary": False, "code": "text"}})
+    refused = ctl.run("action", "get", "hello", "--save", str(tmp_path / "none" / "x"), code=2)
+    assert f"{tmp_path}/none/x: No such file or directory" in refused.stderr
+
+
 def test_actions_are_listed_also_of_one_package_and_deleted(ctl: Ctl, api: Api) -> None:
     api.lay_down([ACTION])
     api.lay_down([])
