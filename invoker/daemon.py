@@ -46,6 +46,7 @@ from invoker.minute import MinuteFile
 from invoker.model import Action, Activation, Entity
 from invoker.plan import Planner
 from invoker.reconcile import Reconciler
+from invoker.record.correcting import correct
 from invoker.record.rating import Prices, rate_activation
 from invoker.record.usage import bills, priced_usage
 from invoker.recovery import take_over
@@ -257,6 +258,7 @@ class Daemon:
                 stores.recorder, self.prices, namespace, since, until, by_action=by_action
             ),
             bill=lambda namespace, month: bills(stores.recorder, self.prices, namespace, month),
+            correct=lambda wanted: correct(config.state_dir / "ledger", stores.recorder.correction, wanted),
             health=self.keeper.health,
             drain=self._refuse,
             on_deleted=self.observer.forget_namespace,

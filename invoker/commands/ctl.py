@@ -37,7 +37,8 @@ def main(
 ) -> None:
     """Operate an invokerd node, and use it.
 
-    Operators (over the control socket, as the daemon's user): namespace, pool, status, drain, usage, bill, ledger, policy.
+    Operators (over the control socket, as the daemon's user): namespace, pool, status, drain, usage, bill, ledger, correct,
+    policy.
     Users (over the API, with a key from --auth, INVOKERCTL_AUTH or ~/.wskprops): action, activation, trigger, rule, package,
     api, property, namespace get.
 
@@ -65,6 +66,7 @@ for _command in (
     ctl_billing.usage,
     ctl_billing.bill,
     ctl_billing.ledger,
+    ctl_billing.correct,
     ctl_operator.drain,
     ctl_user.action,
     ctl_user.activation,

@@ -17,8 +17,8 @@ import click
 
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Exit, Failure
-from invoker.commands.ctl_operator import get, print_message
-from invoker.commands.ctl_output import parse_when, print_table
+from invoker.commands.ctl_operator import decode, get, print_message
+from invoker.commands.ctl_output import local_time, parse_when, print_table
 from invoker.control import messages
 from invoker.control.messages import path_to
 
@@ -195,6 +195,38 @@ async def _print_ledger(directory: Path, *, as_json: bool, **span: Any) -> None:
             click.echo(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
         else:
             writer.writerow(row)
+
+
+@click.command(
+    epilog=examples(
+        'invokerctl correct 0123456789abcdef0123456789abcdef --cpu-us -250000 --reason "the node was slow"',
+        'invokerctl correct 0123456789abcdef0123456789abcdef --key 2 --memory-mib-us -51200000 --reason "agreed with alice"',
+    )
+)
+@click.argument("subject", metavar="ID")
+@click.option("--cpu-us", type=int, default=0, help="Difference of charged CPU time, microseconds; negative is a credit.")
+@click.option("--memory-mib-us", type=int, default=0, help="Difference of charged memory times time, MiB-microseconds.")
+@click.option("--reason", required=True, help="For the reader of the bill.")
+@click.option("--key", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this correction of ID.")
+@json_option
+@click.pass_obj
+def correct(target: Target, *, subject: str, cpu_us: int, memory_mib_us: int, reason: str, key: int, as_json: bool) -> None:
+    """Correct what activation (or idle container) ID is charged, by a row of its own in the ledger (operators).
+
+    No row of the ledger is ever changed. The same key again changes nothing, so this may be repeated.
+    """
+    import getpass
+
+    author = os.environ.get("SUDO_USER") or getpass.getuser()
+    wanted = messages.MakeCorrection(
+        subject=subject, key=key, reason=reason, author=author, cpu_us=cpu_us, memory_mib_us=memory_mib_us
+    )
+    reply = target.operator().ask("POST", messages.CORRECTIONS, body=messages.encode(wanted))
+    made: messages.CorrectionReply = decode(reply.body, messages.CorrectionReply)
+    if as_json:
+        print_message(made)
+    else:
+        click.echo(f"corrected {made.subject} of {made.namespace}, filed with {local_time(made.at_ms)}")
 
 
 def _print_csv(kind: type[messages.Message], rows: Sequence[messages.Message]) -> None:

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import msgspec
 
-from invoker.control.messages import BillReply, BillRow, CancelReply, PoolRow, StatusReply, UsageRow
+from invoker.control.messages import (
+    BillReply,
+    BillRow,
+    CancelReply,
+    CorrectionReply,
+    MakeCorrection,
+    PoolRow,
+    StatusReply,
+    UsageRow,
+)
 from invoker.control.server import serve_control
 from invoker.errors import EntityExists, EntityNotFound
 from invoker.model import LimitOverrides, Namespace
@@ -27,6 +36,7 @@ class FakeControl:
         rows: what `pool_rows` returns.
         usages: what `usage` picks from.
         lines: what `bill` picks from; the month is never complete.
+        corrections: what `correct` was asked for.
         activations: id to (namespace, `queued` or `running`); a cancelled one is taken out.
         problems: what `status` complains of.
         running: activations under way; while draining, each look at the status ends one.
@@ -40,6 +50,7 @@ class FakeControl:
         self.rows: list[PoolRow] = []
         self.usages: list[UsageRow] = []
         self.lines: list[BillRow] = []
+        self.corrections: list[MakeCorrection] = []
         self.activations: dict[str, tuple[str, str]] = {}
         self.problems: tuple[str, ...] = ()
         self.running = 0
@@ -112,6 +123,11 @@ class FakeControl:
         """See `Control`."""
         rows = tuple(row for row in self.lines if namespace in (None, row.namespace))
         return BillReply(month=month, since_ms=0, until_ms=1, complete=False, rows=rows)
+
+    async def correct(self, wanted: MakeCorrection) -> CorrectionReply:
+        """See `Control`."""
+        self.corrections.append(wanted)
+        return CorrectionReply(subject=wanted.subject, namespace="alice", action="alice/find", at_ms=1_790_000_000_000)
 
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """See `Control`."""

@@ -19,6 +19,7 @@ POOL = "/v1/pool"
 STATUS = "/v1/status"
 USAGE = "/v1/usage"
 BILL = "/v1/bills/{month}"
+CORRECTIONS = "/v1/corrections"
 CANCEL = "/v1/activations/{id}/cancel"
 DRAIN = "/v1/drain"
 #: The only one of these on the public API, for users with their key.
@@ -203,6 +204,33 @@ class BillReply(Message, frozen=True, kw_only=True):
     until_ms: int
     complete: bool
     rows: tuple[BillRow, ...]
+
+
+class MakeCorrection(Message, frozen=True, kw_only=True):
+    """Correct what an activation, or an idle container, is charged: differences, with their signs.
+
+    Attributes:
+        subject: activation or container.
+        key: tells corrections of one subject apart; the same one again changes nothing.
+        cpu_us: of charged CPU time.
+        memory_mib_us: of charged memory times time, MiB-microseconds.
+    """
+
+    subject: str
+    key: int = 1
+    reason: str
+    author: str
+    cpu_us: int = 0
+    memory_mib_us: int = 0
+
+
+class CorrectionReply(Message, frozen=True, kw_only=True):
+    """A correction is in the ledger, for this namespace and with this time."""
+
+    subject: str
+    namespace: str
+    action: str
+    at_ms: int
 
 
 class CancelReply(Message, frozen=True, kw_only=True):

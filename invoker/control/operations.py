@@ -10,7 +10,7 @@ import msgspec
 
 from invoker import __version__
 from invoker.config.model import Config
-from invoker.control.messages import BillReply, CancelReply, PoolRow, StatusReply, UsageRow
+from invoker.control.messages import BillReply, CancelReply, CorrectionReply, MakeCorrection, PoolRow, StatusReply, UsageRow
 from invoker.errors import EntityExists, EntityNotFound, InvalidRequest
 from invoker.health import Health
 from invoker.http.auth import Authenticator
@@ -39,6 +39,7 @@ class Operations:
         invoker: Invoker,
         usage: Callable[[str | None, int, int, bool], Awaitable[Sequence[UsageRow]]],
         bill: Callable[[str | None, str], Awaitable[BillReply]],
+        correct: Callable[[MakeCorrection], Awaitable[CorrectionReply]],
         health: Callable[[], Health],
         drain: Callable[[], None],
         on_deleted: Callable[[str], None],
@@ -53,6 +54,7 @@ class Operations:
             invoker: cancels.
             usage: sums of the ledger, priced: (namespace, since, until, by action).
             bill: the bills of a month: (namespace, month).
+            correct: writes a correction.
             health: whose failed checks are the daemon's problems.
             drain: makes the daemon refuse new work.
             on_deleted: told the name of each deleted namespace.
@@ -64,6 +66,7 @@ class Operations:
         self._invoker = invoker
         self._usage = usage
         self._bill = bill
+        self._correct = correct
         self._health = health
         self._drain = drain
         self._on_deleted = on_deleted
@@ -158,6 +161,10 @@ class Operations:
     async def bill(self, namespace: str | None, month: str) -> BillReply:
         """See `Control`."""
         return await self._bill(namespace, month)
+
+    async def correct(self, wanted: MakeCorrection) -> CorrectionReply:
+        """See `Control`."""
+        return await self._correct(wanted)
 
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """See `Control`."""

@@ -18,6 +18,7 @@ from aiohttp import web
 from invoker.control.messages import (
     BILL,
     CANCEL,
+    CORRECTIONS,
     DRAIN,
     NAMESPACE,
     NAMESPACE_KEY,
@@ -28,10 +29,12 @@ from invoker.control.messages import (
     USAGE,
     BillReply,
     CancelReply,
+    CorrectionReply,
     CreateNamespace,
     DrainReply,
     ErrorReply,
     KeyReply,
+    MakeCorrection,
     Message,
     NamespaceLimits,
     NamespaceRow,
@@ -83,6 +86,13 @@ class Control(Protocol):
     async def bill(self, namespace: str | None, month: str) -> BillReply:
         """Make the bills of a calendar month, such as `2026-11`, UTC; None is every namespace."""
 
+    async def correct(self, wanted: MakeCorrection) -> CorrectionReply:
+        """Write a correction of what an activation or a container is charged.
+
+        Raises:
+            InvalidRequest, EntityNotFound, EntityExists.
+        """
+
     async def cancel(self, activation_id: ActivationId, namespace: str | None = None) -> CancelReply:
         """Cancel an activation: what is queued never runs, what runs is killed, recorded and billed to that moment.
 
@@ -124,6 +134,9 @@ def build_control_app(control: Control) -> web.Application:
     async def bill(request: web.Request) -> web.Response:
         return _reply(await control.bill(request.query.get("namespace"), request.match_info["month"]))
 
+    async def correct(request: web.Request) -> web.Response:
+        return _reply(await control.correct(await _read(request, MakeCorrection)), status=201)
+
     async def cancel(request: web.Request) -> web.Response:
         return _reply(await control.cancel(ActivationId(request.match_info["id"])))
 
@@ -138,6 +151,7 @@ def build_control_app(control: Control) -> web.Application:
     app.router.add_get(STATUS, status, allow_head=False)
     app.router.add_get(USAGE, usage, allow_head=False)
     app.router.add_get(BILL, bill, allow_head=False)
+    app.router.add_post(CORRECTIONS, correct)
     app.router.add_post(CANCEL, cancel)
     app.router.add_post(DRAIN, drain)
     return app

@@ -128,3 +128,14 @@ WHERE at_ms >= :since_ms AND at_ms < :upto_ms AND (at_ms, seq) > (:at_ms, :seq)
   AND (:every_type OR type IN ('finished', 'tail', 'idle', 'correction'))
 ORDER BY at_ms, seq
 LIMIT :page;
+
+-- name: to_correct
+-- Whose bill an activation or container is on, and when: what a correction of it is filed with.
+SELECT namespace, action, at_ms FROM ledger
+WHERE subject = :subject AND type IN ('finished', 'tail', 'idle')
+ORDER BY type = 'finished' DESC, at_ms
+LIMIT 1;
+
+-- name: corrected
+-- What a correction of this key says, if there is one.
+SELECT cpu_us, memory_mib_us, reason FROM ledger WHERE subject = :subject AND type = 'correction' AND part = :key;

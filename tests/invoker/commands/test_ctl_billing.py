@@ -97,6 +97,17 @@ def test_a_bill_shows_its_lines_and_says_when_the_month_is_not_over(config: Path
     assert row["free_invocations"] == "1"
 
 
+def test_a_correction_names_its_reason_and_its_author(
+    config: Path, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "ada")
+    told = run(config, "correct", "a" * 32, "--cpu-us", "-250000", "--key", "2", "--reason", "the node was slow").stdout
+    assert told.startswith(f"corrected {'a' * 32} of alice, filed with 2026-")
+    (asked,) = control.corrections
+    assert (asked.key, asked.cpu_us, asked.memory_mib_us, asked.author) == (2, -250_000, 0, "ada")
+    assert "--reason" in run(config, "correct", "a" * 32, code=2).stderr
+
+
 def fill_ledger(directory: Path, count: int) -> None:
     ledger = Ledger(directory / "ledger", "n1")
     tails = [TailEntry(str(n), "anna" if n % 2 else "ben", "anna/a", n, 1_790_000_000_000 + n, 1) for n in range(count)]
