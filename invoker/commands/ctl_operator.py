@@ -11,7 +11,7 @@ import click
 
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Client, Exit, Failure
-from invoker.commands.ctl_output import local_time, plain_table, print_json, print_table, rich_table, span
+from invoker.commands.ctl_output import local_time, plain_table, print_json, print_table, progress, rich_table, span
 from invoker.control import messages
 from invoker.control.messages import path_to
 
@@ -267,14 +267,16 @@ def drain(target: Target, wait: bool, timeout: float, as_json: bool) -> None:
     client = target.operator()
     running = decode(client.ask("POST", messages.DRAIN, body=b"{}").body, messages.DrainReply).running
     deadline = time.monotonic() + timeout
-    while wait and running:
-        if time.monotonic() >= deadline:
-            raise Failure(
-                f"{running} activations still run after {timeout:g} s", hint="wait on, or cancel them: activation cancel ID"
-            )
-        time.sleep(0.2)
-        now = get(client, messages.STATUS, messages.StatusReply)
-        running = now.running + now.waiting
+    with progress() as show:
+        while wait and running:
+            if time.monotonic() >= deadline:
+                raise Failure(
+                    f"{running} activations still run after {timeout:g} s", hint="wait on, or cancel them: activation cancel ID"
+                )
+            show(f"{running} activations still run")
+            time.sleep(0.2)
+            now = get(client, messages.STATUS, messages.StatusReply)
+            running = now.running + now.waiting
     if as_json:
         print_message(messages.DrainReply(running=running))
     else:

@@ -6,7 +6,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,20 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:  # half a surrogate pair is JSON, too
         text = json.dumps(value, indent=indent)
     click.echo(text)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Tell who waits at a terminal what goes on, on one line that each text replaces and the end of the block takes away."""
+
+    def show(text: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

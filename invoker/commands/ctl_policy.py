@@ -10,7 +10,7 @@ import click
 
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Failure
-from invoker.commands.ctl_output import print_json, print_table
+from invoker.commands.ctl_output import print_json, print_table, progress
 
 if TYPE_CHECKING:
     from invoker.commands.ctl_context import Target
@@ -50,14 +50,19 @@ def policy_simulate(
     if (calls is None) != (functions is None):
         raise click.UsageError("--calls and --functions go together")
     config = target.config()
-    try:
-        trace = _read(calls, functions) if calls and functions else _history(config.state_dir / "ledger", days)
-    except OSError as error:
-        raise Failure(f"{error.filename}: {error.strerror}") from error
-    except InvokerError as error:
-        raise Failure(str(error)) from error
     pool_mib = config.pool.memory_mib
-    outcomes = list(compare(trace, sizes or (pool_mib // 2, pool_mib, 2 * pool_mib), config.pool.keep_alive_s))
+    outcomes = []
+    with progress() as show:
+        show("reading what there was")
+        try:
+            trace = _read(calls, functions) if calls and functions else _history(config.state_dir / "ledger", days)
+        except OSError as error:
+            raise Failure(f"{error.filename}: {error.strerror}") from error
+        except InvokerError as error:
+            raise Failure(str(error)) from error
+        for outcome in compare(trace, sizes or (pool_mib // 2, pool_mib, 2 * pool_mib), config.pool.keep_alive_s):
+            outcomes.append(outcome)
+            show(f"{outcome.policy} with {outcome.memory_mib} MiB: {outcome.cold} cold starts")
     if as_json:
         import msgspec
 

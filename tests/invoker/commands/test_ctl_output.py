@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from invoker.commands.ctl_client import Exit, Failure
-from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, span
+from invoker.commands.ctl_output import local_time, parse_when, plain_table, print_json, print_table, progress, span
 
 
 def test_plain_columns_are_aligned_and_empty_cells_stay_visible() -> None:
@@ -77,3 +77,11 @@ def test_any_json_can_be_printed_half_a_surrogate_pair_too(
 ) -> None:
     print_json(value)
     assert capsys.readouterr().out == printed
+
+
+def test_progress_is_shown_to_a_terminal_and_to_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for screen, shown in ((Terminal(), "\r\x1b[K3 activations still run\r\x1b[K"), (io.StringIO(), "")):
+        monkeypatch.setattr(sys, "stderr", screen)
+        with progress() as show:
+            show("3 activations still run")
+        assert screen.getvalue() == shown
