@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,11 +191,12 @@ async def _print_ledger(directory: Path, *, as_json: bool, **span: Any) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if not as_json:
         writer.writerow(COLUMNS)
-    async for row in read_rows(directory, **span):
-        if as_json:
-            click.echo(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
-        else:
-            writer.writerow(row)
+    async with aclosing(read_rows(directory, **span)) as rows:
+        async for row in rows:
+            if as_json:
+                click.echo(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
+            else:
+                writer.writerow(row)
 
 
 @click.command(

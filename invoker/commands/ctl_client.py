@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import re
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import click
 
@@ -127,7 +128,7 @@ class Client:
         """
         reply = self.request(method, path, query=query, body=body)
         if not 200 <= reply.status < 300:
-            raise refusal(reply)
+            raise refusal(reply, path)
         if reply.body and "json" not in reply.headers.get("content-type", "json"):
             raise Failure(
                 f"{self.url} answers, but not as OpenWhisk's API does", hint="is --apihost, or APIHOST of ~/.wskprops, right?"
@@ -192,10 +193,33 @@ _HINTS = {
 }
 
 
-def refusal(reply: Reply) -> Failure:
-    """Turn an answer that is not a 2xx into what the user is told."""
+#: By the header that names the reason; these go before those of a status.
+_HINTS_OF_REASONS = {
+    "invalid-name": "a name has letters, digits, _ @ . & - and blanks within, begins with a letter, a digit or _, and has 256 at most",
+    "runtime-not-supported": "a kind is a runtime such as python:3; an executable needs --native, an image --docker IMAGE",
+}
+
+
+def refusal(reply: Reply, path: str = "") -> Failure:
+    """Turn an answer that is not a 2xx into what the user is told.
+
+    Args:
+        reply: the answer.
+        path: what was asked for; it is named where the answer tells of something that is not there, or is there already.
+    """
     body = reply.json()
+    hint = _HINTS_OF_REASONS.get(reply.headers.get("x-invokerd-reason", ""), _HINTS.get(reply.status, ""))
     if isinstance(body, dict) and "error" in body:
+        what = f" {_entity(path)}" if reply.status in (404, 409) and _entity(path) else ""
         code = f" (code {body['code']})" if body.get("code") else ""
-        return Failure(f"{body['error']}{code}", hint=_HINTS.get(reply.status, ""))
-    return Failure(f"HTTP status {reply.status}: {str(body)[:500] or 'no text'}", hint=_HINTS.get(reply.status, ""))
+        return Failure(f"{body['error']}{what}{code}", hint=hint)
+    return Failure(f"HTTP status {reply.status}: {str(body)[:500] or 'no text'}", hint=hint)
+
+
+def _entity(path: str) -> str:
+    """Name the entity of a path of the API, such as `[action tools/find]`; empty for other paths."""
+    found = re.fullmatch(r"/api/v1/namespaces/([^/]+)/(action|activation|package|trigger|rule)s/([^?]+)", path)
+    if found is None:
+        return ""
+    owner, kind, name = unquote(found[1]), found[2], unquote(found[3])
+    return f"[{kind} {name if owner == '_' else f'/{owner}/{name}'}]"

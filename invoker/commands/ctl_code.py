@@ -120,8 +120,10 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise Failure(f"{file}: {error}", Exit.USAGE) from error
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}", Exit.USAGE) from error
+    except ValueError as error:
+        raise Failure(f"{file} is no JSON: {error}", Exit.USAGE) from error
     if not isinstance(value, dict):
         raise Failure(f"{file} must hold a JSON object", Exit.USAGE)
     return value

@@ -298,7 +298,7 @@ def action_invoke(
     reply = target.user().request("POST", action_path(name), query=query, body=body)
     activation_id = reply.headers.get(_ID_HEADER)
     if activation_id is None and reply.status != 202:
-        raise refusal(reply)
+        raise refusal(reply, action_path(name))
     if reply.status == 202:
         print_json(reply.json()) if as_json else click.echo(reply.json()["activationId"])
         if waits:
@@ -362,13 +362,13 @@ def activation_list(
         print_json(documents)
         return
     print_table(
-        ("START", "ACTIVATION", "KIND", "COLD", "TIME>", "STATUS", "ACTION"),
+        ("BEGAN", "ACTIVATION", "KIND", "START", "TIME>", "STATUS", "ACTION"),
         (
             (
                 local_time(each["start"]),
                 each["activationId"],
                 _annotation(each, "kind"),
-                "cold" if _annotation(each, "initTime") != "" else "warm",
+                _annotation(each, "startKind"),
                 f"{each.get('duration', 0)} ms",
                 _STATUS_WORDS[each.get("statusCode", 0)],
                 f"/{each['namespace']}/{each['name']}:{each['version']}",

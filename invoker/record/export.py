@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from invoker.record.ledger import months
@@ -25,7 +25,7 @@ Row = tuple[str | int | None, ...]
 
 async def read_rows(
     directory: Path, *, namespace: str | None, since_ms: int, upto_ms: int, every_type: bool = False, page: int = PAGE
-) -> AsyncIterator[Row]:
+) -> AsyncGenerator[Row, None]:
     """Read the rows of `since_ms <= at < upto_ms` in the order of their time.
 
     Args:

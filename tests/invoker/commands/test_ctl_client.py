@@ -115,6 +115,21 @@ def test_a_refusal_says_what_where_and_what_to_do(status: int, body: bytes, mess
     assert failure.exit_code is Exit.REFUSED
 
 
+def test_what_is_not_there_or_is_there_already_is_named() -> None:
+    reply = Reply(404, {}, b'{"error": "The requested resource does not exist.", "code": "c"}')
+    for path, named in [
+        ("/api/v1/namespaces/_/actions/tools/find%20it", "[action tools/find it]"),
+        ("/api/v1/namespaces/bob/packages/tools", "[package /bob/tools]"),
+    ]:
+        assert refusal(reply, path).message == f"The requested resource does not exist. {named} (code c)"
+    assert refusal(reply, "/v1/status").message == "The requested resource does not exist. (code c)"
+
+
+def test_the_reason_of_a_refusal_finds_its_hint() -> None:
+    reply = Reply(400, {"x-invokerd-reason": "invalid-name"}, b'{"error": "The name of the entity contains illegal characters."}')
+    assert "letters, digits" in refusal(reply).hint
+
+
 def test_a_failure_is_shown_with_its_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     Failure("it broke", hint="mend it").show()
     assert capsys.readouterr().err == "invokerctl: it broke\n  mend it\n"

@@ -133,11 +133,14 @@ def test_each_end_of_an_invocation_has_its_exit_code(
 
 
 def test_activations_are_listed_with_what_they_found(ctl: Ctl, api: Api) -> None:
-    cold = RECORD | {"statusCode": 2, "annotations": [{"key": "kind", "value": "blackbox"}, {"key": "initTime", "value": 3}]}
+    cold = RECORD | {
+        "statusCode": 2,
+        "annotations": [{"key": "kind", "value": "blackbox"}, {"key": "startKind", "value": "stem"}],
+    }
     api.lay_down([RECORD, cold])
     lines = ctl.run("activation", "list", "tools/hello", "--since", "1700000000000").stdout.splitlines()
-    assert lines[1].split()[2:] == [ID, "python:3", "warm", "12", "ms", "success", "/alice/hello:0.0.1"]
-    assert lines[2].split()[2:] == [ID, "blackbox", "cold", "12", "ms", "developer", "error", "/alice/hello:0.0.1"]
+    assert lines[1].split()[2:] == [ID, "python:3", "-", "12", "ms", "success", "/alice/hello:0.0.1"]
+    assert lines[2].split()[2:] == [ID, "blackbox", "stem", "12", "ms", "developer", "error", "/alice/hello:0.0.1"]
     assert api.asked[0]["query"] == {"name": "tools/hello", "limit": "30", "skip": "0", "since": "1700000000000"}
 
 
