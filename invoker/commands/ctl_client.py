@@ -195,7 +195,7 @@ _HINTS = {
 
 #: By the header that names the reason; these go before those of a status.
 _HINTS_OF_REASONS = {
-    "invalid-name": "a name has letters, digits, _ @ . & - and blanks within, begins with a letter, a digit or _, and has 256 at most",
+    "invalid-name": "a name has letters, digits, _ @ . & - and blanks within, and begins with a letter, a digit or _",
     "runtime-not-supported": "a kind is a runtime such as python:3; an executable needs --native, an image --docker IMAGE",
 }
 

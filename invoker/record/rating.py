@@ -151,7 +151,8 @@ class Plan(NamedTuple):
 
     def line(self, amount: Decimal) -> Decimal:
         """Round the amount of a line of a bill: the only rounding of money there is."""
-        return amount.quantize(Decimal(1).scaleb(-self.places), rounding=self.line_rounding, context=Context(prec=200))
+        line = amount.quantize(Decimal(1).scaleb(-self.places), rounding=self.line_rounding, context=Context(prec=200))
+        return line or line.copy_abs()  # nobody owes minus nothing
 
 
 class Prices:

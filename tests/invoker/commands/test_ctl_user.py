@@ -120,7 +120,7 @@ def test_invoke_waits_for_the_result_when_asked(ctl: Ctl, api: Api) -> None:
         (502, True, 4, "the action failed"),
         (500, True, 1, "the platform failed"),
         (202, True, 5, "has not ended yet"),
-        (404, False, 1, "gone (code t)"),
+        (404, False, 1, "gone [action hello] (code t)"),
         (429, False, 1, "wait a little"),
     ],
 )
