@@ -24,6 +24,12 @@ from invoker.commands.cli import (
 if TYPE_CHECKING:
     from invoker.config.load import Loaded
 
+#: What to do about what may keep the daemon from starting, where its message does not say it.
+_START_HINTS = {
+    "engine-unavailable": ": start the engine (systemctl start docker), or name its socket ([engine] url, or DOCKER_HOST)",
+    "store-too-new": ": start the newer invokerd again, or restore a copy of state_dir from before",
+}
+
 
 @click.group(
     context_settings=CONTEXT_SETTINGS,
@@ -48,7 +54,7 @@ main.add_command(completion_command("invokerd"))
 @main.command(
     epilog=examples(
         "invokerd serve --config invokerd.toml",
-        "INVOKERD_STATE_DIR=/tmp/try INVOKERD_POOL_MEMORY_MIB=2048 invokerd serve",
+        "INVOKERD_NODE=try INVOKERD_STATE_DIR=/tmp/try INVOKERD_POOL_MEMORY_MIB=2048 invokerd serve",
     )
 )
 @config_option
@@ -79,7 +85,8 @@ def serve(config_path: Path | None) -> NoReturn:
         # What only the start can find: a price plan or a manifest whose content is no good.
         _exit_bad_config(error.problems)
     except InvokerError as error:
-        log.error("%s (%s)", error, error.code)  # noqa: TRY400 - an expected refusal, such as another daemon: no traceback
+        # An expected refusal, such as another daemon: no traceback.
+        log.error("%s (%s)%s", error, error.code, _START_HINTS.get(error.code, ""))  # noqa: TRY400
         sys.exit(1)
     sys.exit(code)
 

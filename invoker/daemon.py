@@ -23,6 +23,7 @@ from aiohttp.web_runner import BaseRunner
 
 from invoker import __version__
 from invoker.alarms.provider import build_alarms
+from invoker.alone import alone_on_node
 from invoker.bookkeeping import Bookkeeper
 from invoker.catalog.builtins import catalog_builtins
 from invoker.catalog.deploy import deploy_catalog
@@ -87,18 +88,20 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
 
     Raises:
         ConfigError: what only the start can find out.
-        StateDirectoryInUse, EngineError, ...: the start failed.
+        StateDirectoryInUse, NodeInUse, EngineError, ...: the start failed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     signals, notifier = Signals(), Notifier.from_environment()
     prices, manifest = load_prices(config), load_manifest(config)
     with signals.installed(), _alone():
-        async with open_stores(config) as stores, _open_engine(config) as backend, asyncio.TaskGroup() as group:
-            daemon = Daemon(
-                config, prices=prices, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group
-            )
-            async with daemon.running(config_path, signals):
-                await signals.drain.wait()
+        async with open_stores(config) as stores:
+            with alone_on_node(config.node, config.engine.url):
+                async with _open_engine(config) as backend, asyncio.TaskGroup() as group:
+                    daemon = Daemon(
+                        config, prices=prices, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group
+                    )
+                    async with daemon.running(config_path, signals):
+                        await signals.drain.wait()
     notifier.close()
     return 0
 

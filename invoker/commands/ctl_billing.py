@@ -33,7 +33,7 @@ _END_OF_TIME_MS = 2**63 - 1
 def _span_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--since", help="From when on: 24h, 7d, 2026-11-01, 2026-11-01T00:00Z. Default: the beginning."),
-        click.option("--until", help="Until when, excluded. Default: now."),
+        click.option("--until", help="Until when, excluded. Default: all there is."),
         click.option("--namespace", "only", help="Only this namespace."),
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)

@@ -208,7 +208,8 @@ def refusal(reply: Reply, path: str = "") -> Failure:
         path: what was asked for; it is named where the answer tells of something that is not there, or is there already.
     """
     body = reply.json()
-    hint = _HINTS_OF_REASONS.get(reply.headers.get("x-invokerd-reason", ""), _HINTS.get(reply.status, ""))
+    by_status = "" if path.startswith("/v1/") else _HINTS.get(reply.status, "")  # those are for users, not for operators
+    hint = _HINTS_OF_REASONS.get(reply.headers.get("x-invokerd-reason", ""), by_status)
     if isinstance(body, dict) and "error" in body:
         what = f" {_entity(path)}" if reply.status in (404, 409) and _entity(path) else ""
         code = f" (code {body['code']})" if body.get("code") else ""

@@ -432,7 +432,12 @@ class Config:
     """The whole configuration."""
 
     state_dir: Path = key(Path("/var/lib/invokerd"), "Everything the daemon keeps. On a local disk; one daemon each.")
-    node: str = key("", "Name of this node in every record.", factory=_host_name, shown="the host's name")
+    node: str = key(
+        "",
+        "Name of this node in every record, and on its containers: each daemon on an engine needs one of its own.",
+        factory=_host_name,
+        shown="the host's name",
+    )
     http: HttpConfig = field(default_factory=HttpConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

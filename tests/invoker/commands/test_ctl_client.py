@@ -122,7 +122,8 @@ def test_what_is_not_there_or_is_there_already_is_named() -> None:
         ("/api/v1/namespaces/bob/packages/tools", "[package /bob/tools]"),
     ]:
         assert refusal(reply, path).message == f"The requested resource does not exist. {named} (code c)"
-    assert refusal(reply, "/v1/status").message == "The requested resource does not exist. (code c)"
+    assert refusal(reply, "/v1/namespaces/bob").message == "The requested resource does not exist. (code c)"
+    assert refusal(reply, "/v1/namespaces/bob").hint == ""  # what an operator asked for is not among a user's entities
 
 
 def test_the_reason_of_a_refusal_finds_its_hint() -> None:

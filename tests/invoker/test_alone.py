@@ -1,0 +1,29 @@
+import subprocess
+import sys
+
+import pytest
+
+from invoker.alone import NodeInUse, alone_on_node
+
+
+def test_a_name_of_a_node_is_held_while_the_block_runs_and_then_free_again(tmp_path) -> None:
+    url = f"unix://{tmp_path}/docker.sock"
+    for _ in range(2):
+        with alone_on_node("n1", url):
+            with pytest.raises(NodeInUse, match=r"another daemon serves node 'n1'.*a name of its own"), alone_on_node("n1", url):
+                pass
+            with alone_on_node("n2", url), alone_on_node("n1", url + "2"):
+                pass
+
+
+def test_the_name_is_free_when_its_holder_was_killed(tmp_path) -> None:
+    url = f"unix://{tmp_path}/docker.sock"
+    code = f"from invoker.alone import alone_on_node\nwith alone_on_node('n1', {url!r}): print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(NodeInUse), alone_on_node("n1", url):
+            pass
+        holder.kill()
+    with alone_on_node("n1", url):
+        pass
