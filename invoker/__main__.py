@@ -1,6 +1,7 @@
 """The command `invokerd`: run the daemon, check its configuration, tell what of this node is fit.
 
-Exit codes: 0 done, 1 failed or not fit, 2 usage, 78 the configuration is bad (systemd does not restart on it).
+Exit codes: 0 done, 1 failed or not fit, 2 usage, 65 a database is corrupt, 78 the configuration is bad (systemd restarts on
+neither of these two).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import click
 from invoker.commands.cli import (
     CONTEXT_SETTINGS,
     EXIT_BAD_CONFIG,
+    EXIT_CORRUPT,
     completion_command,
     config_option,
     examples,
@@ -77,6 +79,7 @@ def serve(config_path: Path | None) -> NoReturn:
 
     from invoker import daemon
     from invoker.config.model import ConfigError
+    from invoker.record.corruption import StoreCorrupt
     from pool.errors import InvokerError
 
     try:
@@ -87,7 +90,7 @@ def serve(config_path: Path | None) -> NoReturn:
     except InvokerError as error:
         # An expected refusal, such as another daemon: no traceback.
         log.error("%s (%s)%s", error, error.code, _START_HINTS.get(error.code, ""))  # noqa: TRY400
-        sys.exit(1)
+        sys.exit(EXIT_CORRUPT if isinstance(error, StoreCorrupt) else 1)
     sys.exit(code)
 
 
@@ -138,6 +141,36 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     findings = examination.examine(loaded.config)
     click.echo(examination.render_json(findings) if as_json else examination.render(findings), nl=False)
     sys.exit(0 if examination.is_fit(findings) else 1)
+
+
+@main.command(epilog=examples("sudo invokerd rescue entities.db", "sudo invokerd rescue ledger/2026-11.db --config invokerd.toml"))
+@click.argument("database", metavar="DATABASE")
+@config_option
+def rescue(database: str, config_path: Path | None) -> None:
+    """Make a corrupt database anew from the rows that can be read.
+
+    DATABASE is its name in the state directory: entities.db, apis.db, alarms.db or ledger/YYYY-MM.db. No daemon may run. The
+    old file is kept in damaged/. Exits with 0 when all rows were saved, with 1 when some may be missing, or nothing was changed.
+    """
+    state_dir = _load_or_exit(config_path).config.state_dir
+    from invoker.record import rescue as rescuing
+    from invoker.record.damage import Damage
+    from invoker.stores import lock_state
+    from pool.errors import InvokerError
+
+    known = rescuing.databases(state_dir)
+    if database not in known:
+        raise click.BadParameter(f"{database!r} is none of {', '.join(known) or 'the databases: there is none'}")
+    try:
+        lock_state(state_dir)
+        aside, told = rescuing.rescue(known[database], Damage(state_dir))
+    except (InvokerError, OSError) as error:
+        click.echo(f"invokerd: {error}", err=True)
+        sys.exit(1)
+    for each in told:
+        click.echo(f"{each.table}: {each.rows} rows were saved" + "".join(f"; not all: {gap}" for gap in each.gaps))
+    click.echo(f"the old file is {aside}")
+    sys.exit(1 if any(each.gaps for each in told) else 0)
 
 
 def _load_or_exit(path: Path | None) -> Loaded:

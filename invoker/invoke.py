@@ -92,7 +92,7 @@ class Invoker:
             planner: knows what an action needs.
             recorder: journal and stores.
             code: of actions; held for those in flight.
-            vault: opens sealed parameters.
+            vault: opens sealed parameters, and seals what is promised.
             group: runs the activations.
             node: in every record.
             max_wait_s: how long an activation may wait for a container.
@@ -172,7 +172,9 @@ class Invoker:
         if durable:
             try:
                 with self._coming(plan):
-                    await self._recorder.accepted(self._accepted(ticket, digest))
+                    # Sealed: callers give keys to the actions they trust, as to a feed.
+                    written = self._vault.seal_payload(call.identity.namespace.name, call.payload)
+                    await self._recorder.accepted(self._accepted(ticket, digest, payload=written))
             except BaseException:
                 self._leave(ticket)
                 raise
@@ -302,6 +304,10 @@ class Invoker:
             waiter = self._loop.create_future()
             ticket.waiters.append(waiter)
             await waiter
+
+    def ids_in_flight(self) -> Sequence[ActivationId]:
+        """List the activations of all namespaces that have not ended, the parts of composed ones too."""
+        return list(self._tickets)
 
     @property
     def total_in_flight(self) -> int:

@@ -233,9 +233,11 @@ class Trigger(Entity, frozen=True, kw_only=True, tag="trigger"):
 
     Attributes:
         birth: made anew with each trigger and kept by its updates: one that is deleted and made again has no rules.
+        had_rules: the last of its rules was taken off: clients are shown that there are none, not nothing.
     """
 
     birth: str
+    had_rules: bool = False
 
 
 class RuleStatus(enum.Enum):
@@ -278,7 +280,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         namespace: the caller's, which is billed.
         subject: who called.
         path: of the action, `ns/[package/]name`.
-        payload: JSON text of the arguments, as the caller sent it.
+        payload: JSON text of the arguments; in the journal and the database sealed by the vault.
         transaction: id of the request.
         accepted_ms: wall clock.
         timeout_ms: time limit of the action at that moment; 0 when unknown.

@@ -78,7 +78,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
     except OSError as error:
         raise ConfigError([f"state_dir = {directory}: {error.strerror}; run as root, or choose another directory"]) from error
     async with AsyncExitStack() as stack:
-        stack.callback(os.close, _lock(directory / "lock"))
+        stack.callback(os.close, lock_state(directory))
         log.info("SQLite %s", sqlite3.sqlite_version)
         store = config.store
         damage = Damage(directory)
@@ -126,8 +126,16 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         )
 
 
-def _lock(path: Path) -> int:
-    """Lock the state directory for this process's life; the kernel unlocks it, however the process ends."""
+def lock_state(directory: Path) -> int:
+    """Lock the state directory for this process's life; the kernel unlocks it, however the process ends.
+
+    Returns:
+        A descriptor that holds the lock.
+
+    Raises:
+        StateDirectoryInUse: another process has it.
+    """
+    path = directory / "lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

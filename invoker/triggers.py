@@ -33,7 +33,7 @@ from invoker.model import (
     Trigger,
 )
 from invoker.record.entries import TickEntry
-from invoker.vault import Vault, has_sealed
+from invoker.vault import Vault
 from pool.errors import InvokerError, PoolOverloaded
 from pool.model import ActivationId
 
@@ -170,9 +170,7 @@ class Triggers:
 
         async def promise(promised: Sequence[Accepted]) -> None:
             stored = identity.namespace.limits.store_activations is not False
-            written = arguments
-            if has_sealed(trigger.parameters):
-                written = self._vault.seal_payload(identity.namespace.name, arguments)
+            written = self._vault.seal_payload(identity.namespace.name, arguments)
             await self._recorder.fired(record, lines=lines, promised=promised, payload=written, tick=tick, stored=stored)
 
         calls = [(verdict.activation_id, verdict.call) for verdict in verdicts if verdict.call is not None]

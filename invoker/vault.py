@@ -1,9 +1,11 @@
-"""Parameters whose values are kept sealed: AES-256-GCM under a key of the node, opened only when an action gets them.
+"""Parameters whose values are kept sealed: AES-256-GCM under a key of the node.
 
-A parameter is sealed when it is written, either because its `encryption` says `aes-256`, or because the site seals all of them.
-From then on it is sealed everywhere: in memory, on the disk, in backups, in what the API shows. Those of a trigger become part of
-what its actions are called with, and that is written down before they run: there all of it is sealed. What the API shows may be
-sent back, and stays as it is; but only within its namespace: a sealed value that was copied out of a shared package is of no use.
+A parameter is sealed when it is written: because its `encryption` says `aes-256`, because the site seals all of them, or because
+it was sealed before and is written anew. It is sealed in memory, on the disk and in backups, and opened in two places only: for
+the action that gets it, and for the API's documents that its own namespace asks for. Who sees it otherwise, in a package that is
+shared, sees the sealed text, which is of no use elsewhere: it is bound to its namespace.
+
+What an activation is promised to be called with is written down before it runs: that is sealed too, all of it.
 """
 
 from __future__ import annotations
@@ -56,18 +58,23 @@ class Vault:
         self._cipher = AESGCM(key)
         self._seals_all = seals_all
 
-    def seal(self, namespace: str, parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    def seal(
+        self, namespace: str, parameters: tuple[Parameter, ...], *, replaced: tuple[Parameter, ...] = ()
+    ) -> tuple[Parameter, ...]:
         """Seal what a client has sent, where it or the site wants that. Null is no secret: it stays, and means *unset*.
 
         Args:
             namespace: in which the parameters may be used.
             parameters: as sent.
+            replaced: those they are written over. What was sealed there is sealed again unless another `encryption` is sent:
+                clients read a value opened, and many send it back without the rest.
 
         Raises:
             SealedElsewhere: one is sealed already, and not by this node for this namespace.
         """
         seals_all = self._seals_all()
-        return tuple(self._seal(namespace, each, wanted=seals_all) for each in parameters)
+        secrets = {each.key for each in replaced if each.encryption == SCHEME}
+        return tuple(self._seal(namespace, each, wanted=seals_all or each.key in secrets) for each in parameters)
 
     def open(self, parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
         """Open what is sealed, for an action to have.
@@ -78,6 +85,15 @@ class Vault:
         if all(each.encryption is None for each in parameters):
             return parameters
         return tuple(self._open(each) for each in parameters)
+
+    def show(self, namespace: str, parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+        """Open for a namespace's eyes what is its own; `encryption` stays, so that what is sent back is sealed again.
+
+        What belongs to another namespace stays sealed, and so does what cannot be opened.
+        """
+        if all(each.encryption is None for each in parameters):
+            return parameters
+        return tuple(self._show(namespace, each) for each in parameters)
 
     def seal_payload(self, namespace: str, payload: msgspec.Raw) -> msgspec.Raw:
         """Seal what an action is promised to be called with, so that the promise can be written down."""
@@ -94,7 +110,7 @@ class Vault:
         opened = self._decrypt(_decode_text(payload).removeprefix(_PREFIX))
         if opened is None:
             raise ParameterUnreadable(
-                "The arguments that a trigger promised cannot be opened: they were encrypted with another key; fire it again."
+                "The arguments that were promised cannot be opened: they were encrypted with another key; call it again."
             )
         return msgspec.Raw(opened)
 
@@ -122,6 +138,13 @@ class Vault:
             )
         return msgspec.structs.replace(parameter, value=msgspec.Raw(value), encryption=None)
 
+    def _show(self, namespace: str, parameter: Parameter) -> Parameter:
+        sealed = _sealed_text(parameter)
+        if sealed is None or sealed.partition(":")[0] != namespace:
+            return parameter
+        value = self._decrypt(sealed)
+        return parameter if value is None else msgspec.structs.replace(parameter, value=msgspec.Raw(value))
+
     def _encrypt(self, namespace: str, text: bytes) -> str:
         nonce = os.urandom(_NONCE_BYTES)
         ciphertext = self._cipher.encrypt(nonce, text, namespace.encode())
@@ -135,11 +158,6 @@ class Vault:
             return self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], namespace.encode())
         except (InvalidTag, ValueError, binascii.Error):
             return None
-
-
-def has_sealed(parameters: tuple[Parameter, ...]) -> bool:
-    """Tell whether one of them is sealed."""
-    return any(_sealed_text(each) is not None for each in parameters)
 
 
 def _sealed_text(parameter: Parameter) -> str | None:

@@ -10,6 +10,8 @@ import click
 
 #: EX_CONFIG of sysexits.h; `RestartPreventExitStatus=` in systemd/invokerd.service names it too.
 EXIT_BAD_CONFIG = 78
+#: EX_DATAERR: a database is corrupt, and only an operator can say what is to become of it. The unit names it likewise.
+EXIT_CORRUPT = 65
 
 _F = TypeVar("_F", bound=Callable[..., object])
 

@@ -13,12 +13,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
 from invoker.config.model import Address
 from invoker.control import messages
 from invoker.record.damage import DIRECTORY, read_damage, summarise
+from invoker.record.ledger import months
 from pool.parent import NoParentCgroup, limit_bytes, read_limit
 
 _MIB = 1024 * 1024
@@ -29,6 +31,8 @@ _VOLATILE = ("tmpfs", "ramfs", "overlay")
 _NEEDED_BYTES = _GIB
 _WAL_RESET_FIXED = (3, 51, 3)
 _MOUNT_DEADLINE_S = 3.0
+#: Of all databases together: what is looked through in a few seconds.
+_EXAMINED_BYTES = 2 * _GIB
 
 
 def check_memory(node: Node) -> Iterator[Finding]:
@@ -120,6 +124,33 @@ def check_damage(node: Node) -> Iterator[Finding]:
         yield ok("databases", "no daemon has found a row that cannot be read")
 
 
+def check_files(node: Node) -> Iterator[Finding]:
+    """Have SQLite look through the databases for damaged pages; one that is larger than the rest of a bound is left out."""
+    state, left = node.config.state_dir, _EXAMINED_BYTES
+    for path in [*sorted(state.glob("*.db")), *months(state / "ledger")]:
+        size = path.stat().st_size
+        if size > left:
+            advice = f"stop the daemon, then: sqlite3 {path} 'PRAGMA quick_check'"
+            yield warning("database-files", f"{path} has {size / _GIB:.1f} GiB and was not examined", advice)
+            continue
+        left -= size
+        if reason := _damage_of(path):
+            advice = "see docs/faults.md, 'A database that is corrupt'"
+            yield bad("database-files", f"{path}: {reason}", advice)
+        else:
+            yield ok("database-files", f"{path} is whole")
+
+
+def _damage_of(path: Path) -> str:
+    """Say what is wrong with the pages of a database; nothing when they are sound."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5.0)) as connection:
+            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if result == "ok" else str(result)
+
+
 def check_sqlite(_: Node) -> Iterator[Finding]:
     """Tell of the WAL-reset bug, and why it does not matter here."""
     text = f"SQLite {sqlite3.sqlite_version}"
@@ -204,6 +235,7 @@ CHECKS: tuple[Check, ...] = (
     check_state_dir,
     check_sqlite,
     check_damage,
+    check_files,
     check_daemon_and_ports,
     check_second_wall,
     check_mounts,

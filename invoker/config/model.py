@@ -120,6 +120,11 @@ class HttpConfig:
         "URL under which clients reach this API. Actions reach it through a door of their own.",
         shown="`http://` and `listen`",
     )
+    operator_credentials_file: Path | None = key(
+        None,
+        "One line `user:password`: who may `POST /disable`, by which OpenWhisk's operators take a controller out of service.",
+        shown="nobody may",
+    )
     drain_s: float = key(30.0, "How long calls may finish after SIGTERM before they are cancelled.", at_least=0)
     backlog: int = key(4096, "Connections the kernel may hold before the daemon accepts them.", at_least=1)
 

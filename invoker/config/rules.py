@@ -74,12 +74,14 @@ def _places(config: Config) -> Iterator[Problem]:
         ("prices.file", config.prices.file),
         ("runtimes.manifest", config.runtimes.manifest),
         ("registry.credentials_file", config.registry.credentials_file),
+        ("http.operator_credentials_file", config.http.operator_credentials_file),
     ):
         if path is not None and not path.is_file():
             yield Problem(name, f"{path} is no file that can be read")
     for name, secret in (
         ("registry.credentials_file", config.registry.credentials_file),
         ("store.parameter_key_file", config.store.parameter_key_file),
+        ("http.operator_credentials_file", config.http.operator_credentials_file),
     ):
         if secret is not None and secret.is_file() and secret.stat().st_mode & 0o077:
             yield Problem(name, f"{secret} may be read by others; chmod 600 it")

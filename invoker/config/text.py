@@ -156,6 +156,7 @@ def _example_value(declared: Any, value: Any) -> str:
         "public_url": '"https://functions.example.org"',
         "file": '"/etc/invokerd/prices.toml"',
         "manifest": '"/etc/invokerd/runtimes.json"',
+        "operator_credentials_file": '"/etc/invokerd/operator.key"',
         "credentials_file": '"/etc/invokerd/registry.json"',
         "parameter_key_file": '"/etc/invokerd/parameters.key"',
     }

@@ -20,7 +20,7 @@ from invoker.http.action_writes import (
 from invoker.http.bodies import ActionBody, ExecBody, parse_action
 from invoker.http.components import sequence_exec
 from invoker.http.documents import action_document, action_entry
-from invoker.http.entities import check_put, check_shown, find, find_replaced, list_page, now_ms, seal
+from invoker.http.entities import check_put, check_shown, find, find_replaced, list_page, now_ms, seal, shown
 from invoker.http.exchange import REASON, Exchange, Reply
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
@@ -109,7 +109,7 @@ async def get_action(services: Services, exchange: Exchange) -> Reply:
     found = _find(services, exchange)
     check_shown(services, exchange, found.action.namespace)
     code = await _read_code(services, found.action) if with_code else None
-    return Reply(render(action_document(found.action, code, binding=found.binding_path)))
+    return Reply(render(action_document(shown(services, exchange, found.action), code, binding=found.binding_path)))
 
 
 async def put_action(services: Services, exchange: Exchange) -> Reply:
@@ -119,7 +119,7 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
     check_sizes(body, services.limits())
     _refuse_binding(services, exchange)
     old = find_replaced(services, exchange, Action)
-    body = seal(services, exchange, body)
+    body = seal(services, exchange, body, old)
     written = None if body.exec is None else _resolve_exec(services, exchange, body.exec)
     execution, code = written or (None, None)
     action = _write(services, exchange, old, body, execution)
@@ -128,7 +128,8 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
         _refuse_binding(services, exchange)  # the package may have gone meanwhile
         action = msgspec.structs.replace(action, exec=msgspec.structs.replace(action.exec, code=digest))
     await services.entities.put(action, expected_revision=old.revision if old is not None else None)
-    return Reply(render(action_document(action, code if code is not None else await _read_code(services, action))))
+    code = code if code is not None else await _read_code(services, action)
+    return Reply(render(action_document(shown(services, exchange, action), code)))
 
 
 async def delete_action(services: Services, exchange: Exchange) -> Reply:
@@ -137,7 +138,7 @@ async def delete_action(services: Services, exchange: Exchange) -> Reply:
     action = find(services, exchange, Action)
     code = await _read_code(services, action)
     await services.entities.delete(action)
-    return Reply(render(action_document(action, code)))
+    return Reply(render(action_document(shown(services, exchange, action), code)))
 
 
 async def list_actions(services: Services, exchange: Exchange) -> Reply:

@@ -29,6 +29,7 @@ from invoker.http.exchange import TEXT, AiohttpRequest, Exchange, Reply, Request
 from invoker.http.fire import fire_trigger
 from invoker.http.forwarding import answer_forwarding, is_forwarding
 from invoker.http.limits import KEY_LENGTH
+from invoker.http.operators import DISABLE, count_in_flight, disable, get_in_flight
 from invoker.http.packages import delete_package, get_package, list_packages, put_package
 from invoker.http.parsing import accepts_json, check_namespace, split_target
 from invoker.http.rules import delete_rule, get_rule, list_rules, put_rule, set_rule_status
@@ -56,6 +57,9 @@ PUBLIC: dict[tuple[str, ...], _Public] = {
     ("invokers",): api_node.get_invokers,
     ("invokers", "healthy", "count"): api_node.get_healthy_count,
     ("invokers", "ready"): api_node.get_invokers_ready,
+    ("activation",): get_in_flight,
+    ("activation", ""): get_in_flight,
+    ("activation", "count"): count_in_flight,
     ("blackbox.tar.gz",): get_docker_kit,
     ("api", "v1"): api_node.get_api_info,
     ("api", "v1", ""): api_node.get_api_info,
@@ -224,6 +228,8 @@ class Api:
         if (tuple(segments[:3]), tuple(segments[4:]), method) == (OWN_ACTIVATIONS, ("cancel",), "POST"):
             identity = services.authenticator.identify(request.headers.get("authorization"))
             return await cancel_activation(services, identity, segments[3])
+        if tuple(segments) == DISABLE and method == "POST":
+            return await disable(services, request)
         if is_forwarding(segments, method):
             return await answer_forwarding(services, request, segments)
         if not in_api or method == "TRACE":

@@ -111,14 +111,14 @@ def package_entry(package: Package) -> dict[str, Any]:
 
 
 def trigger_document(trigger: Trigger, rules: Sequence[Rule]) -> dict[str, Any]:
-    """Make a trigger, with its rules when it has any.
+    """Make a trigger, with its rules when it has or had any.
 
     Args:
         trigger: the trigger.
         rules: all that are linked to it, in the order in which they run.
     """
     document = _head(trigger) | {"parameters": trigger.parameters, "limits": {}}
-    if rules:
+    if rules or trigger.had_rules:
         document["rules"] = {
             rule.full_path: {"action": _path_and_name(rule.action), "status": rule.status.value} for rule in rules
         }

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
+
 from invoker.errors import EntityCorrupted, EntityExists, EntityNotFound, NotAuthorised, TooLarge, WrongCollection
 from invoker.http.bodies import EntityBody, entries_bytes, next_patch
 from invoker.http.exchange import Exchange, Reply
@@ -138,15 +140,28 @@ def check_size(field: str, size: int, allowed: int) -> None:
         raise TooLarge.measured(field, size, allowed)
 
 
-def seal(services: Services, exchange: Exchange, body: B) -> B:
-    """Encrypt the parameters of a body, where they or the site want that.
+def seal(services: Services, exchange: Exchange, body: B, old: Entity | None) -> B:
+    """Encrypt the parameters of a body, where they, the site, or what is replaced want that.
+
+    Args:
+        services: the parts.
+        exchange: the request.
+        body: as sent.
+        old: what it is written over; None for a new entity.
 
     Raises:
         SealedElsewhere: one is encrypted already, and not here.
     """
     if not body.parameters:
         return body
-    return dataclasses.replace(body, parameters=services.vault.seal(exchange.namespace, body.parameters))
+    replaced = () if old is None else old.parameters
+    return dataclasses.replace(body, parameters=services.vault.seal(exchange.namespace, body.parameters, replaced=replaced))
+
+
+def shown(services: Services, exchange: Exchange, entity: E) -> E:
+    """Make of an entity what its document shows the caller: his own encrypted parameters are opened, others' stay as they are."""
+    parameters = services.vault.show(exchange.identity.namespace.name, entity.parameters)
+    return entity if parameters is entity.parameters else msgspec.structs.replace(entity, parameters=parameters)
 
 
 def written_fields(old: Entity | None, body: EntityBody, now_ms: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from invoker.http.entities import (
     list_page,
     now_ms,
     seal,
+    shown,
     written_fields,
 )
 from invoker.http.exchange import Exchange, Reply
@@ -45,7 +46,8 @@ async def get_package(services: Services, exchange: Exchange) -> Reply:
         raise EntityNotFound.named(f"{exchange.namespace}/{exchange.path}") from None
     resolved = resolve_package(services.entities, exchange.namespace, exchange.path)
     check_shown(services, exchange, resolved.package.namespace)
-    document = package_document(package, parameters=resolved.parameters)
+    parameters = services.vault.show(exchange.identity.namespace.name, resolved.parameters)
+    document = package_document(package, parameters=parameters)
     return Reply(render(document | package_contents(_actions_of(services, resolved.package))))
 
 
@@ -64,10 +66,10 @@ async def put_package(services: Services, exchange: Exchange) -> Reply:
         raise EntityConflict("Resource is a package and cannot be converted into a binding.")
     if binding is not None:
         _check_target(services, binding)
-    body = seal(services, exchange, body)
+    body = seal(services, exchange, body, old)
     package = write_package(old, body, binding=binding, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))
     await services.entities.put(package, expected_revision=None if old is None else old.revision)
-    return Reply(render(package_document(package)))
+    return Reply(render(package_document(shown(services, exchange, package))))
 
 
 async def delete_package(services: Services, exchange: Exchange) -> Reply:
@@ -81,7 +83,7 @@ async def delete_package(services: Services, exchange: Exchange) -> Reply:
         for action in contents:
             await services.entities.delete(action)
     await services.entities.delete(package)  # at once after it was seen to be empty: nothing comes in between
-    return Reply(render(package_document(package)))
+    return Reply(render(package_document(shown(services, exchange, package))))
 
 
 def write_package(

@@ -62,7 +62,9 @@ async def put_rule(services: Services, exchange: Exchange) -> Reply:
         linked_ms=_last_place(services, trigger, now) if linked_ms is None else linked_ms,
         **written_fields(old, body, now),
     )
+    left = None if old is None else _linked_trigger(services, old)
     await services.entities.put(rule, expected_revision=None if old is None else old.revision)
+    await _note_had_rules(services, left)
     return Reply(render(rule_document(rule, rule.status)))
 
 
@@ -94,7 +96,9 @@ _OK = Reply(b"OK", content_type=TEXT)
 async def delete_rule(services: Services, exchange: Exchange) -> Reply:
     """DELETE: in any state; answers with the rule as it was, inactive."""
     rule = find(services, exchange, Rule)
+    left = _linked_trigger(services, rule)
     await services.entities.delete(rule)
+    await _note_had_rules(services, left)
     return Reply(render(rule_document(rule, RuleStatus.INACTIVE)))
 
 
@@ -110,6 +114,28 @@ def _trigger_of(services: Services, full_path: str) -> Trigger | None:
     reference = Reference.of_path(full_path)
     entity = services.entities.get(reference.namespace, reference.path)
     return entity if isinstance(entity, Trigger) else None
+
+
+def _linked_trigger(services: Services, rule: Rule) -> Trigger | None:
+    """Find the trigger that a rule is linked to."""
+    trigger = _trigger_of(services, rule.trigger)
+    return trigger if rule.is_linked(trigger) else None
+
+
+async def _note_had_rules(services: Services, left: Trigger | None) -> None:
+    """Have a trigger whose last rule has gone remember that it had some: OpenWhisk shows an empty `rules` then.
+
+    Args:
+        services: the parts.
+        left: as it was before the rule went; others may have written it since.
+    """
+    if left is None:
+        return
+    trigger = _trigger_of(services, left.full_path)
+    if trigger is None or trigger.birth != left.birth or trigger.had_rules or services.entities.rules_of(trigger):
+        return
+    noted = msgspec.structs.replace(trigger, revision=new_revision(), had_rules=True)
+    await services.entities.put(noted, expected_revision=trigger.revision)
 
 
 def _require_trigger(services: Services, reference: Reference) -> Trigger:

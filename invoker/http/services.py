@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -113,6 +113,9 @@ class Invoking(Protocol):
     def in_flight(self, namespace: str) -> int:
         """Count the activations of a namespace that have not ended."""
 
+    def ids_in_flight(self) -> Sequence[ActivationId]:
+        """List the activations of all namespaces that have not ended, the parts of composed ones too."""
+
     def cancel(self, activation_id: ActivationId, *, namespace: str | None = None) -> str | None:
         """End an activation of a namespace now: `queued` or `running` is what it was, None that there is none."""
 
@@ -141,13 +144,15 @@ class Services:
 
     Attributes:
         limits: gives the site's limits of this moment: they may be reloaded.
-        vault: seals parameters that are written.
+        vault: seals parameters that are written, and opens those that are shown to their owner.
         price: what an activation costs.
         health, ready: what `/health` and `/ready` tell.
         wall_clock: seconds since the epoch.
         public_url: under which clients reach this server, without a slash at its end.
         build, build_number: for people, in `GET /api/v1`.
         support: where to ask, in `GET /`: `github` and `slack`.
+        operator_credentials: `user:password` of `POST /disable`; None lets nobody in.
+        disable: refuses all calls from now on.
         on_refused: told the code of each error of the node's own state that is answered 503. May not raise.
     """
 
@@ -169,4 +174,6 @@ class Services:
     build: str
     build_number: str
     support: Mapping[str, str] = field(default_factory=lambda: {"github": "", "slack": ""})
+    operator_credentials: str | None = None
+    disable: Callable[[], Awaitable[None]]
     on_refused: Callable[[str], None] = lambda _code: None

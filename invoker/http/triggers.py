@@ -9,7 +9,7 @@ import msgspec
 from invoker.errors import InvalidRequest
 from invoker.http.bodies import EntityBody, parse_trigger
 from invoker.http.documents import trigger_document, trigger_entry
-from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, written_fields
+from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, shown, written_fields
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import is_name
@@ -28,7 +28,7 @@ async def list_triggers(services: Services, exchange: Exchange) -> Reply:
 
 async def get_trigger(services: Services, exchange: Exchange) -> Reply:
     """GET: a trigger, with the rules that are linked to it."""
-    return _answer(services, find(services, exchange, Trigger))
+    return _answer(services, exchange, find(services, exchange, Trigger))
 
 
 async def put_trigger(services: Services, exchange: Exchange) -> Reply:
@@ -36,17 +36,17 @@ async def put_trigger(services: Services, exchange: Exchange) -> Reply:
     check_put(exchange)
     body = parse_trigger(await exchange.read_json(REQUEST_BYTES, required=True))
     check_sizes(body)
-    body = seal(services, exchange, body)
     old = find_replaced(services, exchange, Trigger)
+    body = seal(services, exchange, body, old)
     trigger = write_trigger(old, body, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))
     await services.entities.put(trigger, expected_revision=None if old is None else old.revision)
-    return _answer(services, trigger)
+    return _answer(services, exchange, trigger)
 
 
 async def delete_trigger(services: Services, exchange: Exchange) -> Reply:
     """DELETE: answers with the trigger as it was. Its rules stay, inactive."""
     trigger = find(services, exchange, Trigger)
-    reply = _answer(services, trigger)
+    reply = _answer(services, exchange, trigger)
     await services.entities.delete(trigger)
     return reply
 
@@ -68,7 +68,8 @@ def write_trigger(old: Trigger | None, body: EntityBody, *, namespace: str, name
         for annotation in body.annotations or ():
             _check_feed(annotation)
     birth = os.urandom(8).hex() if old is None else old.birth
-    return Trigger(namespace=namespace, path=name, birth=birth, **written_fields(old, body, now))
+    had_rules = old is not None and old.had_rules
+    return Trigger(namespace=namespace, path=name, birth=birth, had_rules=had_rules, **written_fields(old, body, now))
 
 
 def _check_feed(annotation: Annotation) -> None:
@@ -81,5 +82,5 @@ def _check_feed(annotation: Annotation) -> None:
         raise InvalidRequest("Feed name is not valid: it must be a string such as /namespace/package/name.")
 
 
-def _answer(services: Services, trigger: Trigger) -> Reply:
-    return Reply(render(trigger_document(trigger, services.entities.rules_of(trigger))))
+def _answer(services: Services, exchange: Exchange, trigger: Trigger) -> Reply:
+    return Reply(render(trigger_document(shown(services, exchange, trigger), services.entities.rules_of(trigger))))

@@ -8,21 +8,26 @@ belongs to one thread; `ActivationReader` reads, on the loop.
 from __future__ import annotations
 
 import builtins
+import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
 from invoker.errors import EntityCorrupted
 from invoker.model import Accepted, Activation
+from invoker.record.corruption import StoreCorrupt, corruption_named
 from invoker.record.damage import Damage
-from invoker.record.entries import TickEntry
+from invoker.record.entries import AcceptedEntry, TickEntry
+from invoker.record.salvage import salvage
 from invoker.record.sizes import Sizes
-from invoker.record.store import Reader, checkpoint, load_queries, open_writer
+from invoker.record.store import Parameters, Reader, checkpoint, load_queries, open_writer
 from pool.model import ActivationId
+
+log = logging.getLogger(__name__)
 
 #: For how long an idempotency key counts.
 IDEMPOTENCY_MS = 24 * 3600 * 1000
@@ -32,6 +37,8 @@ _FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
 
 #: With a record that cannot be read.
 _NOTHING_TO_DO = "what it cost is in the ledger, which does not depend on it"
+#: With the whole database.
+_GOES_ON = "a new one is begun with what the journal still holds; bills do not depend on it (docs/faults.md)"
 
 _decode_record = msgspec.json.Decoder(Activation).decode
 _decode_lines = msgspec.json.Decoder(list[str]).decode
@@ -81,6 +88,11 @@ class PendingRow(msgspec.Struct, frozen=True):
     accepted: Accepted
     payload: str
 
+    @classmethod
+    def of(cls, entry: AcceptedEntry) -> Self:
+        """Make the row of a promise."""
+        return cls(entry.accepted.activation_id, entry.accepted, entry.payload)
+
 
 class IdempotencyRow(msgspec.Struct, frozen=True):
     """An idempotency key and the first activation it stood for."""
@@ -128,18 +140,74 @@ class ActivationDatabase:
             retention: what is kept.
             damage: keeps what cannot be read; by default beside the database.
 
+        One that is corrupt is set aside, and a new one made.
+
         Raises:
             StoreTooNew, StoreBroken.
         """
         self._queries = load_queries("activations")
-        self._connection = open_writer(path, "activations", durable=False)
+        self._path = path
         self._retention = retention
         self._damage = damage or Damage(path.parent)
+        try:
+            self._open()
+        except StoreCorrupt as error:
+            self._begin_anew(error)
+
+    def _open(self) -> None:
+        self._connection = open_writer(self._path, "activations", durable=False)
         self._sizes = Sizes()
         #: The last look at what may be kept did not get to its end: what it found out of sizes still holds.
         self._unfinished = False
         #: All ids in the table `pending`: most activations were never promised, and cost no look-up there.
-        self._pending = {row[0] for row in self._connection.execute(self._queries["read_pending_ids"])}
+        self._pending: set[str] = set()
+        try:
+            with corruption_named(self._path):
+                self._pending.update(row[0] for row in self._connection.execute(self._queries["read_pending_ids"]))
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def renew(self, error: Exception) -> None:
+        """Set the database aside, for its file is corrupt, and go on with a new one.
+
+        It has the promises, the keys and the alarms' progress of the old one as far as they could be read, and no records.
+
+        Raises:
+            StoreBroken, OSError: it cannot be moved, or none can be made.
+        """
+        self._connection.close()
+        self._begin_anew(error)
+
+    def _begin_anew(self, error: Exception) -> None:
+        aside = self._damage.set_database_aside(self._path, error, then=_GOES_ON)
+        saved = salvage(aside)
+        for each in saved.failures:
+            log.error("%s: not all of promises, idempotency keys and alarms could be read: %s", aside, each)
+        self._open()
+        promises = [*saved.unbegun, *saved.begun]
+        batch = ActivationBatch(
+            pending=[PendingRow.of(AcceptedEntry.of(each)) for each in promises],
+            begun=[each.activation_id for each in saved.begun],
+            keys=[IdempotencyRow(*row) for row in saved.keys],
+            ticks=saved.ticks,
+        )
+        self.apply(batch, 0)
+        log.warning("of %s %d promises and %d alarms were carried over", aside, len(promises), len(saved.ticks))
+
+    @property
+    def inode(self) -> int:
+        """Number of the file: another one is another database."""
+        return self._path.stat().st_ino
+
+    def pending_ids(self) -> list[str]:
+        """List the promises not kept."""
+        return sorted(self._pending)
+
+    def forget(self, activation_ids: Sequence[str]) -> None:
+        """Forget promises that are known to have been kept."""
+        self._run("drop_pending", ids=_json(activation_ids))
+        self._pending.difference_update(activation_ids)
 
     def position(self) -> int:
         """Up to which sequence of the journal everything is here."""
@@ -264,25 +332,29 @@ class ActivationDatabase:
 class ActivationReader:
     """The reading side, on the loop."""
 
-    def __init__(self, reader: Reader, damage: Damage) -> None:
-        """Use open connections; `damage` keeps what cannot be read."""
+    def __init__(self, reader: Reader, damage: Damage, on_corrupt: Callable[[int], None]) -> None:
+        """Use open connections; the rest as in `open`."""
         self._reader = reader
         self._damage = damage
+        self._on_corrupt = on_corrupt
         self._queries = load_queries("activations")
 
     @classmethod
-    async def open(cls, path: Path, damage: Damage | None = None) -> Self:
-        """Open a database that exists.
+    async def open(
+        cls, path: Path, damage: Damage | None = None, on_corrupt: Callable[[int], None] = lambda _inode: None
+    ) -> Self:
+        """Open a database that exists. When another file takes its place, that one is read.
 
         Args:
             path: of the database.
             damage: keeps what cannot be read; by default beside the database.
+            on_corrupt: told the number of a file that was found to be corrupt. May be told often; may not raise.
 
         Raises:
             StoreBroken.
         """
         # Two: a long count must not hold up those who ask for one record.
-        return cls(await Reader.open(path, connections=2), damage or Damage(path.parent))
+        return cls(await Reader.open(path, connections=2), damage or Damage(path.parent), on_corrupt)
 
     async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
         """Find a record of a namespace.
@@ -290,7 +362,7 @@ class ActivationReader:
         Raises:
             EntityCorrupted: there is one, and it cannot be read.
         """
-        rows = await self._reader.fetch(self._queries["get"], {"namespace": namespace, "id": activation_id})
+        rows = await self._fetch("get", {"namespace": namespace, "id": activation_id})
         if not rows:
             return None
         found = self._activation(*rows[0])
@@ -304,7 +376,7 @@ class ActivationReader:
         Raises:
             EntityCorrupted: there are some, and they cannot be read.
         """
-        rows = await self._reader.fetch(self._queries["get_logs"], {"namespace": namespace, "id": activation_id})
+        rows = await self._fetch("get_logs", {"namespace": namespace, "id": activation_id})
         if not rows:
             return None
         ((text,),) = rows
@@ -337,27 +409,32 @@ class ActivationReader:
             hidden: ids to leave out.
         """
         parameters = _range(namespace, name, since_ms, upto_ms, hidden) | {"limit": limit, "skip": skip}
-        rows = await self._reader.fetch(self._queries["list_of_action" if name else "list"], parameters)
+        rows = await self._fetch("list_of_action" if name else "list", parameters)
         return [found for row in rows if (found := self._activation(*row)) is not None]
 
     async def parts_of(self, namespace: str, cause: ActivationId, since_ms: int) -> builtins.list[Activation]:
         """List the records whose cause is another one, in the order they ran, without results."""
         parameters = {"namespace": namespace, "cause": cause, "since_ms": since_ms}
-        rows = await self._reader.fetch(self._queries["parts_of"], parameters)
+        rows = await self._fetch("parts_of", parameters)
         return [found for row in rows if (found := self._activation(row[0], row[1], None)) is not None]
 
     async def count(
         self, namespace: str, *, name: str | None, since_ms: int | None, upto_ms: int | None, hidden: Sequence[str]
     ) -> int:
         """Count what `list` would list without limit."""
-        rows = await self._reader.fetch(
-            self._queries["count_of_action" if name else "count"], _range(namespace, name, since_ms, upto_ms, hidden)
-        )
+        rows = await self._fetch("count_of_action" if name else "count", _range(namespace, name, since_ms, upto_ms, hidden))
         return int(rows[0][0])
 
     async def close(self) -> None:
         """Close the connections."""
         await self._reader.close()
+
+    async def _fetch(self, name: str, parameters: Parameters) -> builtins.list[tuple[Any, ...]]:
+        try:
+            return await self._reader.fetch(self._queries[name], parameters)
+        except StoreCorrupt:
+            self._on_corrupt(self._reader.inode)
+            raise
 
     def _activation(self, activation_id: str, record: bytes, result: bytes | None) -> Activation | None:
         """Read a record; one that cannot be read is set aside, and left out of lists."""

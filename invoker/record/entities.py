@@ -19,6 +19,7 @@ import msgspec
 from invoker.errors import ConcurrentModification, EntityCorrupted, EntityNotFound
 from invoker.model import PUBLISHED, Action, Collection, Entity, Namespace, Package, Rule, Trigger
 from invoker.record.code_files import CodeFiles
+from invoker.record.corruption import StoreCorrupt
 from invoker.record.damage import Damage
 from invoker.record.store import StoreBroken, Writer, load_queries
 
@@ -78,8 +79,10 @@ class EntityStore:
 
         Raises:
             StoreTooNew, StoreBroken: it cannot be used.
+            StoreCorrupt: its file is damaged; or it is gone, and the code of its actions is not.
         """
         damage = damage or Damage(path.parent)
+        _refuse_loss(path, code_dir)
         writer = await Writer.open(path, "entities")
         try:
             store = cls(writer, CodeFiles(code_dir))
@@ -340,6 +343,17 @@ class EntityStore:
         if digest is not None and self._code_uses[digest] <= 0:
             del self._code_uses[digest]
             self.code.remove(digest)
+
+
+def _refuse_loss(path: Path, code_dir: Path) -> None:
+    """Refuse to begin with nothing where there was something: code that no entity uses would be deleted.
+
+    Raises:
+        StoreCorrupt: there is code, and no database, or an empty file.
+    """
+    is_new = not path.exists() or path.stat().st_size == 0
+    if is_new and code_dir.is_dir() and any(code_dir.iterdir()):
+        raise StoreCorrupt.found(path, f"it is missing or empty, but {code_dir} holds the code of its actions")
 
 
 def _check_key(column: bytes, said: str) -> None:

@@ -159,7 +159,7 @@ class Intake:
 
     def has_capacity(self, records: int, size: int) -> bool:
         """Tell whether fewer than so many records, and bytes of them, wait for the writer, and the writer works."""
-        return not self._writer.failed and len(self._queued) < records and self._queued_bytes < size
+        return not self._writer.failure and len(self._queued) < records and self._queued_bytes < size
 
     def lag(self) -> Lag:
         """Tell how far the databases are behind."""
@@ -169,7 +169,7 @@ class Intake:
 
     async def wait_committed(self) -> None:
         """Wait until readers of the databases find all that went in before; on a broken disk not for ever."""
-        if self._committed >= self._handed or self._writer.failed:
+        if self._committed >= self._handed or self._writer.failure:
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append((self._handed, waiter))

@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from invoker.model import MIB, Activation
+from invoker.record.corruption import corruption_named
 from invoker.record.entries import join_entries
 from invoker.record.store import checkpoint, load_queries, open_writer, reading
 
@@ -182,7 +183,8 @@ class Ledger:
     def position(self) -> int:
         """Up to which sequence of the journal every row is here."""
         for path in sorted(months(self._directory), reverse=True):
-            row = self._connection(path.stem).execute(self._queries["read_position"]).fetchone()
+            with corruption_named(path):
+                row = self._connection(path.stem).execute(self._queries["read_position"]).fetchone()
             if row is not None:
                 return int(row[0])
         return 0
@@ -204,13 +206,28 @@ class Ledger:
             return
         newest = max(self._newest, *by_month) if by_month else self._newest
         for month in sorted({*by_month, newest}):
-            self._apply_month(month, by_month.get(month, {}), position if month == newest else None)
+            with corruption_named(self._file(month)):
+                self._apply_month(month, by_month.get(month, {}), position if month == newest else None)
         self._newest = newest
 
     def checkpoint(self) -> None:
         """Move what is committed from the logs into the files."""
-        for connection in self._open.values():
-            checkpoint(connection)
+        for month, connection in self._open.items():
+            with corruption_named(self._file(month)):
+                checkpoint(connection)
+
+    def find_finished(self, activation_ids: Sequence[str]) -> set[str]:
+        """Find which of these activations have ended, whenever that was. Looks into all months.
+
+        Raises:
+            StoreBroken, sqlite3.Error: a month cannot be read.
+        """
+        found: set[str] = set()
+        if activation_ids:
+            for path in months(self._directory):
+                with corruption_named(path):
+                    found |= self._finished_in(path.stem, activation_ids)
+        return found
 
     def close(self) -> None:
         """Close all months."""
@@ -244,15 +261,22 @@ class Ledger:
                 ids[neighbour].append(row.subject)
         found: set[str] = set()
         for neighbour, subjects in ids.items():
-            if (self._directory / f"{neighbour}.db").exists():
-                parameters = {"ids": msgspec.json.encode(subjects).decode()}
-                found.update(row[0] for row in self._connection(neighbour).execute(self._queries["is_finished"], parameters))
+            if (path := self._file(neighbour)).exists():
+                with corruption_named(path):
+                    found |= self._finished_in(neighbour, subjects)
         return found
+
+    def _finished_in(self, month: str, subjects: Sequence[str]) -> set[str]:
+        parameters = {"ids": msgspec.json.encode(subjects).decode()}
+        return {row[0] for row in self._connection(month).execute(self._queries["is_finished"], parameters)}
+
+    def _file(self, month: str) -> Path:
+        return self._directory / f"{month}.db"
 
     def _connection(self, month: str) -> sqlite3.Connection:
         connection = self._open.pop(month, None)
         if connection is None:
-            connection = open_writer(self._directory / f"{month}.db", "ledger", durable=True)
+            connection = open_writer(self._file(month), "ledger", durable=True)
         self._open[month] = connection
         while len(self._open) > _OPEN_MONTHS:
             self._open.pop(next(iter(self._open))).close()

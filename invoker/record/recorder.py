@@ -202,7 +202,7 @@ class Recorder:
                 journal=journal,
                 writer=writer,
                 intake=Intake(journal, writer, clock),
-                reader=await ActivationReader.open(state_dir / "activations.db", damage),
+                reader=await ActivationReader.open(state_dir / "activations.db", damage, writer.renew),
                 restored=restored,
                 clock=clock,
                 wall_ms=wall_ms,
@@ -554,6 +554,11 @@ class Recorder:
     def room(self, records: int = 1) -> bool:
         """Tell whether new work may be taken: `records` more can be written, and the writer keeps up."""
         return self._intake.has_capacity(self._max_queued, self._max_queued_bytes) and self._journal.has_room(records)
+
+    @property
+    def failure(self) -> str:
+        """Why nothing is written to the databases any more; empty while all is well."""
+        return self._writer.failure
 
     def on_journal_write(self, told: Callable[[float], None]) -> None:
         """Tell `told` from now on how long each write to the journal held the loop, seconds. It may not raise."""

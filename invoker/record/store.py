@@ -17,7 +17,10 @@ from urllib.parse import quote
 
 import aiosqlite
 
+from invoker.record.corruption import StoreBroken, broken
 from pool.errors import PlatformError
+
+__all__ = ["StoreBroken"]
 
 _SQL = Path(__file__).parent / "sql"
 _NAMED = re.compile(r"^-- name: (\w+)\n-- \S.*\n", re.MULTILINE)
@@ -40,12 +43,6 @@ class StoreTooNew(PlatformError):
             f"{path} has schema version {version}, this invokerd knows up to {known}: "
             "start the invokerd that wrote it, or restore a copy from before the upgrade"
         )
-
-
-class StoreBroken(PlatformError):
-    """The database cannot be read or written."""
-
-    code = "store-broken"
 
 
 @functools.cache
@@ -124,7 +121,7 @@ def open_writer(path: Path, store: str, *, durable: bool) -> sqlite3.Connection:
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.DatabaseError):
-            raise StoreBroken(f"{path}: {error}") from error
+            raise broken(path, error) from error
         raise
     return connection
 
@@ -144,7 +141,7 @@ def _foreign_errors_turned(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreBroken(f"{path}: {error}") from error
+        raise broken(path, error) from error
 
 
 def _refuse_missing(path: Path) -> None:
@@ -153,14 +150,25 @@ def _refuse_missing(path: Path) -> None:
         raise StoreBroken(f"{path}: there is no such database")
 
 
+def _inode_of(path: Path, *, otherwise: int) -> int:
+    """Number of a file; `otherwise` while there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return otherwise
+
+
 class Reader:
     """Read-only connections to one database. Short transactions, so that the writer's log can start over."""
 
     def __init__(self, path: Path) -> None:
         """Begin without connections; `open` makes them."""
         self._path = path
-        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        #: Each with the number of the file that it reads.
+        self._idle: asyncio.LifoQueue[tuple[aiosqlite.Connection, int]] = asyncio.LifoQueue()
         self._all: list[aiosqlite.Connection] = []
+        #: Number of the file that was read last: another one is another database.
+        self.inode = 0
 
     @classmethod
     async def open(cls, path: Path, connections: int = 1) -> Self:
@@ -171,30 +179,38 @@ class Reader:
         """
         reader = cls(path)
         _refuse_missing(path)
-        uri = f"file:{quote(str(path))}?mode=ro"
         try:
-            with _foreign_errors_turned(path):
-                for _ in range(connections):
-                    connection = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_S)
-                    reader._all.append(connection)
-                    reader._idle.put_nowait(connection)
+            for _ in range(connections):
+                reader._idle.put_nowait(await reader._connect())
         except BaseException:
             await reader.close()
             raise
         return reader
 
     async def fetch(self, sql: str, parameters: Parameters) -> list[tuple[Any, ...]]:
-        """Run one SELECT and return its rows.
+        """Run one SELECT and return its rows, of the file that is there now.
 
         Raises:
             StoreBroken: the database failed.
         """
-        connection = await self._idle.get()
+        connection, inode = await self._idle.get()
         try:
+            if inode != _inode_of(self._path, otherwise=inode):
+                self._all.remove(connection)
+                await connection.close()
+                connection, inode = await self._connect()
+            self.inode = inode
             with _foreign_errors_turned(self._path):
                 return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
         finally:
-            self._idle.put_nowait(connection)
+            self._idle.put_nowait((connection, inode))
+
+    async def _connect(self) -> tuple[aiosqlite.Connection, int]:
+        inode = _inode_of(self._path, otherwise=0)
+        with _foreign_errors_turned(self._path):
+            connection = await aiosqlite.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=_BUSY_S)
+        self._all.append(connection)
+        return connection, inode
 
     async def close(self) -> None:
         """Close the connections and end their threads."""

@@ -44,6 +44,12 @@ class Aside(msgspec.Struct, frozen=True, tag="aside"):
     entry: LogsEntry
 
 
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """A reader has found the activation database, the file of this number, to be corrupt."""
+
+    inode: int
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
     """Commit everything and end."""
 
@@ -85,7 +91,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """Everything is committed that the disk takes; the process ends."""
 
 
-ToWriter = Upto | Aside | End
+ToWriter = Upto | Aside | Renew | End
 FromWriter = Started | Failed | Committed | Released | Ended
 
 decode_to_writer = msgspec.json.Decoder(ToWriter).decode

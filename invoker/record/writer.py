@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,6 +31,7 @@ from invoker.record.activations import (
     Retention,
     TextRow,
 )
+from invoker.record.corruption import StoreCorrupt, broken, is_corruption
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
@@ -50,7 +51,6 @@ from invoker.record.entries import (
 )
 from invoker.record.journal import read_records
 from invoker.record.ledger import Ledger, LedgerItem
-from invoker.record.store import StoreBroken
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ _RETAIN_MORE_S = 0.1
 _RETAIN_BYTES = 64 * 1024 * 1024
 #: Between two checkpoints, while something is written.
 _CHECKPOINT_S = 1.0
+#: How often an activation database may be begun anew, by one daemon: then it is the disk.
+_RENEWALS = 3
 #: After a failed commit.
 _RETRY_S = 0.5
 _LOST = ("0000-00-00T00:00:00.000000000Z stderr: invokerd: the log lines of this activation were lost: the daemon was killed",)
@@ -108,8 +110,8 @@ class Follower(Protocol):
     """What follows the journal and writes the databases: a `Writer` in this process, or one in its own."""
 
     @property
-    def failed(self) -> bool:
-        """Whether it ended by a bug: nothing more will be committed."""
+    def failure(self) -> str:
+        """Why it has ended though nobody asked it to: nothing more will be committed. Empty while all is well."""
 
     async def start(self) -> Restored:
         """Open the databases, replay the journal, and go on from there."""
@@ -119,6 +121,9 @@ class Follower(Protocol):
 
     def hurry(self) -> None:
         """Commit what there is at once."""
+
+    def renew(self, inode: int) -> None:
+        """Begin the activation database anew, unless it is another file already: a reader has found that it is corrupt."""
 
     async def close(self) -> None:
         """Commit everything and end."""
@@ -169,8 +174,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer")
         self._committed = 0
         self._unretained = 0
-        #: Whether the thread ended by a bug: nothing more will be committed.
-        self.failed = False
+        #: Number of the file that a reader has found to be corrupt; 0 is none.
+        self._found_corrupt = 0
+        self._renewals = 0
+        #: Why the thread has ended though nobody asked it to, and nothing more will be committed; empty while all is well.
+        self.failure = ""
 
     # ---- on the loop
 
@@ -191,6 +199,11 @@ class Writer:
         """Commit what there is at once."""
         self._hurry.set()
 
+    def renew(self, inode: int) -> None:
+        """As `Follower`."""
+        self._found_corrupt = inode
+        self._queue.put(None)
+
     async def close(self) -> None:
         """Commit everything and end. What a broken disk does not take stays in the journal for the next start."""
         self._stop.set()
@@ -209,11 +222,15 @@ class Writer:
                 contextlib.closing(ActivationDatabase(self._state_dir / "activations.db", self._retention)) as activations,
             ):
                 self._ledger, self._activations = ledger, activations
-                restored = self._replay()
+                try:
+                    restored = self._replay()
+                except sqlite3.DatabaseError as error:
+                    self._renew_after(error)
+                    restored = self._replay()
                 self._loop.call_soon_threadsafe(self._restored.set_result, restored)
                 self._work()
         except sqlite3.Error as error:
-            failure = StoreBroken(f"{self._state_dir}: {error}")
+            failure = broken(self._state_dir, error)
         except Exception as error:  # noqa: BLE001 - carried to the loop, which tells it
             failure = error
         finally:
@@ -226,17 +243,20 @@ class Writer:
             self._restored.set_exception(failure)
             self._ended.set_result(None)
         else:
-            self.failed = True
+            self.failure = str(failure) or type(failure).__name__
             log.critical("the writer of the ledger has failed; the journal keeps everything", exc_info=failure)
             self._ended.set_exception(failure)
             if self._on_failed is not None:
                 self._on_failed(failure)
 
     def _replay(self) -> Restored:
-        """Apply what the journal holds beyond the databases."""
+        """Apply what the journal holds beyond the databases, to each what it lacks.
+
+        What one has already it is not given again: old files of the journal may hold a promise and not its end.
+        """
         directory = self._state_dir / "journal"
-        position = min(self._ledger.position(), self._activations.position())
-        last = position
+        of_ledger, of_activations = self._ledger.position(), self._activations.position()
+        last = position = min(of_ledger, of_activations)
         group: list[Entry] = []
         size = 0
         awaited: dict[str, FinishedEntry] = {}
@@ -247,16 +267,19 @@ class Writer:
                     awaited[entry.activation.activation_id] = entry
                 elif isinstance(entry, LogsEntry):
                     awaited.pop(entry.activation_id, None)
+            if group and (size >= _GROUP_BYTES or last <= of_activations < sequence or last <= of_ledger < sequence):
+                self._apply_missing(group, last, of_ledger, of_activations)
+                group, size = [], 0
             group += entries
             last, size = sequence, size + len(record)
-            if size >= _GROUP_BYTES:
-                self._apply(group, last)
-                group, size = [], 0
+        if group:
+            self._apply_missing(group, last, of_ledger, of_activations)
         # Lines that were on their way when the daemon was killed. Lines that had arrived stay: the first ones count.
         lost = (entry.activation for entry in awaited.values())
-        group += [LogsEntry(each.activation_id, each.namespace, each.start_ms, _LOST) for each in lost]
-        if group:
-            self._apply(group, last)
+        if lines := [LogsEntry(each.activation_id, each.namespace, each.start_ms, _LOST) for each in lost]:
+            self._apply(lines, last)
+        if of_ledger and not of_activations:  # the database is a new one, and the journal may have promises that were kept
+            self._forget_kept()
         unbegun, begun = self._activations.read_pending()
         self._committed = last
         keys, ticks = self._activations.read_idempotency(self._wall_ms()), self._activations.read_ticks()
@@ -270,7 +293,8 @@ class Writer:
             if group and not self._commit(group):
                 return
             now = time.monotonic()
-            with contextlib.suppress(sqlite3.OperationalError):  # a full disk; the next turn tries again
+            with self._renewing(), contextlib.suppress(sqlite3.OperationalError):  # a full disk; the next turn tries again
+                self._renew_if_asked()
                 if now >= checkpoint_at and group:
                     self._checkpoint()
                     checkpoint_at = now + _CHECKPOINT_S
@@ -280,8 +304,52 @@ class Writer:
                     retain_at = now + (_RETAIN_MORE_S if more else _RETAIN_S)
             if self._stop.is_set() and self._queue.empty():
                 break
-        with contextlib.suppress(sqlite3.OperationalError):
+        with self._renewing(), contextlib.suppress(sqlite3.OperationalError):
             self._checkpoint()
+
+    # ---- an activation database that is corrupt
+
+    @contextlib.contextmanager
+    def _renewing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self._renew_after(error)
+
+    def _renew_if_asked(self) -> None:
+        inode, self._found_corrupt = self._found_corrupt, 0
+        if inode and inode == self._activations.inode:
+            self._renew_after(StoreCorrupt("a page that a reader asked for cannot be read"))
+
+    def _renew_after(self, error: Exception) -> None:
+        """Begin the activation database anew where its file is corrupt, with what the journal still holds.
+
+        Raises:
+            Exception: the error itself, when it is another one, or comes again and again.
+        """
+        self._renewals += 1
+        if self._renewals > _RENEWALS or not (isinstance(error, StoreCorrupt) or is_corruption(error)):
+            raise error
+        self._activations.renew(error)
+        group: list[Entry] = []
+        size = 0
+        for sequence, record in read_records(self._state_dir / "journal"):
+            if sequence > self._committed:
+                break
+            group += decode_record(record)
+            size += len(record)
+            if size >= _GROUP_BYTES:
+                self._activations.apply(_Rows(group).batch, 0)
+                group, size = [], 0
+        self._activations.apply(_Rows(group).batch, 0)
+        self._forget_kept()
+        self._activations.apply(ActivationBatch(), self._committed)
+
+    def _forget_kept(self) -> None:
+        """Forget promises that the journal still has and that were kept: the ledger knows."""
+        self._activations.forget(sorted(self._ledger.find_finished(self._activations.pending_ids())))
+
+    # ----
 
     def _gather(self, idle_s: float) -> list[Written]:
         """Wait for a record, linger for more, and take what is there; empty when nothing came within `idle_s`."""
@@ -311,7 +379,10 @@ class Writer:
         while True:
             try:
                 self._apply(entries, group[-1].position)
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
+                if not isinstance(error, sqlite3.OperationalError):
+                    self._renew_after(error)
+                    continue
                 if not told:
                     log.error("the databases cannot be written, trying again: %s", error)  # noqa: TRY400 - not a bug of ours
                 told = True
@@ -330,6 +401,13 @@ class Writer:
         self._ledger.checkpoint()
         if self._activations.checkpoint():
             self._release(committed)
+
+    def _apply_missing(self, entries: Sequence[Entry], position: int, of_ledger: int, of_activations: int) -> None:
+        rows = _Rows(entries)
+        if position > of_ledger:
+            self._ledger.apply(rows.items, position)
+        if position > of_activations:
+            self._activations.apply(rows.batch, position)
 
     def _apply(self, entries: Sequence[Entry], position: int) -> None:
         rows = _Rows(entries)
@@ -373,7 +451,7 @@ class _Rows:
     def accepted(self, entry: AcceptedEntry) -> None:
         accepted = entry.accepted
         self.items.append(LedgerItem("accepted", accepted.accepted_ms, accepted.activation_id, encode_entry(accepted)))
-        self.batch.pending.append(PendingRow(accepted.activation_id, accepted, entry.payload))
+        self.batch.pending.append(PendingRow.of(entry))
         if (row := idempotency_row(accepted)) is not None:
             self.batch.keys.append(row)
 

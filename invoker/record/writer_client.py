@@ -16,9 +16,10 @@ import msgspec
 
 from invoker.model import Accepted
 from invoker.record.activations import Retention
+from invoker.record.corruption import StoreBroken, StoreCorrupt
 from invoker.record.entries import AcceptedEntry, LogsEntry
 from invoker.record.segment import JournalTooNew
-from invoker.record.store import StoreBroken, StoreTooNew
+from invoker.record.store import StoreTooNew
 from invoker.record.talk import (
     Aside,
     Committed,
@@ -28,6 +29,7 @@ from invoker.record.talk import (
     FromWriter,
     Options,
     Released,
+    Renew,
     Started,
     Unpacker,
     Upto,
@@ -41,7 +43,7 @@ from pool.errors import PlatformError
 log = logging.getLogger(__name__)
 
 #: Failures that the process tells by their code.
-_KNOWN: dict[str, type[PlatformError]] = {error.code: error for error in (StoreTooNew, StoreBroken, JournalTooNew)}
+_KNOWN: dict[str, type[PlatformError]] = {error.code: error for error in (StoreTooNew, StoreBroken, StoreCorrupt, JournalTooNew)}
 #: For the process to be gone after it has said that it ends.
 _EXIT_S = 10.0
 
@@ -92,8 +94,8 @@ class WriterProcess(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         #: How many records told aside were committed by its word, and of these taken off `_waiting`.
         self._asides_taken = 0
-        #: Whether it is gone though nobody asked it to: nothing more will be committed.
-        self.failed = False
+        #: Why it is gone though nobody asked it to, and nothing more will be committed; empty while all is well.
+        self.failure = ""
 
     # ---- as `Follower`
 
@@ -135,6 +137,10 @@ class WriterProcess(asyncio.Protocol):
             self._tell()
         if self._yielding is not None:
             self._yielding.give_way(False)
+
+    def renew(self, inode: int) -> None:
+        """As `Follower`."""
+        self._send(Renew(inode))
 
     async def close(self) -> None:
         """As `Follower`."""
@@ -202,7 +208,7 @@ class WriterProcess(asyncio.Protocol):
             self._restored.set_exception(error)
             self._ended.set_result(None)
         elif not self._ended.done():
-            self.failed = True
+            self.failure = str(error) or type(error).__name__
             log.critical("the writer of the ledger has failed; the journal keeps everything: %s", error)
             self._ended.set_exception(error)
             self._ended.exception()  # nobody need ask for it: it is told here
@@ -216,7 +222,7 @@ class WriterProcess(asyncio.Protocol):
             self._told = self._position
             self._send(Upto(self._position))
 
-    def _send(self, message: Upto | Aside | End) -> None:
+    def _send(self, message: Upto | Aside | Renew | End) -> None:
         if not self._transport.is_closing():
             self._transport.write(pack(message))
 

@@ -32,6 +32,7 @@ from invoker.record.talk import (
     FromWriter,
     Options,
     Released,
+    Renew,
     Started,
     Unpacker,
     Upto,
@@ -97,6 +98,8 @@ class Host(asyncio.Protocol):
                 self._read(message.position)
             elif isinstance(message, Aside):
                 self._writer.put(Written((message.entry,), self._position, len(body)))
+            elif isinstance(message, Renew):
+                self._writer.renew(message.inode)
             elif isinstance(message, End):
                 self._told_to_end.set()
 

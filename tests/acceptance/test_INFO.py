@@ -1,7 +1,10 @@
 """Rows INFO: the documents that clients read before they have a key."""
 
 import re
+from base64 import b64encode
 
+import pytest
+from api_site import Site, running
 from openapi_spec_validator import OpenAPIV2SpecValidator
 
 from invoker.health import Check, Health
@@ -66,6 +69,46 @@ async def test_INFO_03_operators_of_openwhisk_find_one_invoker(site):
     assert await told() == [(200, {"invoker0/0": "up"}), (200, 1), (200, {"healthy": "1/1"})]
     site.health = Health(checks=(Check(name="engine", ok=False, detail="start it"),))
     assert await told() == [(200, {"invoker0/0": "unhealthy"}), (200, 0), (500, {"unhealthy": "0/1"})]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_INFO_03_operators_of_openwhisk_see_what_is_in_flight(site, slash):
+    site.invoker.running = 2
+    told = await site.ask("GET", f"/activation{slash}", auth=False)
+    assert (told.status, told.json) == (200, [f"{number:032x}" for number in range(2)])
+    count = await site.ask("GET", "/activation/count", auth=False)
+    assert (count.status, count.text) == (200, "2")
+
+
+def basic(credentials):
+    return "Basic " + b64encode(credentials.encode()).decode()
+
+
+@pytest.mark.parametrize("configured", [None, "operator:hush"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (False, "requires authentication"),
+        ("Bearer x", "requires authentication"),
+        (basic("operator:guess"), "username or password"),
+        (basic("operator"), "username or password"),
+        (True, "username or password"),
+    ],
+    ids=["none", "bearer", "wrong", "no password", "of a namespace"],
+)
+async def test_INFO_03_nobody_else_takes_the_node_out_of_service(configured, given, words):
+    async with running(Site(operator=configured)) as site:
+        refused = await site.ask("POST", "/disable", auth=given)
+        assert (refused.status, words in refused.error, site.disabled) == (401, True, False)
+
+
+async def test_INFO_03_an_operator_takes_the_node_out_of_service():
+    async with running(Site(operator="operator:hush")) as site:
+        assert (await site.ask("GET", "/disable", auth=basic("operator:hush"))).status == 405
+        assert not site.disabled
+        done = await site.ask("POST", "/disable", auth=basic("operator:hush"))
+        assert (done.status, done.text, site.disabled) == (200, "controller is disabled", True)
+        assert done.headers["Content-Type"].startswith("text/plain")
 
 
 async def test_INFO_04_api_docs_are_swagger_2_with_the_definitions_that_are_looked_for(site):

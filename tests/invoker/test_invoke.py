@@ -444,6 +444,18 @@ async def test_lost_activations_are_recorded_once_and_what_had_not_begun_is_run(
         assert s.finished[1].status is Status.SUCCESS
 
 
+@pytest.mark.parametrize("changes", [{"blocking": False}, {"idempotency_key": "once"}], ids=["not waited for", "idempotent"])
+async def test_what_is_promised_is_written_sealed_for_clients_give_keys_to_feeds(tmp_path: Path, changes: dict[str, Any]):
+    key = b"uuid-of-a-user:key-of-a-user"
+    async with site(tmp_path) as s:
+        await s.invoker.invoke(s.call(payload=b'{"lifecycleEvent":"CREATE","authKey":"' + key + b'"}', **changes))
+        written = b"".join(path.read_bytes() for path in (tmp_path / "journal").iterdir())
+        assert b'"accepted"' in written
+        ends = [bytes(each.result or b"") for each in s.finished]
+        assert written.count(key) == sum(end.count(key) for end in ends), "it is in the echo that the action answered with alone"
+        await s.invoker.wait_idle()
+
+
 async def test_a_namespace_that_stores_nothing_is_answered_and_billed_and_has_no_record(tmp_path: Path):
     async with site(tmp_path) as s:
         unstored = msgspec.structs.replace(ANNA, name="bob", limits=LimitOverrides(store_activations=False))

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +18,9 @@ from invoker.__main__ import main
 from invoker.commands import doctor
 from invoker.config.model import Config, ConfigError
 from invoker.config.text import render_example, render_reference
+from invoker.record.corruption import StoreCorrupt
+from invoker.record.store import open_writer
+from invoker.stores import lock_state
 from pool.errors import EngineUnavailable
 
 
@@ -100,6 +106,7 @@ def test_serve_runs_the_daemon_on_uvloop_and_ends_with_its_code(config: Path, mo
     ("outcome", "code", "says"),
     [
         (EngineUnavailable("the engine does not answer: start docker"), 1, "start docker (engine-unavailable)"),
+        (StoreCorrupt("ledger/2026-11.db is corrupt: restore a copy"), 65, "restore a copy (store-corrupt)"),
         (ConfigError(["prices.toml:3: currency: missing"]), 78, "prices.toml:3: currency: missing"),
     ],
 )
@@ -123,6 +130,33 @@ def test_the_doctors_exit_code_says_whether_the_node_is_fit(
     assert "kernel" in run("doctor", "--config", str(config), code=code).stdout
     findings: list[dict[str, Any]] = json.loads(run("doctor", "--config", str(config), "--json", code=code).stdout)["findings"]
     assert findings[0]["verdict"] == verdict.value
+
+
+def a_state(tmp_path: Path, config: Path) -> Path:
+    """A state directory with a database whose last page is damaged."""
+    state = tmp_path / "state"
+    config.write_text(f'state_dir = "{state}"\n')
+    with contextlib.closing(open_writer(state / "entities.db", "entities", durable=False)) as connection:
+        rows = [(f"n{number}", f"u{number}", "x" * 500) for number in range(50)]
+        connection.executemany("INSERT INTO namespaces (name, uuid, value) VALUES (?, ?, ?)", rows)
+    path = state / "entities.db"
+    pages = path.read_bytes()
+    last = next(n for n in reversed(range(len(pages) // 4096)) if pages[n * 4096] == 13)
+    path.write_bytes(pages[: last * 4096] + b"\xa5" * 4096 + pages[(last + 1) * 4096 :])
+    return state
+
+
+def test_a_corrupt_database_is_rescued_only_while_no_daemon_runs(tmp_path: Path, config: Path) -> None:
+    state = a_state(tmp_path, config)
+    held = lock_state(state)
+    assert "uses" in run("rescue", "entities.db", "--config", str(config), code=1).stderr
+    os.close(held)
+    assert "none of entities.db" in run("rescue", "other.db", "--config", str(config), code=2).stderr
+    shown = run("rescue", "entities.db", "--config", str(config), code=1).stdout
+    assert re.search(r"namespaces: [1-4]\d rows were saved; not all: database disk image is malformed", shown)
+    assert f"the old file is {state}/damaged/entities-" in shown
+    again = run("rescue", "entities.db", "--config", str(config), code=0).stdout
+    assert "not all" not in again
 
 
 @pytest.mark.parametrize("heavy", ["aiohttp", "asyncio", "uvloop", "msgspec", "tomllib"])

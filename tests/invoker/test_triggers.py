@@ -203,12 +203,13 @@ async def test_a_sealed_parameter_is_open_for_the_action_and_sealed_in_what_is_w
     assert msgspec.json.decode(record.result) == {"x": 2}
 
 
-async def test_without_sealed_parameters_what_is_written_is_what_the_action_gets(firing):
+async def test_what_is_written_of_any_fire_is_sealed_for_headers_hold_keys(firing):
     firing.action()
     firing.rule("r")
-    firing.trigger = a_trigger(parameters=(Parameter(key="p", value=raw(1)),))
-    await firing.fire({"x": 2})
-    assert firing.site.activations.payloads == [firing.calls[0].payload]
+    await firing.fire({"x": 2}, headers={"Authorization": "Basic a2V5"})
+    (written,) = firing.site.activations.payloads
+    assert b"a2V5" not in bytes(written)
+    assert firing.site.vault.open_payload(written) == firing.calls[0].payload
 
 
 async def test_a_parameter_that_cannot_be_opened_is_named_and_nothing_is_fired(firing):

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from invoker.model import Parameter
-from invoker.vault import KEY_BYTES, ParameterUnreadable, SealedElsewhere, Vault, has_sealed
+from invoker.vault import KEY_BYTES, ParameterUnreadable, SealedElsewhere, Vault
 
 VAULT = Vault(b"k" * KEY_BYTES)
 ALL = Vault(b"k" * KEY_BYTES, seals_all=lambda: True)
@@ -101,10 +101,34 @@ def test_a_payload_that_was_never_sealed_passes(payload):
 
 
 def test_a_payload_that_was_sealed_with_another_key_says_so():
-    with pytest.raises(ParameterUnreadable, match="were encrypted with another key; fire it again"):
+    with pytest.raises(ParameterUnreadable, match="were encrypted with another key; call it again"):
         VAULT.open_payload(OTHER.seal_payload("guest", msgspec.Raw(b"{}")))
 
 
-def test_it_is_told_whether_parameters_are_sealed():
-    assert has_sealed(VAULT.seal("guest", (secret(), secret(encryption=None))))
-    assert not has_sealed((secret(encryption=None), secret(b'"x"', encryption="rot13"), secret(b"null")))
+def test_a_namespace_is_shown_what_is_its_own_and_may_send_it_back():
+    sealed = VAULT.seal("guest", (secret(init=True), secret(encryption=None)))
+    first, second = VAULT.show("guest", sealed)
+    assert (bytes(first.value), first.encryption, first.init) == (b'"hush"', "aes-256", True)
+    assert second == secret(encryption=None)
+    again = VAULT.seal("guest", (first, second))
+    assert [bytes(each.value) for each in VAULT.open(again)] == [b'"hush"', b'"hush"']
+    assert again[0].encryption == "aes-256"
+    assert b"hush" not in bytes(again[0].value)
+
+
+def test_others_are_shown_the_sealed_text_and_so_is_who_has_lost_the_key():
+    sealed = VAULT.seal("guest", (secret(),))
+    assert VAULT.show("other", sealed) == sealed
+    assert OTHER.show("guest", sealed) == sealed
+    unset = (secret(b"null"), secret(encryption="rot13"))
+    assert VAULT.show("guest", unset) == unset
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(None, "aes-256"), ("aes-256", "aes-256"), ("noop", "noop")])
+def test_what_was_sealed_is_sealed_again_unless_another_scheme_is_sent(sent, kept):
+    replaced = VAULT.seal("guest", (secret(),))
+    (written,) = VAULT.seal("guest", (secret(b'"new"', encryption=sent),), replaced=replaced)
+    assert written.encryption == kept
+    assert (b"new" in bytes(written.value)) == (kept == "noop")
+    (beside,) = VAULT.seal("guest", (Parameter(key="other", value=msgspec.Raw(b"1")),), replaced=replaced)
+    assert beside.encryption is None

@@ -194,6 +194,9 @@ class FakeInvoker:
     def in_flight(self, namespace):
         return self.running
 
+    def ids_in_flight(self):
+        return [ActivationId(f"{number:032x}") for number in range(self.running)]
+
     def cancel(self, activation_id, *, namespace=None):
         self.cancelled.append((activation_id, namespace))
         return self.was
@@ -231,6 +234,8 @@ class Site:
     limits: LimitsConfig = field(default_factory=lambda: LimitsConfig.of_profile("openwhisk"))
     health: Health = field(default_factory=lambda: Health(checks=(Check(name="engine", ok=True),)))
     seals_all: bool = False
+    operator: str | None = None
+    disabled: bool = False
     now: float = 1_700_000_000.0
     cost: dict | None = None
     url: str = ""
@@ -270,9 +275,14 @@ class Site:
             ready=lambda: self.health,
             wall_clock=lambda: self.now,
             public_url="https://node.example",
+            operator_credentials=self.operator,
+            disable=self.disable,
             build="2026-01-01",
             build_number="0.1.0",
         )
+
+    async def disable(self):
+        self.disabled = True
 
     def add_namespace(self, name, **options):
         """Return the value of `Authorization` for a new namespace."""

@@ -1,13 +1,15 @@
-"""An encrypted parameter is plain in the container that needs it and nowhere else: every byte that the daemon leaves is searched.
+"""An encrypted parameter is plain in the container that needs it and in what its owner reads, and nowhere else: every byte that
+the daemon leaves is searched. So are the keys that clients hand to feeds, and those that they call with.
 
 The action answers with a digest of what it got, so that an answer shows that it was opened and tells nobody the value.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ def main(args):
         open("/data/begun", "w").close()
     while args.get("wait") and not os.path.exists("/data/go"):
         time.sleep(0.02)
-    found = {key: args.get(key) or os.environ.get(key) for key in ("a", "p", "b", "t", "i")}
+    found = {key: args.get(key) or os.environ.get(key) for key in ("a", "p", "b", "t", "i", "authKey")}
     return {key: hashlib.sha256(value.encode()).hexdigest() for key, value in found.items() if value}
 """
 
@@ -35,7 +37,7 @@ def value_of(key: str) -> str:
     return f"the-secret-of-{key}-9f2c"
 
 
-def digests(keys: str) -> dict[str, str]:
+def digests(keys: Iterable[str]) -> dict[str, str]:
     return {key: hashlib.sha256(value_of(key).encode()).hexdigest() for key in keys}
 
 
@@ -51,7 +53,6 @@ class Site(NamedTuple):
     def put(self, path: str, **body: Any) -> Any:
         answer = self.user.ask("PUT", f"{path}?overwrite=true", body)
         assert answer.status == 200, answer.text
-        assert "the-secret-of" not in answer.text
         return answer.json
 
 
@@ -89,6 +90,8 @@ def test_every_parameter_is_open_for_the_action_and_in_no_byte_that_the_daemon_l
     busy = site.user.invoke("b/x", {"wait": True}, "blocking=false").json["activationId"]
     site.daemon.wait((site.data / "begun").exists, "to be busy")
     fired = site.user.ask("POST", "triggers/t", {"plain": "this is found"}).json["activationId"]
+    feed_key = {"lifecycleEvent": "CREATE", "triggerName": "/_/t", "authKey": value_of("authKey")}
+    fed = site.user.invoke("p/x", feed_key, "blocking=false").json["activationId"]
     promised = [json.loads(line)["activationId"] for line in site.user.record(fired).json["logs"]]
     site.daemon.kill()
     assert_not_written(site)
@@ -98,6 +101,7 @@ def test_every_parameter_is_open_for_the_action_and_in_no_byte_that_the_daemon_l
     assert site.user.record(busy).annotations["outcome"] == "lost"
     alone, whole = (site.user.record(each, 60) for each in promised)
     assert alone.json["response"]["result"] == digests("apbit")
+    assert site.user.record(fed, 60).json["response"]["result"] == digests("api") | digests(["authKey"])
     assert whole.annotations["outcome"] == "lost", "a sequence that had begun is not run again"
     again = site.user.ask("POST", "triggers/t", {}).json["activationId"]
     promised = [json.loads(line)["activationId"] for line in site.user.record(again).json["logs"]]
@@ -112,20 +116,26 @@ def test_every_parameter_is_open_for_the_action_and_in_no_byte_that_the_daemon_l
 def assert_not_written(site: Site) -> None:
     """Search the state directory, the configuration and the log."""
     found, sound = set(), False
+    own_key = (site.user.key.partition(":")[2].encode(), base64.b64encode(site.user.key.encode()))
     for file in (path for path in site.daemon.state_dir.parent.rglob("*") if path.is_file()):
         data = file.read_bytes()
         sound = sound or b"this is found" in data
-        found |= {(file.name, key) for key in "apbti" if value_of(key).encode() in data}
+        found |= {(file.name, key) for key in (*"apbti", "authKey") if value_of(key).encode() in data}
+        found |= {(file.name, "of the user") for key in own_key if key in data}
     assert sound, "what is no secret is found: the search works"
     assert not found
 
 
 @pytest.mark.parametrize("path", ["actions/p/x", "actions/b/x", "packages/p", "packages/b", "triggers/t"])
-def test_what_the_api_shows_of_them_is_sealed(site, path):
+def test_their_owner_reads_them_and_lists_have_none(site, path):
     shown = site.user.ask("GET", path)
     assert shown.status == 200
-    assert "the-secret-of" not in shown.text
+    values = {each["key"]: each["value"] for each in shown.json["parameters"]}
+    assert values == {key: value_of(key) for key in values}
     assert {each["encryption"] for each in shown.json["parameters"]} == {"aes-256"}
+    listed = site.user.ask("GET", path.partition("/")[0])
+    assert path.rpartition("/")[2] in [each["name"] for each in listed.json]
+    assert "the-secret-of" not in listed.text
 
 
 @pytest.mark.parametrize(

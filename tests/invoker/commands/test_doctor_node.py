@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import shutil
 import socket
@@ -43,6 +44,27 @@ def test_a_file_in_place_of_the_state_directory_is_bad(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     finding = examine_state(tmp_path / "state")["state-dir"]
     assert finding.verdict is Verdict.BAD
+
+
+def test_pages_of_the_databases_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("entities.db", "ledger/2026-11.db", "ledger/2026-12.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection, connection:
+            connection.execute("CREATE TABLE t (a TEXT)")
+            connection.executemany("INSERT INTO t VALUES (?)", [("x" * 100,)] * 200)
+    with (tmp_path / "ledger" / "2026-11.db").open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xa5" * 4096)
+    (tmp_path / "apis.db").write_bytes(b"no database" * 1000)
+    findings = list(doctor_node.check_files(node(state_dir=tmp_path)))
+    for name in ("apis.db", "2026-11.db"):
+        (finding,) = (each for each in findings if f"{name}:" in each.text)
+        assert (finding.verdict, "faults.md" in finding.advice) == (Verdict.BAD, True)
+    whole = [finding.text for finding in findings if finding.verdict is Verdict.OK]
+    assert whole == [f"{tmp_path / name} is whole" for name in ("entities.db", "ledger/2026-12.db")]
+    monkeypatch.setattr(doctor_node, "_EXAMINED_BYTES", 1000)
+    for finding in doctor_node.check_files(node(state_dir=tmp_path)):
+        assert (finding.verdict, "quick_check" in finding.advice) == (Verdict.WARNING, True)
 
 
 MOUNTS = "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:5 / /home rw - nfs4 s:/home rw\n3 1 0:6 / /a\\040b rw - tmpfs t rw\n"

@@ -88,7 +88,7 @@ def test_a_cpu_quota_that_the_policy_ignores_is_refused() -> None:
     assert keys_at_fault(isolation__cpu_policy="by-memory") == set()
 
 
-@pytest.mark.parametrize("key", ["registry.credentials_file", "store.parameter_key_file"])
+@pytest.mark.parametrize("key", ["registry.credentials_file", "store.parameter_key_file", "http.operator_credentials_file"])
 def test_secrets_that_others_may_read_are_refused(tmp_path: Path, key: str) -> None:
     secret = tmp_path / "secret"
     secret.write_text("{}")

@@ -147,5 +147,5 @@ async def test_capacity_is_bounded_by_records_and_by_bytes(parts, intake):
     assert intake.has_capacity(2, 1000)
     assert not intake.has_capacity(1, 1000)
     assert not intake.has_capacity(2, 10)
-    writer.failed = True
+    writer.failure = "its disk is gone"
     assert not intake.has_capacity(2, 1000)

@@ -149,7 +149,7 @@ async def test_a_bug_ends_the_writer_loudly(new_writer, caplog, monkeypatch):
     monkeypatch.setattr(writer, "_apply", None)
     writer.put(Written([an_entry(1)], 1, 100))
     async with asyncio.timeout(5):
-        while not writer.failed:
+        while not writer.failure:
             await asyncio.sleep(0.005)
     assert "the journal keeps everything" in caplog.text
     with pytest.raises(TypeError):

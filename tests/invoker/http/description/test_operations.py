@@ -2,6 +2,7 @@ from invoker.gateway.management import _OPERATIONS as MANAGEMENT
 from invoker.http.api import OWN_ACTIVATIONS, PUBLIC, ROUTES
 from invoker.http.description.operations import APIMGMT, NS, OPERATIONS, PARAMETERS, WEB, parameters_of
 from invoker.http.description.schemas import SCHEMAS
+from invoker.http.operators import DISABLE
 from invoker.web.handler import METHODS
 
 #: The same with a slash at its end, and a path that is there only to be refused.
@@ -35,6 +36,7 @@ def test_what_is_routed_by_hand_is_described():
         f"{name}.http" for name in MANAGEMENT
     }
     assert ("/" + "/".join(OWN_ACTIVATIONS) + "/{activationId}/cancel", "POST") in paths
+    assert ("/".join(("", *DISABLE)), "POST") in paths
     assert ("/api/v1/namespaces", "GET") in paths
 
 

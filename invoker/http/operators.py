@@ -1,0 +1,68 @@
+"""What OpenWhisk's operators ask a controller for beside its invokers: what is in flight, and to be taken out of service."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from pathlib import Path
+
+from invoker.config.model import ConfigError
+from invoker.errors import BadCredentials, Unauthenticated
+from invoker.http.exchange import TEXT, Reply, Request
+from invoker.http.rendering import render
+from invoker.http.services import Services
+
+DISABLE = ("disable",)
+
+
+def get_in_flight(services: Services) -> Reply:
+    """`GET /activation`: ids of all activations that have not ended, parts of sequences too. What they are is not told."""
+    return Reply(render(list(services.invoker.ids_in_flight())), cors=False)
+
+
+def count_in_flight(services: Services) -> Reply:
+    """`GET /activation/count`: how many these are."""
+    return Reply(render(len(services.invoker.ids_in_flight())), cors=False)
+
+
+def load_credentials(path: Path | None) -> str | None:
+    """Read `http.operator_credentials_file`; None without one.
+
+    Raises:
+        ConfigError: what it holds is no `user:password`.
+    """
+    if path is None:
+        return None
+    try:
+        credentials = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"http.operator_credentials_file: {path}: {error}"]) from error
+    if not all(credentials.partition(":")) or len(credentials.splitlines()) != 1:
+        raise ConfigError([f"http.operator_credentials_file: {path} must have one line, user:password"])
+    return credentials
+
+
+async def disable(services: Services, request: Request) -> Reply:
+    """`POST /disable`: refuse all calls from now on, until the daemon is started anew; what is in flight ends.
+
+    Raises:
+        Unauthenticated: no credentials.
+        BadCredentials: others than the configuration's, or it has none.
+    """
+    given = _credentials(request.headers.get("authorization"))
+    if services.operator_credentials is None or not hmac.compare_digest(given, services.operator_credentials.encode()):
+        raise BadCredentials("The username or password is wrong.")
+    await services.disable()
+    return Reply(b"controller is disabled", content_type=TEXT, cors=False)
+
+
+def _credentials(header: str | None) -> bytes:
+    scheme, _, token = (header or "").partition(" ")
+    try:
+        given = base64.b64decode(token.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        given = b""
+    if scheme.lower() != "basic" or not given:
+        raise Unauthenticated
+    return given
