@@ -143,7 +143,9 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     sys.exit(0 if examination.is_fit(findings) else 1)
 
 
-@main.command(epilog=examples("sudo invokerd rescue entities.db", "sudo invokerd rescue ledger/2026-11.db --config invokerd.toml"))
+@main.command(
+    epilog=examples("sudo invokerd rescue entities.db", "sudo invokerd rescue ledger/2026-11.db --config invokerd.toml")
+)
 @click.argument("database", metavar="DATABASE")
 @config_option
 def rescue(database: str, config_path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""What the configuration names and does not hold: the price plans and the manifest of kinds, read when the daemon starts."""
+"""What the configuration names and does not hold: price plans, kinds, credentials of operators, read when the daemon starts."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def load_manifest(config: Config) -> Manifest:
         raise ConfigError([f"runtimes.manifest: {error}"]) from error
 
 
+def load_operator_credentials(config: Config) -> str | None:
+    """Read who may take the node out of service, `user:password`; None without a file.
+
+    Raises:
+        ConfigError: what the file holds is something else.
+    """
+    path = config.http.operator_credentials_file
+    if path is None:
+        return None
+    try:
+        credentials = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"http.operator_credentials_file: {path}: {error}"]) from error
+    if not all(credentials.partition(":")) or len(credentials.splitlines()) != 1:
+        raise ConfigError([f"http.operator_credentials_file: {path} must have one line, user:password"])
+    return credentials
+
+
 def check(config: Config) -> None:
     """Read all of it, to see whether the daemon could.
 
@@ -39,7 +57,7 @@ def check(config: Config) -> None:
         ConfigError: with everything that is wrong.
     """
     problems: list[str] = []
-    for load in (load_prices, load_manifest):
+    for load in (load_prices, load_manifest, load_operator_credentials):
         try:
             load(config)
         except ConfigError as error:

@@ -29,7 +29,7 @@ from invoker.catalog.builtins import catalog_builtins
 from invoker.catalog.deploy import deploy_catalog
 from invoker.config.load import load
 from invoker.config.model import Address, Config, ConfigError, reloadable_changes
-from invoker.configured import load_manifest, load_prices
+from invoker.configured import load_manifest, load_operator_credentials, load_prices
 from invoker.control.operations import Operations
 from invoker.control.server import serve_control
 from invoker.entitlement import resolve_entitled
@@ -370,6 +370,8 @@ class Daemon:
             public_url=self.config.http.url,
             build=_build_date(),
             build_number=__version__,
+            operator_credentials=load_operator_credentials(self.config),
+            disable=self.operations.drain,
             on_refused=self.observer.refused,
         )
 
@@ -494,13 +496,16 @@ class Daemon:
         )
 
     def _check_stores(self) -> list[Check]:
-        recorder = self.stores.recorder
-        lag, room = recorder.lag(), recorder.room()
-        full = "" if room else "no room: new work is refused; free space on the disk of state_dir"
+        recorder, damage = self.stores.recorder, self.stores.damage
+        lag, room, failure = recorder.lag(), recorder.room(), recorder.failure
+        full = "" if room or failure else "no room: new work is refused; free space on the disk of state_dir"
+        behind = f"{lag.rows} records, {lag.seconds:.1f} s behind"
+        stopped = f"nothing more is written and new work is refused; the journal keeps what was recorded: {failure}"
+        damage.look()  # the writer's process finds some
         return [
-            Check(name="journal", ok=room, detail=full),
-            Check(name="ledger", ok=lag.seconds < 30, detail=f"{lag.rows} records, {lag.seconds:.1f} s behind"),
-            Check(name="databases", ok=True, detail=self.stores.damage.summary() or "every row can be read"),
+            Check(name="journal", ok=not full, detail=full),
+            Check(name="ledger", ok=lag.seconds < 30 and not failure, detail=stopped if failure else behind),
+            Check(name="databases", ok=True, detail=damage.summary() or "every row can be read"),
         ]
 
     async def _raise_bugs(self) -> None:

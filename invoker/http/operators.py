@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from pathlib import Path
 
-from invoker.config.model import ConfigError
 from invoker.errors import BadCredentials, Unauthenticated
 from invoker.http.exchange import TEXT, Reply, Request
 from invoker.http.rendering import render
@@ -24,23 +22,6 @@ def get_in_flight(services: Services) -> Reply:
 def count_in_flight(services: Services) -> Reply:
     """`GET /activation/count`: how many these are."""
     return Reply(render(len(services.invoker.ids_in_flight())), cors=False)
-
-
-def load_credentials(path: Path | None) -> str | None:
-    """Read `http.operator_credentials_file`; None without one.
-
-    Raises:
-        ConfigError: what it holds is no `user:password`.
-    """
-    if path is None:
-        return None
-    try:
-        credentials = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"http.operator_credentials_file: {path}: {error}"]) from error
-    if not all(credentials.partition(":")) or len(credentials.splitlines()) != 1:
-        raise ConfigError([f"http.operator_credentials_file: {path} must have one line, user:password"])
-    return credentials
 
 
 async def disable(services: Services, request: Request) -> Reply:

@@ -1,11 +1,12 @@
+import dataclasses
 from pathlib import Path
 
 import click.testing
 import pytest
 
 from invoker.__main__ import main
-from invoker.config.model import Config, ConfigError
-from invoker.configured import check, load_manifest, load_prices
+from invoker.config.model import Config, ConfigError, HttpConfig
+from invoker.configured import check, load_manifest, load_operator_credentials, load_prices
 
 
 def write(tmp_path: Path, prices: str = "plan = []", manifest: str | None = None) -> Path:
@@ -41,3 +42,23 @@ def test_a_manifest_that_is_not_there_is_a_fault_of_the_configuration(tmp_path: 
     (tmp_path / "kinds.json").unlink()
     with pytest.raises(ConfigError, match=r"runtimes\.manifest: .*kinds\.json"):
         load_manifest(load(config).config)
+
+
+def credentials_of(path: Path | None) -> str | None:
+    return load_operator_credentials(dataclasses.replace(Config(), http=HttpConfig(operator_credentials_file=path)))
+
+
+def test_operators_have_one_line_of_credentials_or_none_at_all(tmp_path: Path) -> None:
+    assert credentials_of(None) is None
+    path = tmp_path / "operator.key"
+    path.write_text("operator:hush:with colon\n")
+    assert credentials_of(path) == "operator:hush:with colon"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"operator\n", b":hush", b"operator:", b"a:b\nc:d\n", b"\xff:x"])
+def test_what_is_no_credentials_is_refused_with_the_key_of_the_configuration(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "operator.key"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"http\.operator_credentials_file: .*operator\.key"):
+        credentials_of(path)

@@ -47,7 +47,7 @@ def test_the_example_as_it_is_changes_nothing_and_uncommented_is_accepted(
     path.write_text(render_example())
     assert load(path, {}).config == load(None, {}).config
     # The files it names are examples too.
-    text = re.sub(r"^(file|manifest|credentials_file) = .*$", "", uncommented(render_example()), flags=re.MULTILINE)
+    text = re.sub(r"^(file|manifest|(operator_)?credentials_file) = .*$", "", uncommented(render_example()), flags=re.MULTILINE)
     path.write_text(text)
     assert load(path, {}).config.pool.memory_mib == 16384
 
