@@ -13,6 +13,7 @@ from invoker.commands import ctl_billing, ctl_operator, ctl_triggers, ctl_user
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
 from invoker.commands.ctl_api import api
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_map import action_map
 from invoker.commands.ctl_package import package
 from invoker.commands.ctl_policy import policy
 from invoker.commands.ctl_poll import activation_poll
@@ -56,6 +57,7 @@ def main(
 main.add_command(package)
 main.add_command(property_)
 ctl_operator.namespace.add_command(namespace_get)
+ctl_user.action.add_command(action_map)
 ctl_user.activation.add_command(activation_poll)
 
 for _command in (

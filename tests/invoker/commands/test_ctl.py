@@ -31,7 +31,7 @@ def walk(command: click.Command, *names: str) -> Iterator[tuple[str, click.Comma
 
 
 COMMANDS = [*walk(main, "invokerctl"), *walk(daemon, "invokerd")]
-LINES = [line.strip() for _, _, text in COMMANDS for line in text.splitlines() if re.match(r" +(invoker\w+ |id=)", line)]
+LINES = [line.strip() for _, _, text in COMMANDS for line in text.splitlines() if re.match(r" +(invoker\w+ |id=|ls )", line)]
 #: Files that the examples name.
 FILES = [
     "hello.py",
@@ -43,6 +43,7 @@ FILES = [
     "event.json",
     "library.json",
     "calls.csv",
+    "inputs.jsonl",
     "functions.csv",
 ]
 
@@ -65,7 +66,7 @@ def test_every_example_in_a_help_is_a_command_line_that_is_understood(
     for _, command, _ in COMMANDS:
         if not isinstance(command, click.Group):
             monkeypatch.setattr(command, "callback", lambda *_args, **_options: done.append(True))
-    text = re.split(r" {2,}|[>;)]| && ", line.removeprefix("id=$("))[0]
+    text = re.split(r" {2,}|[>;)]| && ", re.sub(r"^id=\$\(|^ls .* \| ", "", line))[0]
     program, *arguments = shlex.split(text)
     ran = click.testing.CliRunner().invoke(daemon if program == "invokerd" else main, arguments)
     assert (ran.exit_code, done) == (0, [True]), (line, ran.output)
