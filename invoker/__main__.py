@@ -6,6 +6,7 @@ neither of these two).
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -143,9 +144,7 @@ def doctor(config_path: Path | None, as_json: bool) -> None:
     sys.exit(0 if examination.is_fit(findings) else 1)
 
 
-@main.command(
-    epilog=examples("sudo invokerd rescue entities.db", "sudo invokerd rescue ledger/2026-11.db --config invokerd.toml")
-)
+@main.command(epilog=examples("invokerd rescue entities.db", "invokerd rescue ledger/2026-11.db --config invokerd.toml"))
 @click.argument("database", metavar="DATABASE")
 @config_option
 def rescue(database: str, config_path: Path | None) -> None:
@@ -164,8 +163,11 @@ def rescue(database: str, config_path: Path | None) -> None:
     if database not in known:
         raise click.BadParameter(f"{database!r} is none of {', '.join(known) or 'the databases: there is none'}")
     try:
-        lock_state(state_dir)
-        aside, told = rescuing.rescue(known[database], Damage(state_dir))
+        lock = lock_state(state_dir)
+        try:
+            aside, told = rescuing.rescue(known[database], Damage(state_dir))
+        finally:
+            os.close(lock)
     except (InvokerError, OSError) as error:
         click.echo(f"invokerd: {error}", err=True)
         sys.exit(1)
