@@ -36,7 +36,9 @@ _START_HINTS = {
 
 @click.group(
     context_settings=CONTEXT_SETTINGS,
-    epilog="Operators' and users' commands are in invokerctl. Documentation: docs/configuration.md.",
+    epilog="""\b
+Operators' and users' commands are in invokerctl. Documentation: docs/operations.md, docs/configuration.md.
+Exit codes: 0 done, 1 failed or not fit, 2 usage, 65 a database is corrupt, 78 the configuration is bad.""",
 )
 @version_option
 def main() -> None:

@@ -15,8 +15,11 @@ import click
 from invoker.commands.ctl_client import Exit, Failure
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
 
+#: Columns that are copied into the next command: never folded, however narrow the terminal.
+_WHOLE = ("ACTIVATION", "CONTAINER")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -63,7 +66,8 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Tabl
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column.endswith(">") else "left"
+        table.add_column(column.rstrip(">"), justify=justify, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     return table

@@ -35,6 +35,16 @@ def test_a_terminal_gets_a_table_and_indented_json_a_pipe_gets_neither(
     assert json.dumps({"a": [1]}, indent=2) in shown
 
 
+def test_what_is_copied_into_the_next_command_is_never_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    row = ("2026-11-30 02:37:53", "0123456789abcdef" * 2, "nodejs:20", "/beamline/an-action-with-a-long-name:0.0.1")
+    print_table(("BEGAN", "ACTIVATION", "KIND", "ACTION"), [row])
+    assert row[1] in terminal.getvalue()
+    assert row[3] not in terminal.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0s"), (59.9, "59s"), (65, "1m05s"), (3600, "1h00m"), (7260, "2h01m"), (90_000, "1d01h")]
 )
