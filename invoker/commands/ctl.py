@@ -29,8 +29,8 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 3 nobody answers, 4 the activa
 @config_option
 @click.option("--socket", type=click.Path(path_type=Path), help="Control socket. Default: control.sock in state_dir.")
 @click.option("--apihost", envvar="INVOKERCTL_APIHOST", help="Address of the API, for users' verbs.")
-@click.option("--auth", envvar="INVOKERCTL_AUTH", help="Key, UUID:KEY, for users' verbs.")
-@click.option("--insecure", is_flag=True, help="Take any TLS certificate.")
+@click.option("-u", "--auth", envvar="INVOKERCTL_AUTH", help="Key, UUID:KEY, for users' verbs.")
+@click.option("-i", "--insecure", is_flag=True, help="Take any TLS certificate.")
 @version_option
 @click.pass_context
 def main(

@@ -163,14 +163,34 @@ def make_sequence(components: str) -> dict[str, Any]:
     return {"kind": "sequence", "components": [name if name.startswith("/") else f"/_/{name}" for name in names]}
 
 
+#: What `--web` may be: each word of `wsk`, and what it means.
+WEB_WORDS = {"yes": "yes", "true": "yes", "raw": "raw", "no": "no", "false": "no"}
+
+
+def url_of(host: str, document: dict[str, Any]) -> str:
+    """Tell where an action is reached: the plain URL of a web action, else that of the API, which wants a key.
+
+    Args:
+        host: address of the API, with its scheme.
+        document: the action, as the API shows it.
+    """
+    namespace, _, package = document["namespace"].partition("/")
+    name = quote(document["name"], safe="")
+    if any(each["key"] == "web-export" and each["value"] is True for each in document.get("annotations", ())):
+        return f"{host}/api/v1/web/{quote(namespace, safe='')}/{quote(package or 'default', safe='')}/{name}"
+    inner = f"{quote(package, safe='')}/{name}" if package else name
+    return f"{host}/api/v1/namespaces/{quote(namespace, safe='')}/actions/{inner}"
+
+
 def web_annotations(web: str | None, secure: str | None) -> dict[str, Any]:
     """Annotations that make a web action, as `wsk` sets them.
 
     Args:
-        web: `yes`, `raw` (query and body come unparsed), or `no`; None leaves all as it is.
+        web: `yes`, `raw` (query and body come unparsed), or `no`, or another of `WEB_WORDS`; None leaves all as it is.
         secure: what callers must send in `X-Require-Whisk-Auth`; None leaves it as it is.
     """
     annotations: dict[str, Any] = {}
     if web is not None:
-        annotations = {"web-export": web != "no", "raw-http": web == "raw", "final": web != "no"}
+        meant = WEB_WORDS[web]
+        annotations = {"web-export": meant != "no", "raw-http": meant == "raw", "final": meant != "no"}
     return annotations if secure is None else annotations | {"require-whisk-auth": secure}

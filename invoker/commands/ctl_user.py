@@ -14,7 +14,15 @@ import click
 
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Exit, Failure, Reply, refusal
-from invoker.commands.ctl_code import action_path, make_exec, make_parameters, make_sequence, web_annotations
+from invoker.commands.ctl_code import (
+    WEB_WORDS,
+    action_path,
+    make_exec,
+    make_parameters,
+    make_sequence,
+    url_of,
+    web_annotations,
+)
 from invoker.commands.ctl_context import Target
 from invoker.commands.ctl_output import local_time, parse_when, print_json, print_table
 from invoker.control import messages
@@ -38,8 +46,8 @@ def user_verb(function: Callable[..., Any]) -> Callable[..., Any]:
     functools.update_wrapper(verb, function)
     options = (
         click.option("--apihost", help="Address of the API. Default: APIHOST of ~/.wskprops, else http.listen of --config."),
-        click.option("--auth", help="Key, UUID:KEY. Better kept in ~/.wskprops: others see a command line."),
-        click.option("--insecure", is_flag=True, help="Take any TLS certificate."),
+        click.option("-u", "--auth", help="Key, UUID:KEY. Better kept in ~/.wskprops: others see a command line."),
+        click.option("-i", "--insecure", is_flag=True, help="Take any TLS certificate."),
         json_option,
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), click.pass_obj(verb))
@@ -70,9 +78,7 @@ def _body_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--native", is_flag=True, help="An executable: a script, a binary, or a zip or directory with `exec`."),
         click.option("--docker", metavar="IMAGE", help="Run in this image."),
         click.option("--sequence", metavar="A,B", help="Run these actions in a row, each with the result of the one before."),
-        click.option(
-            "--web", type=click.Choice(["yes", "raw", "no"]), help="Behind a plain URL; raw: with query and body unparsed."
-        ),
+        click.option("--web", type=click.Choice(list(WEB_WORDS)), help="Behind a plain URL; raw: with query and body unparsed."),
         click.option("--web-secure", metavar="TEXT", help="What X-Require-Whisk-Auth must be."),
         click.option("--main", help="Entry point. Default: the runtime's."),
         click.option("-m", "--memory", type=int, metavar="MIB", help="Memory limit."),
@@ -199,21 +205,35 @@ def _full_name(document: dict[str, Any]) -> str:
     return f"/{document['namespace']}/{document['name']}"
 
 
-@action.command("get", epilog=examples("invokerctl action get hello", "invokerctl action get tools/find --save find.py"))
+@action.command(
+    "get",
+    epilog=examples(
+        "invokerctl action get hello", "invokerctl action get page --url", "invokerctl action get tools/find --save find.py"
+    ),
+)
 @click.argument("name")
+@click.option("--url", is_flag=True, help="Print where it is reached: a web action's plain URL, or that of the API.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the code to this file instead.")
 @user_verb
-def action_get(target: Target, *, name: str, save: Path | None, as_json: bool) -> None:
-    """Print an action as JSON, without its code; or save its code."""
-    del as_json  # it is JSON anyway
-    query = {"code": "true" if save else "false"}
-    document = target.user().ask("GET", action_path(name), query=query).json()
-    if save is None:
+def action_get(target: Target, *, name: str, url: bool, save: Path | None, as_json: bool) -> None:
+    """Print an action as JSON, without its code; or its URL; or save its code."""
+    if url and save is not None:
+        raise Failure("--url and --save exclude each other", Exit.USAGE)
+    client = target.user()
+    document = client.ask("GET", action_path(name), query={"code": "true" if save else "false"}).json()
+    if url:
+        where = url_of(client.url, document)
+        print_json({"url": where}) if as_json else click.echo(where)
+    elif save is None:
         print_json(document)
-        return
+    else:
+        _save(document, save)
+
+
+def _save(document: dict[str, Any], save: Path) -> None:
     code = document["exec"].get("code")
     if not code:
-        raise Failure(f"{name} has no code to save: its kind is {document['exec']['kind']}")
+        raise Failure(f"{_full_name(document)} has no code to save: its kind is {document['exec']['kind']}")
     import base64
 
     try:

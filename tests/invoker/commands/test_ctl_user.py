@@ -75,6 +75,19 @@ def test_an_action_is_shown_without_its_code_or_its_code_is_saved(ctl: Ctl, api:
     assert (tmp_path / "saved").read_bytes() == b"PK\0"
 
 
+def test_the_url_of_an_action_is_told_plain_for_a_web_action(ctl: Ctl, api: Api) -> None:
+    web = {**ACTION, "namespace": "alice/tools", "name": "my page", "annotations": [{"key": "web-export", "value": True}]}
+    for document, path in [
+        (ACTION, "/api/v1/namespaces/alice/actions/hello"),
+        ({**ACTION, "namespace": "alice/tools"}, "/api/v1/namespaces/alice/actions/tools/hello"),
+        (web, "/api/v1/web/alice/tools/my%20page"),
+        ({**web, "namespace": "alice"}, "/api/v1/web/alice/default/my%20page"),
+    ]:
+        api.lay_down(document)
+        assert ctl.run("action", "get", "x", "--url").stdout == f"http://{ctl.apihost}{path}\n"
+    assert "exclude each other" in ctl.run("action", "get", "x", "--url", "--save", "y", code=2).stderr
+
+
 def test_code_that_cannot_be_saved_is_told_with_the_reason(ctl: Ctl, api: Api, tmp_path: Path) -> None:
     api.lay_down({**ACTION, "exec": {"kind": "sequence", "components": ["/_/a"]}})
     assert (
@@ -179,7 +192,7 @@ def test_a_sequence_and_a_web_action_are_created_by_options(ctl: Ctl, api: Api, 
     api.lay_down(ACTION)
     api.lay_down(ACTION)
     ctl.run("action", "create", "row", "--sequence", "a,p/b")
-    ctl.run("action", "create", "page", str(source), "--web", "yes", "--web-secure", "word")
+    ctl.run("action", "create", "page", str(source), "--web", "true", "--web-secure", "word")
     assert api.asked[0]["body"] == {"exec": {"kind": "sequence", "components": ["/_/a", "/_/p/b"]}}
     assert {each["key"]: each["value"] for each in api.asked[1]["body"]["annotations"]} == {
         "web-export": True,
