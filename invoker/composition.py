@@ -156,16 +156,16 @@ class Composer:
         paths = candidates(step.name, identity.namespace.name)
         if not paths:
             shown = msgspec.json.encode(step.name).decode()
-            return f"Failed to parse action name from json value {shown}."
-        refused = ""
+            return f"Failed to parse action name from json value {shown} during composition."
+        refusals: list[str] = []
         for path in paths:
             try:
                 return self._resolve(identity, path)
             except NotAuthorised:
-                refused = refused or f"Failed entitlement check for action with name '{path}'."
+                refusals.append(f"Failed entitlement check for action with name '{path}' during composition.")
             except (EntityNotFound, WrongCollection):
-                continue
-        return refused or f"Failed to resolve action with name '{paths[0]}'."
+                refusals.append(f"Failed to resolve action with name '{path}' during composition.")
+        return refusals[0]  # what the name means first of all
 
     async def _run(self, course: Course, target: ResolvedAction | None, payload: msgspec.Raw, within: Within) -> Activation:
         """Run one part and book it. Without a target it is the conductor."""

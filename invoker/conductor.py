@@ -86,7 +86,7 @@ class Conductor:
             name = msgspec.json.decode(said["action"], type=str)
         except msgspec.ValidationError:
             shown = bytes(said["action"]).decode()
-            return self.refused(f"Failed to parse action name from json value {shown}.")
+            return self.refused(f"Failed to parse action name from json value {shown} during composition.")
         if self._counts.components >= COMPOSITION_LENGTH:
             return self.refused(TOO_LONG)
         return RunComponent(name, parameters or msgspec.Raw(b"{}"))

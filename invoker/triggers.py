@@ -37,8 +37,8 @@ from invoker.vault import Vault
 from pool.errors import InvokerError, PoolOverloaded
 from pool.model import ActivationId
 
-#: Headers of a fire request that its actions are not told. The body's are its own business; the key would be written to the
-#: disk with the promise to run them, and keys never are.
+#: Headers of a fire request that its actions are not told. The body's are its own business; the key is for those alone that
+#: may have it (`provide-api-key`), and one that answers with what it got would write it into its record.
 _HIDDEN_HEADERS = frozenset({"authorization", "content-type", "content-length"})
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

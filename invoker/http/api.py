@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from invoker.entitlement import Resource, Right, authorise
@@ -329,6 +330,8 @@ class _Protocol(RequestHandler):
             raise ConnectionError("part of a response is sent already: no other one can be")
         if status >= 500:
             _log.error("the connection failed: %s", message, exc_info=exc)
+        if isinstance(exc, LineTooLong):  # its message quotes the line
+            message = "its first line, or one of its headers, is longer than 8190 bytes"
         error: InvokerError = BadHttp(f"The request is not well-formed HTTP: {message}") if status < 500 else InvokerError()
         transaction = f"{_random_bits(128):032x}"
         response = Reply.of_error(error, transaction).to_response(transaction)

@@ -57,6 +57,8 @@ def _check(entities: Lookup, components: Sequence[str], own_path: str) -> None:
         if component is None:
             del open_sequences[path]
             continue
+        if component == own_path:  # also where it does not exist yet
+            raise InvalidRequest("Sequence may not refer to itself.")
         action = _component(entities, component)
         if action.full_path in open_sequences:
             raise InvalidRequest("Sequence may not refer to itself.")

@@ -79,12 +79,14 @@ def test_CO_01_an_error_of_a_component_is_the_conductors_to_judge(client):
 def test_CO_01_names_that_lead_nowhere_are_told_to_the_conductor(client, daemon, make_user):
     other = make_user(daemon, "bob", uid=20_002, gid=20_002)
     other.deploy("private", ECHO)
-    _, seen = play(client, {"action": "missing"}, {"action": 5}, {"action": "a//b"}, {"action": "/bob/private"})
+    names = ("missing", 5, "a//b", "/bob/private", "nowhere/a")
+    _, seen = play(client, *({"action": name} for name in names))
     errors = [each["error"] for each in seen[1:]]
     assert "resolve action with name 'anna/missing'" in errors[0]
     assert "parse action name from json value 5" in errors[1]
     assert 'parse action name from json value "a//b"' in errors[2]
     assert "entitlement check for action with name 'bob/private'" in errors[3]
+    assert "resolve action with name 'anna/nowhere/a'" in errors[4], "a package of the caller's"
 
 
 def test_CO_01_a_conductor_that_never_ends_is_ended(client):

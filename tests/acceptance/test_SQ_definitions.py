@@ -87,6 +87,11 @@ async def test_SQ_02_what_a_sequence_cannot_be_made_of(site, components, status,
         await refuse(site, "PUT", "actions/new", body, status=status, words=words)
 
 
+async def test_SQ_02_a_new_sequence_may_not_refer_to_itself_either(site):
+    body = {"exec": {"kind": "sequence", "components": ["/_/a", "/_/new"]}}
+    await refuse(site, "PUT", "actions/new", body, status=400, words="may not refer to itself")
+
+
 async def test_SQ_02_a_component_may_go_and_the_sequence_stays(site):
     created = await put(site, "actions/s", sequence("/_/a", "/_/p/a"))
     assert (await site.ask("DELETE", "actions/a")).status == 200

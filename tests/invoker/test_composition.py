@@ -160,10 +160,11 @@ async def test_names_that_lead_nowhere_are_told_to_the_conductor(tmp_path: Path)
 
     async with site(tmp_path) as s:
         behave(s, c=conduct)
-        for name in ("missing", "a//b"):
+        for name in ("missing", "a//b", "nowhere/a"):
             assert result(await s.run(action("c", annotations=CONDUCTOR), msgspec.json.encode({"name": name}))) == {"ended": True}
         assert "resolve action with name 'anna/missing'" in told[0]
         assert 'parse action name from json value "a//b"' in told[1]
+        assert "resolve action with name 'anna/nowhere/a'" in told[2], "a package of the caller's"
 
 
 async def test_a_sequence_and_a_composition_are_steps_of_a_composition(tmp_path: Path):

@@ -299,3 +299,10 @@ async def test_a_client_that_hangs_up_does_not_end_the_call(site):
     assert (await site.ask("GET", "/ping")).text == "pong"  # the server has seen the end of that connection by now
     go_on.set()
     await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_line_that_is_too_long_is_refused_and_not_repeated(site):
+    for target, headers in (("a" * 9000, {}), ("x", {"X-Long": "a" * 9000})):
+        refused = await site.ask("GET", f"actions/{target}", headers=headers)
+        assert (refused.status, "longer than 8190 bytes" in refused.error) == (400, True)
+        assert "aaaa" not in refused.text
