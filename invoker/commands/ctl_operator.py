@@ -44,7 +44,7 @@ def print_message(message: messages.Message) -> None:
 @click.group(
     epilog=examples(
         "invokerctl namespace create alice --uid 4711 --gid 4711 --mount data",
-        "invokerctl namespace limits alice --concurrent-invocations 200",
+        "invokerctl namespace limits alice",
         "invokerctl namespace rotate-key alice",
     )
 )
@@ -140,21 +140,38 @@ def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
 @click.option("--fires-per-minute", type=click.IntRange(min=0), help="Triggers fired in a clock minute.")
 @click.option("--kind", "allowed_kinds", multiple=True, help="A kind that it may write actions of; may be repeated.")
 @click.option("--store-activations/--no-store-activations", default=None, help="Whether records, results and logs are kept.")
+@click.option("--reset", is_flag=True, help="Begin with the site's limits; else what is not named stays as it is.")
 @json_option
 @click.pass_obj
 def namespace_limits(
-    target: Target, /, name: str, *, allowed_kinds: tuple[str, ...], as_json: bool, **limits: int | bool | None
+    target: Target, /, name: str, *, allowed_kinds: tuple[str, ...], reset: bool, as_json: bool, **limits: int | bool | None
 ) -> None:
-    """Give a namespace limits of its own. What is not named is the site's, `[limits]` of the configuration.
+    """Show the limits of a namespace, or give it limits of its own beside `[limits]` of the configuration.
 
     \b
-    Example:
+    Examples:
+      invokerctl namespace limits alice
       invokerctl namespace limits alice --invocations-per-minute 6000 --concurrent-invocations 200
+      invokerctl namespace limits alice --reset
     """  # noqa: D301 - \b is click's mark for a block that keeps its lines
-    wanted = messages.limits_of(limits | {"allowed_kinds": allowed_kinds or None})
-    reply = target.operator().ask("PUT", path_to(messages.NAMESPACE_LIMITS, name=name), body=messages.encode(wanted))
+    client, path = target.operator(), path_to(messages.NAMESPACE_LIMITS, name=name)
+    present: messages.NamespaceLimits = get(client, path, messages.NamespaceLimits)
+    given = {key: value for key, value in (limits | {"allowed_kinds": allowed_kinds or None}).items() if value is not None}
+    if given or reset:
+        kept = {} if reset else messages.to_builtins(present)
+        wanted = messages.limits_of(kept | given)
+        present = decode(client.ask("PUT", path, body=messages.encode(wanted)).body, messages.NamespaceLimits)
     if as_json:
-        print_message(decode(reply.body, messages.NamespaceLimits))
+        print_message(present)
+        return
+    values = messages.to_builtins(present).items()
+    print_table(("LIMIT", "VALUE"), ((key, "the site's" if value is None else _words(value)) for key, value in values))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 @click.command(epilog=examples("invokerctl pool", "invokerctl pool --watch", "invokerctl pool --json --interval 10 --count 6"))

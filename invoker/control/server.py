@@ -45,7 +45,7 @@ from invoker.control.messages import (
     UsageReply,
     UsageRow,
 )
-from invoker.errors import MalformedContent, MalformedQuery, answer_of
+from invoker.errors import EntityNotFound, MalformedContent, MalformedQuery, answer_of
 from invoker.model import LimitOverrides, Namespace
 from pool.errors import InvokerError
 from pool.model import ActivationId
@@ -173,6 +173,13 @@ def _route_namespaces(app: web.Application, control: Control) -> None:
     async def rotate_key(request: web.Request) -> web.Response:
         return _reply(KeyReply(key=await control.rotate_key(request.match_info["name"])))
 
+    async def show_limits(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        found = next((each for each in control.list_namespaces() if each.name == name), None)
+        if found is None:
+            raise EntityNotFound(f"there is no namespace {name!r}")
+        return _reply(NamespaceLimits(**msgspec.structs.asdict(found.limits)))
+
     async def change_limits(request: web.Request) -> web.Response:
         wanted = await _read(request, NamespaceLimits)
         await control.change_limits(request.match_info["name"], LimitOverrides(**msgspec.structs.asdict(wanted)))
@@ -182,6 +189,7 @@ def _route_namespaces(app: web.Application, control: Control) -> None:
     app.router.add_get(NAMESPACES, list_namespaces, allow_head=False)
     app.router.add_delete(NAMESPACE, delete_namespace)
     app.router.add_post(NAMESPACE_KEY, rotate_key)
+    app.router.add_get(NAMESPACE_LIMITS, show_limits, allow_head=False)
     app.router.add_put(NAMESPACE_LIMITS, change_limits)
 
 
