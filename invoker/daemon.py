@@ -230,7 +230,7 @@ class Daemon:
             in_use=lambda: {container.spec.image for container in self.pool.containers()},
             on_removed=self.planner.forget,
         )
-        backend.on_pulled = self.images.pulled
+        backend.images.on_pulled = self.images.pulled
         self.reconciler = Reconciler(
             pool=self.pool,
             backend=backend,

@@ -7,12 +7,10 @@ makes and removes containers and tells their main process; all that happens betw
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,7 +34,9 @@ from pool.errors import (
 )
 from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
-from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
+from pool.images import EngineImages
+from pool.model import ContainerId, ContainerSpec, LogTransport
+from pool.propagation import shared_sources
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ NEWEST_API = (1, 47)
 #: 19.03, the first whose `info` tells what it can limit.
 OLDEST_API = (1, 40)
 
-#: A reference as the engine's grammar has it, near enough to keep `..`, `?` and `#` out of our URLs.
-_REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 #: Kill it if it still runs; remove its anonymous volumes too.
 _WITH_FORCE = {"force": "1", "v": "1"}
 _RECONNECT_S = (0.2, 5.0)
@@ -75,15 +73,6 @@ class _Listed(msgspec.Struct):
     labels: dict[str, str] = msgspec.field(name="Labels", default_factory=dict)
 
 
-class _ImageConfig(msgspec.Struct):
-    labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
-
-
-class _InspectedImage(msgspec.Struct):
-    image_id: str = msgspec.field(name="Id")
-    config: _ImageConfig | None = msgspec.field(name="Config", default=None)
-
-
 class _Version(msgspec.Struct):
     newest: str = msgspec.field(name="ApiVersion")
     oldest: str = msgspec.field(name="MinAPIVersion", default="0.0")
@@ -110,6 +99,7 @@ class DockerBackend:
 
     Attributes:
         facts: what the engine said of itself.
+        images: its images; `images.on_pulled` is told of each that was pulled.
         guard: the bounds around its calls; `guard.sick_classes()` tells what the engine does not answer to.
     """
 
@@ -129,10 +119,7 @@ class DockerBackend:
         self._run_dir = run_dir
         self._cgroup_parent = cgroup_parent
         self._dialer = netns.Dialer()
-        #: Pulls under way, by reference and credentials; the result is whether it came to an end by itself.
-        self._pulls: dict[tuple[str, frozenset[tuple[str, str]]], asyncio.Future[bool]] = {}
-        #: Told of each image that was pulled: reference and id. May not raise.
-        self.on_pulled: Callable[[str, str], None] | None = None
+        self.images = EngineImages(engine, root_dir=lambda: self.facts.root_dir)
         self.guard = engine.guard
         self.facts = facts
 
@@ -204,7 +191,7 @@ class DockerBackend:
                 node=self._node,
                 boot_id=self._boot_id,
                 log_directory=directory,
-                shared_mounts=_shared_sources(spec.mounts),
+                shared_mounts=shared_sources(spec.mounts),
                 cgroup_parent=self._cgroup_parent,
             )
             engine_id = await self._post_create(container_id, request)
@@ -268,36 +255,11 @@ class DockerBackend:
 
     async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
         """See `ContainerBackend`."""
-        if not _REFERENCE.fullmatch(reference):
-            raise ImageNotFound(f"{reference!r} is not an image reference")
-        flight_key = (reference, frozenset((credentials or {}).items()))
-        while True:
-            with contextlib.suppress(ImageNotFound):
-                return await self._inspect_image(reference)
-            if not pull:
-                raise ImageNotFound(f"{reference} is not on this node")
-            refuse_on_full_disk(self.facts.root_dir)
-            flight = self._pulls.get(flight_key)
-            if flight is None:
-                await self._lead_pull(flight_key, reference, credentials)
-                image = await self._inspect_image(reference)
-                if self.on_pulled is not None:
-                    self.on_pulled(reference, image.image_id)
-                return image
-            # wait() and not await: our cancellation must not end the pull for the others. Was its leader
-            # cancelled, the loop makes one of those who wait the next leader.
-            await asyncio.wait({flight})
-            if not flight.cancelled() and (error := flight.exception()) is not None:
-                raise ImageNotFound(str(error)) from error
+        return await self.images.resolve(reference, pull=pull, credentials=credentials)
 
     async def remove_image(self, image_id: str) -> None:
         """See `ContainerBackend`."""
-        try:
-            # By force, for the sake of several names; an image of a running container stays all the same.
-            await self._engine.command("remove_image", CallClass.REMOVE, "DELETE", f"images/{image_id}", params={"force": "1"})
-        except EngineRefused as error:
-            if error.status != 404:
-                raise
+        await self.images.remove(image_id)
 
     async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
         """See `ContainerBackend`. Read it at once: an unread stream blocks the container's writes in the end."""
@@ -468,50 +430,6 @@ class DockerBackend:
             log.warning("%s stays behind for now: %s", container_id, error)
         fifo.remove_fifo(self._run_dir, container_id)
 
-    async def _inspect_image(self, reference: str) -> Image:
-        try:
-            found = await self._engine.request("image", CallClass.READ, "GET", f"images/{reference}/json", _InspectedImage)
-        except EngineRefused as error:
-            if error.status == 404:
-                raise ImageNotFound(f"{reference} is not on this node") from error
-            raise
-        labels = (found.config.labels if found.config else None) or {}
-        speaks_pipe = labels.get(recipe.LABEL_PROTOCOL) == "pipe"
-        keep_alive_s = 1.0
-        with contextlib.suppress(ValueError):
-            keep_alive_s = float(labels.get(recipe.LABEL_KEEP_ALIVE, 1.0))
-        return Image(
-            image_id=found.image_id,
-            logs=LogTransport.PIPE if speaks_pipe else LogTransport.ATTACHED,
-            server_keep_alive_s=keep_alive_s,
-            concurrent=labels.get(recipe.LABEL_CONCURRENT) == "true",
-        )
-
-    async def _lead_pull(
-        self, key: tuple[str, frozenset[tuple[str, str]]], reference: str, credentials: Mapping[str, str] | None
-    ) -> None:
-        flight: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pulls[key] = flight
-        try:
-            await self._pull(reference, credentials)
-            flight.set_result(True)
-        except EngineError as error:
-            flight.set_exception(error)
-            raise
-        except ImageNotFound as error:
-            flight.set_exception(error)
-            raise
-        finally:
-            del self._pulls[key]
-            if flight.done() and not flight.cancelled():
-                flight.exception()  # looked at: nobody else may be waiting
-            flight.cancel()
-
-    async def _pull(self, reference: str, credentials: Mapping[str, str] | None) -> None:
-        name, tag = split_reference(reference)
-        auth = base64.urlsafe_b64encode(json.dumps(dict(credentials or {})).encode()).decode()
-        await self._engine.pull(reference, {"fromImage": name, "tag": tag}, auth)
-
     async def _attach(self, engine_id: str) -> Stream:
         params = {"stream": "1", "stdout": "1", "stderr": "1"}
         return await self._engine.open_stream("attach", "POST", f"containers/{engine_id}/attach", params)
@@ -525,15 +443,6 @@ def _state_of(pid: int) -> str:
         return "unknown"
 
 
-def split_reference(reference: str) -> tuple[str, str]:
-    """Split an image reference into name and tag (or digest); `latest` where it names none."""
-    name, at, digest = reference.partition("@")
-    if at:
-        return name, digest
-    head, colon, tag = name.rpartition(":")
-    return (head, tag) if colon and "/" not in tag else (name, "latest")
-
-
 def _api(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)
@@ -543,24 +452,3 @@ def _stamp(event: Mapping[str, Any]) -> str:
     """An event's time as the `since` parameter wants it."""
     seconds, nanos = divmod(int(event.get("timeNano", 0)), 1_000_000_000)
     return f"{seconds}.{nanos:09d}"
-
-
-def _shared_sources(mounts: tuple[Mount, ...]) -> frozenset[str]:
-    """Tell the read-only mounts that can be `rslave`: the engine refuses that where the host's mount is private."""
-    wanted = [mount.source for mount in mounts if mount.read_only]
-    if not wanted:
-        return frozenset()
-    points: dict[str, bool] = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        columns = line.partition(" - ")[0].split(" ")
-        points[columns[4]] = any(option.startswith(("shared:", "master:")) for option in columns[6:])
-    return frozenset(source for source in wanted if _mount_of(source, points))
-
-
-def _mount_of(source: str, points: Mapping[str, bool]) -> bool:
-    """Whether the mount that holds a path is shared: that of its nearest ancestor which is a mount point."""
-    path = Path(source).resolve()
-    for ancestor in (path, *path.parents):
-        if str(ancestor) in points:
-            return points[str(ancestor)]
-    return False
