@@ -47,8 +47,9 @@ from invoker.record.entries import (
 from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
 from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
 from invoker.record.ledger import Rounding, UsageRow, read_usage
+from invoker.record.rows import idempotency_row
 from invoker.record.segment import Allocate
-from invoker.record.writer import Follower, Restored, Writer, Written, idempotency_row
+from invoker.record.writer import Follower, Restored, Writer, Written
 from invoker.record.writer_client import WriterProcess
 from pool.model import ActivationId, ContainerId
 

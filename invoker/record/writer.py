@@ -19,38 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from invoker.model import Accepted
-from invoker.record.activations import (
-    ActivationBatch,
-    ActivationDatabase,
-    IdempotencyRow,
-    PendingRow,
-    RecordRow,
-    Retention,
-    TextRow,
-)
+from invoker.record.activations import ActivationBatch, ActivationDatabase, IdempotencyRow, Retention
 from invoker.record.corruption import StoreCorrupt, broken, is_corruption
-from invoker.record.entries import (
-    AcceptedEntry,
-    BegunEntry,
-    BilledEntry,
-    ContainerEntry,
-    Correction,
-    Entry,
-    FinishedEntry,
-    FiredEntry,
-    IdleEntry,
-    LogsEntry,
-    PartEntry,
-    TailEntry,
-    TickEntry,
-    decode_record,
-    encode_entry,
-)
+from invoker.record.entries import Entry, FinishedEntry, LogsEntry, TickEntry, decode_record
 from invoker.record.journal import read_records
-from invoker.record.ledger import Ledger, LedgerItem
+from invoker.record.ledger import Ledger
+from invoker.record.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -339,9 +316,9 @@ class Writer:
             group += decode_record(record)
             size += len(record)
             if size >= _GROUP_BYTES:
-                self._activations.apply(_Rows(group).batch, 0)
+                self._activations.apply(Rows(group).batch, 0)
                 group, size = [], 0
-        self._activations.apply(_Rows(group).batch, 0)
+        self._activations.apply(Rows(group).batch, 0)
         self._forget_kept()
         self._activations.apply(ActivationBatch(), self._committed)
 
@@ -403,118 +380,14 @@ class Writer:
             self._release(committed)
 
     def _apply_missing(self, entries: Sequence[Entry], position: int, of_ledger: int, of_activations: int) -> None:
-        rows = _Rows(entries)
+        rows = Rows(entries)
         if position > of_ledger:
             self._ledger.apply(rows.items, position)
         if position > of_activations:
             self._activations.apply(rows.batch, position)
 
     def _apply(self, entries: Sequence[Entry], position: int) -> None:
-        rows = _Rows(entries)
+        rows = Rows(entries)
         # The order does not matter: each has its own position, and a repeated row changes nothing.
         self._ledger.apply(rows.items, position)
         self._activations.apply(rows.batch, position)
-
-
-class _Rows:
-    """The rows that a group of entries comes to: those of the ledger, and those of the activation store."""
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.items: list[LedgerItem] = []
-        self.batch = ActivationBatch()
-        for entry in entries:
-            _ADD[type(entry)](self, entry)
-
-    def finished(self, entry: FinishedEntry) -> None:
-        self.items.append(LedgerItem.finished(entry.activation))
-        self.batch.kept.append(entry.activation.activation_id)
-        self._record(entry)
-
-    def _record(self, entry: FinishedEntry) -> None:
-        activation, batch = entry.activation, self.batch
-        activation_id, namespace, start_ms = activation.activation_id, activation.namespace, activation.start_ms
-        batch.records.append(RecordRow.of(activation))
-        if entry.result is not None:
-            batch.results.append(TextRow(activation_id, namespace, start_ms, entry.result))
-        if entry.lines:
-            batch.logs.append(TextRow(activation_id, namespace, start_ms, encode_entry(entry.lines).decode()))
-
-    def billed(self, entry: BilledEntry) -> None:
-        self.items.append(LedgerItem.finished(entry.activation))
-        self.batch.kept.append(entry.activation.activation_id)
-
-    def logs(self, entry: LogsEntry) -> None:
-        if entry.lines:
-            row = TextRow(entry.activation_id, entry.namespace, entry.at_ms, encode_entry(entry.lines).decode())
-            self.batch.logs.append(row)
-
-    def accepted(self, entry: AcceptedEntry) -> None:
-        accepted = entry.accepted
-        self.items.append(LedgerItem("accepted", accepted.accepted_ms, accepted.activation_id, encode_entry(accepted)))
-        self.batch.pending.append(PendingRow.of(entry))
-        if (row := idempotency_row(accepted)) is not None:
-            self.batch.keys.append(row)
-
-    def fired(self, entry: FiredEntry) -> None:
-        """A trigger's record costs nothing and is not billed; what its rules run is."""
-        if entry.stored:
-            self._record(entry.record)
-        for accepted in entry.promised:
-            self.accepted(AcceptedEntry(accepted, entry.payload))
-        if entry.tick is not None:
-            self.tick(entry.tick)
-
-    def tick(self, entry: TickEntry) -> None:
-        self.batch.ticks.append(entry)
-
-    def begun(self, entry: BegunEntry) -> None:
-        self.items.append(LedgerItem("begun", entry.at_ms, entry.activation_id, encode_entry(entry)))
-        self.batch.begun.append(entry.activation_id)
-
-    def part(self, entry: PartEntry) -> None:
-        """The ledger does not have it: its row is the one of the end."""
-        accepted = entry.accepted
-        self.batch.pending.append(PendingRow(accepted.activation_id, accepted, "null"))
-        self.batch.begun.append(accepted.activation_id)
-
-    def tail(self, entry: TailEntry) -> None:
-        self.items.append(LedgerItem("tail", entry.at_ms, entry.activation_id, encode_entry(entry)))
-
-    def idle(self, entry: IdleEntry) -> None:
-        self.items.append(LedgerItem("idle", entry.at_ms, entry.container, encode_entry(entry)))
-
-    def container(self, entry: ContainerEntry) -> None:
-        self.items.append(LedgerItem("container", entry.at_ms, entry.container, encode_entry(entry)))
-
-    def correction(self, entry: Correction) -> None:
-        self.items.append(LedgerItem("correction", entry.at_ms, entry.subject, encode_entry(entry)))
-
-
-_ADD: dict[type[Entry], Callable[[_Rows, Any], None]] = {
-    AcceptedEntry: _Rows.accepted,
-    BegunEntry: _Rows.begun,
-    PartEntry: _Rows.part,
-    FinishedEntry: _Rows.finished,
-    BilledEntry: _Rows.billed,
-    FiredEntry: _Rows.fired,
-    LogsEntry: _Rows.logs,
-    TailEntry: _Rows.tail,
-    TickEntry: _Rows.tick,
-    IdleEntry: _Rows.idle,
-    ContainerEntry: _Rows.container,
-    Correction: _Rows.correction,
-}
-
-
-def idempotency_row(accepted: Accepted) -> IdempotencyRow | None:
-    """Make the row of a promise's idempotency key; None without a key."""
-    if accepted.idempotency_key is None:
-        return None
-    return IdempotencyRow(
-        accepted.namespace,
-        accepted.path,
-        accepted.idempotency_key,
-        accepted.activation_id,
-        accepted.body_sha256 or "",
-        accepted.accepted_ms,
-    )

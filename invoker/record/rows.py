@@ -1,0 +1,145 @@
+"""What entries of the journal come to in the databases: rows of the ledger, and rows of the activation store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from invoker.model import Accepted
+from invoker.record.activations import ActivationBatch, IdempotencyRow, PendingRow, RecordRow, TextRow
+from invoker.record.entries import (
+    AcceptedEntry,
+    BegunEntry,
+    BilledEntry,
+    ContainerEntry,
+    Correction,
+    Entry,
+    FinishedEntry,
+    FiredEntry,
+    IdleEntry,
+    LogsEntry,
+    PartEntry,
+    TailEntry,
+    TickEntry,
+    encode_entry,
+)
+from invoker.record.ledger import LedgerItem
+
+
+class Rows:
+    """The rows of one group of entries.
+
+    Attributes:
+        items: of the ledger, in the order of the entries.
+        batch: of the activation store.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.items: list[LedgerItem] = []
+        self.batch = ActivationBatch()
+        for entry in entries:
+            _ADD[type(entry)](self, entry)
+
+    def finished(self, entry: FinishedEntry) -> None:
+        """An activation ended: it is billed, has a record, and is nobody's promise any more."""
+        self.items.append(LedgerItem.finished(entry.activation))
+        self.batch.kept.append(entry.activation.activation_id)
+        self._record(entry)
+
+    def _record(self, entry: FinishedEntry) -> None:
+        activation, batch = entry.activation, self.batch
+        activation_id, namespace, start_ms = activation.activation_id, activation.namespace, activation.start_ms
+        batch.records.append(RecordRow.of(activation))
+        if entry.result is not None:
+            batch.results.append(TextRow(activation_id, namespace, start_ms, entry.result))
+        if entry.lines:
+            batch.logs.append(TextRow(activation_id, namespace, start_ms, encode_entry(entry.lines).decode()))
+
+    def billed(self, entry: BilledEntry) -> None:
+        """The same of a namespace that keeps no records."""
+        self.items.append(LedgerItem.finished(entry.activation))
+        self.batch.kept.append(entry.activation.activation_id)
+
+    def logs(self, entry: LogsEntry) -> None:
+        """Log lines came after their record."""
+        if entry.lines:
+            row = TextRow(entry.activation_id, entry.namespace, entry.at_ms, encode_entry(entry.lines).decode())
+            self.batch.logs.append(row)
+
+    def accepted(self, entry: AcceptedEntry) -> None:
+        """An activation was promised."""
+        accepted = entry.accepted
+        self.items.append(LedgerItem("accepted", accepted.accepted_ms, accepted.activation_id, encode_entry(accepted)))
+        self.batch.pending.append(PendingRow.of(entry))
+        if (row := idempotency_row(accepted)) is not None:
+            self.batch.keys.append(row)
+
+    def fired(self, entry: FiredEntry) -> None:
+        """A trigger's record costs nothing and is not billed; what its rules run is."""
+        if entry.stored:
+            self._record(entry.record)
+        for accepted in entry.promised:
+            self.accepted(AcceptedEntry(accepted, entry.payload))
+        if entry.tick is not None:
+            self.tick(entry.tick)
+
+    def tick(self, entry: TickEntry) -> None:
+        """An alarm has come so far."""
+        self.batch.ticks.append(entry)
+
+    def begun(self, entry: BegunEntry) -> None:
+        """A promised activation may have run from now on."""
+        self.items.append(LedgerItem("begun", entry.at_ms, entry.activation_id, encode_entry(entry)))
+        self.batch.begun.append(entry.activation_id)
+
+    def part(self, entry: PartEntry) -> None:
+        """The ledger does not have it: its row is the one of the end."""
+        accepted = entry.accepted
+        self.batch.pending.append(PendingRow(accepted.activation_id, accepted, "null"))
+        self.batch.begun.append(accepted.activation_id)
+
+    def tail(self, entry: TailEntry) -> None:
+        """CPU time came after a reply."""
+        self.items.append(LedgerItem("tail", entry.at_ms, entry.activation_id, encode_entry(entry)))
+
+    def idle(self, entry: IdleEntry) -> None:
+        """A container held memory for nobody's call."""
+        self.items.append(LedgerItem("idle", entry.at_ms, entry.container, encode_entry(entry)))
+
+    def container(self, entry: ContainerEntry) -> None:
+        """A container was made, or went."""
+        self.items.append(LedgerItem("container", entry.at_ms, entry.container, encode_entry(entry)))
+
+    def correction(self, entry: Correction) -> None:
+        """What was billed is put right."""
+        self.items.append(LedgerItem("correction", entry.at_ms, entry.subject, encode_entry(entry)))
+
+
+_ADD: dict[type[Entry], Callable[[Rows, Any], None]] = {
+    AcceptedEntry: Rows.accepted,
+    BegunEntry: Rows.begun,
+    PartEntry: Rows.part,
+    FinishedEntry: Rows.finished,
+    BilledEntry: Rows.billed,
+    FiredEntry: Rows.fired,
+    LogsEntry: Rows.logs,
+    TailEntry: Rows.tail,
+    TickEntry: Rows.tick,
+    IdleEntry: Rows.idle,
+    ContainerEntry: Rows.container,
+    Correction: Rows.correction,
+}
+
+
+def idempotency_row(accepted: Accepted) -> IdempotencyRow | None:
+    """Make the row of a promise's idempotency key; None without a key."""
+    if accepted.idempotency_key is None:
+        return None
+    return IdempotencyRow(
+        accepted.namespace,
+        accepted.path,
+        accepted.idempotency_key,
+        accepted.activation_id,
+        accepted.body_sha256 or "",
+        accepted.accepted_ms,
+    )
