@@ -81,7 +81,7 @@ def serve(config_path: Path | None) -> NoReturn:
     import uvloop
 
     from invoker import daemon
-    from invoker.config.model import ConfigError
+    from invoker.config.keys import ConfigError
     from invoker.record.corruption import StoreCorrupt
     from pool.errors import InvokerError
 
@@ -110,7 +110,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     """
     loaded = _load_or_exit(config_path)
     from invoker import configured
-    from invoker.config.model import ConfigError
+    from invoker.config.keys import ConfigError
     from invoker.config.text import render_effective, render_effective_json
 
     try:
@@ -180,8 +180,8 @@ def rescue(database: str, config_path: Path | None) -> None:
 
 
 def _load_or_exit(path: Path | None) -> Loaded:
+    from invoker.config.keys import ConfigError
     from invoker.config.load import load
-    from invoker.config.model import ConfigError
 
     try:
         return load(path)

@@ -1,5 +1,6 @@
-"""What containers cost beside activations: memory of idle ones, their lives, and whether the books agree with the kernel.
+"""What containers cost beside activations: what runs on after a reply, memory of idle ones, their lives; and a comparison.
 
+The comparison is of the books with the kernel's own count.
 Idle containers are booked every few minutes and at the end, not at each call, which would double the ledger. A daemon that is
 killed loses what was not booked yet, in the user's favour; time without a daemon is booked to nobody.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from invoker.model import MIB
 from invoker.record.recorder import Recorder
 from metrics.observer import Observer
-from pool.model import ContainerId
+from pool.model import ActivationId, ContainerId
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ TOLERANCE_S = 1.0
 
 
 class Bookkeeper:
-    """Writes the rows `idle` and `container`, and compares. Its loop is run by the daemon's group."""
+    """Writes the rows `tail`, `idle` and `container`, and compares. Its loop is run by the daemon's group."""
 
     def __init__(self, *, recorder: Recorder, observer: Observer, is_billed: Callable[[str], bool]) -> None:
         """Book nothing yet.
@@ -47,6 +48,13 @@ class Bookkeeper:
         """Book that a container was `created` or `removed`. A hook of the pool."""
         if self._is_billed(namespace):
             self._recorder.container(container, namespace, fact, cpu_us=cpu_us, path=path)
+
+    def tail(self, pool: Pool, activation: ActivationId, container: ContainerId, cpu_us: int) -> None:
+        """Book CPU time after a reply: it belongs to the activation that replied. A hook of the pool."""
+        known = pool.machine.books.containers.get(container)
+        self._observer.tail(cpu_us)
+        if known is not None and known.key is not None and self._is_billed(known.spec.namespace):
+            self._recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action)
 
     def book_idle(self, pool: Pool) -> None:
         """Book what idle containers have held since the last time."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from invoker.config.model import Config, ConfigError
+from invoker.config.keys import ConfigError
+from invoker.config.model import Config
 from invoker.manifest import Manifest, ManifestError
 from invoker.record.rating import BadPrices, Prices
 

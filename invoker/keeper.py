@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 
 from invoker.health import Check, Health
+from invoker.manifest import Manifest
 from invoker.systemd import Notifier
+from pool.backend import ContainerBackend
 from pool.errors import InvokerError, PoolOverloaded, WaitedTooLong
 from pool.lease import Lease
 from pool.model import ActivationId, ContainerSpec, ContainerState, LogTransport, ReuseKey, StartKind
@@ -244,3 +246,22 @@ class Keeper:
         expected = b'{"echo":%d}' % number
         if response.status != 200 or b"".join(bytes(response.body).split()) != expected:
             raise InvokerError(f"/run answered {response.status}: {response.body.decode(errors='replace')}")
+
+
+async def find_test_image(manifest: Manifest, backend: ContainerBackend, *, memory_mib: int) -> str | None:
+    """Find the image that the self-test runs on, by its id; without it the node says that it is not tested.
+
+    Args:
+        manifest: its default Python is taken.
+        backend: asked, and nothing is pulled.
+        memory_mib: of the pool; no test runs where it would take half of that or more.
+    """
+    runtimes = manifest.runtimes.values()
+    runtime = next((each for each in runtimes if each.family == "python" and each.default), None)
+    if runtime is None or memory_mib < 2 * PROBE_MEMORY_MIB:
+        return None
+    try:
+        return (await backend.resolve_image(runtime.image, pull=False)).image_id
+    except InvokerError as error:
+        log.warning("no self-test: %s; run scripts/images on this node", error)
+        return None

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from invoker.alarms.store import AlarmStore
 from invoker.code import CodeStore
-from invoker.config.model import Config, ConfigError
+from invoker.config.keys import ConfigError
+from invoker.config.model import Config
+from invoker.health import Check
 from invoker.record.activations import Retention
 from invoker.record.apis import ApiStore
 from invoker.record.damage import Damage
@@ -28,7 +30,8 @@ log = logging.getLogger("invokerd")
 #: How long records gather before they are committed to the databases, s. The journal has them at once, and who lists records
 #: waits for a commit of what there is; the fewer commits, the less each record costs.
 COMMIT_EVERY_S = 0.05
-
+#: A ledger that is further behind the journal is not well, s.
+LEDGER_BEHIND_S = 30.0
 
 #: Length of the node's secrets.
 SECRET_BYTES = 32
@@ -62,6 +65,19 @@ class Stores:
     pepper: bytes
     #: That parameters are encrypted with: without it they are lost.
     parameter_key: bytes
+
+    def checks(self) -> list[Check]:
+        """Tell how they fare, for `/health`."""
+        lag, room, failure = self.recorder.lag(), self.recorder.room(), self.recorder.failure
+        full = "" if room or failure else "no room: new work is refused; free space on the disk of state_dir"
+        behind = f"{lag.rows} records, {lag.seconds:.1f} s behind"
+        stopped = f"nothing more is written and new work is refused; the journal keeps what was recorded: {failure}"
+        self.damage.look()  # the writer's process finds some
+        return [
+            Check(name="journal", ok=not full, detail=full),
+            Check(name="ledger", ok=lag.seconds < LEDGER_BEHIND_S and not failure, detail=stopped if failure else behind),
+            Check(name="databases", ok=True, detail=self.damage.summary() or "every row can be read"),
+        ]
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ variables, and none of this may block the loop or fail the daemon.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -18,6 +19,8 @@ from typing import Self
 _LOG = logging.getLogger(__name__)
 #: First inherited descriptor, by the protocol.
 _LISTEN_FDS_START = 3
+#: While the daemon starts, the manager is told that it will hear again within this time, s. It hears a third of that later.
+START_STEP_S = 30.0
 #: syslog priorities of Python's levels, for `<N>` at the start of a line.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -32,6 +35,8 @@ class Notifier:
         #: Half of the time within which the manager wants to hear `watchdog()`; None when it does not.
         self.watchdog_interval_s = watchdog_interval_s
         self._socket: socket.socket | None = None
+        #: The next call of `starting`.
+        self._start_step: asyncio.TimerHandle | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             # A leading @ stands for the NUL byte of Linux's abstract namespace.
@@ -46,8 +51,18 @@ class Notifier:
         watched = interval_us.isdigit() and int(interval_us) > 0 and for_pid in ("", str(os.getpid()))
         return cls(address, int(interval_us) / 2e6 if watched else None)
 
+    def starting(self) -> None:
+        """Ask for time, and again until `ready` or `close`: what an earlier daemon left may take longer than `TimeoutStartSec`.
+
+        It ends with the loop: a start that holds the loop is one that the manager should end.
+        """
+        self.extend_timeout(START_STEP_S)
+        if self._socket is not None:
+            self._start_step = asyncio.get_running_loop().call_later(START_STEP_S / 3, self.starting)
+
     def ready(self, status: str = "") -> None:
         """Say that the daemon serves: after start, and after each reload."""
+        self._has_started()
         self._send("READY=1", _status(status))
 
     def stopping(self, status: str = "") -> None:
@@ -72,9 +87,15 @@ class Notifier:
 
     def close(self) -> None:
         """Close the socket. Safe to repeat; later calls do nothing."""
+        self._has_started()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _has_started(self) -> None:
+        if self._start_step is not None:
+            self._start_step.cancel()
+            self._start_step = None
 
     def _send(self, *fields: str) -> None:
         if self._socket is None:

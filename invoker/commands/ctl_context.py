@@ -71,8 +71,8 @@ class Target:
         return self._config()
 
     def _config(self) -> Config:
+        from invoker.config.keys import ConfigError
         from invoker.config.load import load
-        from invoker.config.model import ConfigError
 
         try:
             return load(self.config_path).config

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
-from invoker.config.model import Address
+from invoker.config.keys import Address
 from invoker.control import messages
 from invoker.record.damage import DIRECTORY, read_damage, summarise
 from invoker.record.ledger import months

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from invoker.config.model import Address, Config, ConfigError, LimitsConfig, PoolConfig, SiteMount, walk
+from invoker.config.keys import Address, ConfigError, walk
+from invoker.config.model import Config, LimitsConfig, PoolConfig, SiteMount
 from invoker.config.rules import find_problems
 
 #: Read when no file is named and it exists.

@@ -1,8 +1,9 @@
 # ruff: noqa: RUF009 - key() is dataclasses.field() with a declaration beside it
 """The one configuration: a frozen tree, each key with its default, its unit in the name, and what it means.
 
-`config_load.load` builds it from a TOML file and the environment, `config_text` renders the documentation from the
-same declarations, and each part of the daemon is handed its own branch. What cannot be is refused in `find_problems`.
+`load.py` builds it from a TOML file and the environment, `text.py` renders the documentation from the same declarations,
+`reload.py` knows what may change while the daemon runs, and each part of the daemon is handed its own branch. What cannot be
+is refused in `rules.py`.
 """
 
 from __future__ import annotations
@@ -12,90 +13,17 @@ import fnmatch
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self
 
-from pool.errors import InvokerError
+from invoker.config.keys import Address, key
 from pool.keepalive import POLICIES
 from pool.model import Mount
 
-_T = TypeVar("_T")
 _MIB = 1024 * 1024
 _DAY_S = 86_400
-
-#: Keys, or whole sections, that SIGHUP may change; every other key needs a restart.
-RELOADABLE = ("limits", "prices", "log.level", "isolation.mounts")
-
-
-class ConfigError(InvokerError):
-    """The configuration is not usable.
-
-    Attributes:
-        problems: one sentence each, with file, key and what to do.
-    """
-
-    code = "bad-configuration"
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
-
-
-def key(
-    default: _T,
-    doc: str,
-    *,
-    factory: Callable[[], _T] | None = None,
-    shown: str | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-    openwhisk: _T | None = None,
-) -> _T:
-    """Declare one key.
-
-    Args:
-        default: value when nobody sets it; ignored when `factory` computes it.
-        doc: what it means, for the reference and the example file.
-        factory: computes a default that depends on the machine.
-        shown: how the documentation names a computed default.
-        at_least: least value of a number.
-        at_most: greatest value of a number.
-        choices: the only allowed texts; none allows any.
-        openwhisk: the default under `limits.profile = "openwhisk"`.
-    """
-    metadata = {
-        "doc": doc,
-        "shown": shown,
-        "at_least": at_least,
-        "at_most": at_most,
-        "choices": choices,
-        "openwhisk": openwhisk,
-    }
-    if factory is not None:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a TCP server listens; port 0 lets the kernel choose."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse `host:port`, `[v6]:port` or `:port` (all addresses). Raise ValueError otherwise."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and host[:1] != "["):
-            raise ValueError("expected host:port, such as 127.0.0.1:3233")
-        return cls(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104 - written by the site as `:port`
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _half_of_memory_mib() -> int:
@@ -459,50 +387,3 @@ class Config:
     def control_socket(self) -> Path:
         """Where operators reach the daemon."""
         return self.state_dir / "control.sock"
-
-
-class Key(NamedTuple):
-    """One leaf of the tree: its dotted name, its declaration, and its value in some configuration."""
-
-    name: str
-    field: dataclasses.Field[Any]
-    value: Any
-
-
-def walk(branch: Any, prefix: str = "") -> Iterator[Key]:
-    """Yield every key of a configuration or of one of its branches, in the order of declaration."""
-    for each in dataclasses.fields(branch):
-        value = getattr(branch, each.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, Address):
-            yield from walk(value, f"{prefix}{each.name}.")
-        else:
-            yield Key(f"{prefix}{each.name}", each, value)
-
-
-class Reload(NamedTuple):
-    """What a reload comes to.
-
-    Attributes:
-        config: the old configuration with the new values of all keys that may change at run time.
-        applied: dotted names of the keys that have changed in it.
-        needs_restart: dotted names of keys that differ in the file and stay as they were.
-    """
-
-    config: Config
-    applied: tuple[str, ...]
-    needs_restart: tuple[str, ...]
-
-
-def reloadable_changes(old: Config, new: Config) -> Reload:
-    """Tell which differences of `new` may take effect now, and which wait for a restart."""
-    before = {name: value for name, _, value in walk(old)}
-    changed = [name for name, _, value in walk(new) if before[name] != value]
-    applied = tuple(name for name in changed if any(name == each or name.startswith(f"{each}.") for each in RELOADABLE))
-    config = dataclasses.replace(
-        old,
-        limits=new.limits,
-        prices=new.prices,
-        log=dataclasses.replace(old.log, level=new.log.level),
-        isolation=dataclasses.replace(old.isolation, mounts=new.isolation.mounts),
-    )
-    return Reload(config, applied, tuple(name for name in changed if name not in applied))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from invoker.config.keys import Address, walk
 from invoker.config.model import (
-    Address,
     Config,
     HttpConfig,
     IsolationConfig,
@@ -20,7 +20,6 @@ from invoker.config.model import (
     PoolConfig,
     SiteMount,
     StoreConfig,
-    walk,
 )
 
 #: Bytes of a Unix socket's path, without the final NUL.

@@ -1,6 +1,6 @@
 """The configuration as text: the example file, the reference in the documentation, and what is in effect.
 
-All three come from the declarations in `config.py`, so that none of them can tell of a key that is not there.
+All three come from the declarations in `model.py`, so that none of them can tell of a key that is not there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from invoker.config.keys import Address, walk
 from invoker.config.load import Loaded, Origin
-from invoker.config.model import RELOADABLE, Address, Config, SiteMount, walk
+from invoker.config.model import Config, SiteMount
+from invoker.config.reload import is_reloadable
 
 _HEAD = """\
 # Configuration of invokerd. Every key is here with its default; remove the # before one to change it.
@@ -30,11 +32,6 @@ _MOUNT_EXAMPLE = """\
 # read_only = true
 # namespaces = ["*"]
 """
-
-
-def is_reloadable(name: str) -> bool:
-    """Tell whether SIGHUP applies a change of this key."""
-    return any(name == each or name.startswith(f"{each}.") for each in RELOADABLE)
 
 
 def to_json(value: Any) -> Any:

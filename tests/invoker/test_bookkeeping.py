@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,9 @@ class FakeRecorder:
 
     def idle(self, container, namespace, byte_us, *, cpu_us=0, path=""):
         self.rows.append(("idle", container, namespace, path, byte_us))
+
+    def tail(self, activation, namespace, cpu_us, *, path=""):
+        self.rows.append(("tail", activation, namespace, path, cpu_us))
 
     def container(self, container, namespace, fact, *, cpu_us=0, path=""):
         self.rows.append((fact, container, namespace, path, cpu_us))
@@ -73,6 +77,27 @@ def test_what_belongs_to_no_namespace_is_nobodys_bill(keeper, recorder):
     assert recorder.rows == []
     keeper.lived(NAME, "anna", "", "removed", 77)
     assert recorder.rows == [("removed", NAME, "anna", "", 77)]
+
+
+def holding(namespace: str, action: str | None):
+    """A pool that knows one container: whose it is, and which action's."""
+    key = None if action is None else SimpleNamespace(action=action)
+    known = SimpleNamespace(key=key, spec=SimpleNamespace(namespace=namespace))
+    return SimpleNamespace(machine=SimpleNamespace(books=SimpleNamespace(containers={NAME: known})))
+
+
+def test_what_runs_on_after_a_reply_is_on_the_bill_of_the_activation_that_replied(keeper, recorder, observer):
+    keeper.tail(holding("anna", "anna/a"), "a1", NAME, 400)
+    assert recorder.rows == [("tail", "a1", "anna", "anna/a", 400)]
+    assert observer.tail_us == 400
+
+
+@pytest.mark.parametrize("pool", [holding("invokerd", "invokerd/self-test"), holding("anna", None)])
+def test_what_runs_on_in_nobodys_container_is_counted_and_not_billed(keeper, recorder, observer, pool):
+    keeper.tail(pool, "a1", NAME, 400)
+    keeper.tail(pool, "a1", ContainerId("gone"), 100)
+    assert recorder.rows == []
+    assert observer.tail_us == 500
 
 
 def test_what_no_activation_pays_is_the_difference(keeper, observer):

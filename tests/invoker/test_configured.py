@@ -5,7 +5,8 @@ import click.testing
 import pytest
 
 from invoker.__main__ import main
-from invoker.config.model import Config, ConfigError, HttpConfig
+from invoker.config.keys import ConfigError
+from invoker.config.model import Config, HttpConfig
 from invoker.configured import check, load_manifest, load_operator_credentials, load_prices
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from invoker import keeper as keeper_module
 from invoker.health import Check
-from invoker.keeper import Keeper
+from invoker.keeper import Keeper, find_test_image
+from invoker.manifest import Manifest
 from invoker.systemd import Notifier
+from pool.backend import Image
 from pool.fake import FakeBackend, FakeContainer
 from pool.lease import Lease
 from pool.machine import PoolSettings
-from pool.model import ActivationId, ContainerSpec, ContainerState, ReuseKey, StartKind
+from pool.model import ActivationId, ContainerSpec, ContainerState, LogTransport, ReuseKey, StartKind
 from pool.pool import Pool, PoolHooks
 from pool.table import ContainerTable
 
@@ -174,7 +176,7 @@ async def test_containers_that_do_not_go_are_told_of_and_the_node_takes_work_all
         assert "removals" not in [check.name for check in node.keeper.ready().checks]
         stuck.release()
         await node.until(lambda: not node.pool.containers())
-        assert all(check.ok for check in node.keeper.health().checks if check.name == "removals")
+        assert [check.ok for check in node.keeper.health().checks if check.name == "removals"] == [True]
 
 
 async def test_a_call_whose_container_was_frozen_by_hand_is_thawed(tmp_path):
@@ -216,3 +218,22 @@ async def _check_while_the_watch_looks(node: Node, lease: Lease) -> None:
     await lease.check_freezing(1.0)
     assert frozen == [True]
     assert not container.frozen
+
+
+IMAGE = Image(image_id="sha256:77", logs=LogTransport.PIPE, server_keep_alive_s=86400.0)
+
+
+async def test_the_self_test_runs_on_the_default_python_unless_it_is_not_here_or_the_pool_is_too_small(caplog):
+    manifest, backend = Manifest.load(), FakeBackend()
+    (python,) = [each for each in manifest.runtimes.values() if each.family == "python" and each.default]
+    backend.images[python.image] = IMAGE
+    assert await find_test_image(manifest, backend, memory_mib=2 * keeper_module.PROBE_MEMORY_MIB) == "sha256:77"
+    assert await find_test_image(manifest, backend, memory_mib=2 * keeper_module.PROBE_MEMORY_MIB - 1) is None
+    assert await find_test_image(Manifest.parse(b'{"runtimes": {}}'), backend, memory_mib=4096) is None
+    assert caplog.messages == []
+    backend.images = {"another": IMAGE}
+    assert await find_test_image(manifest, backend, memory_mib=4096) is None
+    (told,) = caplog.messages
+    assert python.image in told
+    assert "scripts/images" in told
+    await backend.close()

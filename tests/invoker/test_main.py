@@ -16,7 +16,8 @@ import pytest
 import invoker
 from invoker.__main__ import main
 from invoker.commands import doctor
-from invoker.config.model import Config, ConfigError
+from invoker.config.keys import ConfigError
+from invoker.config.model import Config
 from invoker.config.text import render_example, render_reference
 from invoker.record.corruption import StoreCorrupt
 from invoker.record.store import open_writer

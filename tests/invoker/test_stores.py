@@ -1,6 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 
-from invoker.stores import SECRET_BYTES, SecretUnreadable, _secret
+from invoker.stores import LEDGER_BEHIND_S, SECRET_BYTES, SecretUnreadable, Stores, _secret
 
 
 def test_a_secret_is_made_once_for_the_daemon_alone_and_read_again(tmp_path):
@@ -22,3 +24,34 @@ def test_a_secret_of_another_length_is_not_used_and_not_replaced(tmp_path, conte
 def test_a_secret_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(SecretUnreadable, match="missing/secret: No such file"):
         _secret(tmp_path / "missing" / "secret")
+
+
+def stores(*, room: bool = True, behind_s: float = 0.0, damaged: str = "", failure: str = "") -> Stores:
+    lag = SimpleNamespace(rows=7, seconds=behind_s)
+    recorder = SimpleNamespace(lag=lambda: lag, room=lambda: room, failure=failure)
+    damage = SimpleNamespace(look=lambda: None, summary=lambda: damaged)
+    others = ("entities", "apis", "alarms", "table", "code", "pepper", "parameter_key")
+    return Stores(recorder=recorder, damage=damage, **dict.fromkeys(others))
+
+
+@pytest.mark.parametrize(
+    ("room", "behind_s", "unwell"),
+    [(True, 0.0, []), (False, 0.0, ["journal"]), (True, LEDGER_BEHIND_S, ["ledger"]), (False, 99.0, ["journal", "ledger"])],
+)
+def test_stores_tell_whether_there_is_room_and_how_far_the_ledger_is_behind(room, behind_s, unwell):
+    checks = {check.name: check for check in stores(room=room, behind_s=behind_s).checks()}
+    assert set(checks) == {"journal", "ledger", "databases"}
+    assert [name for name, check in checks.items() if not check.ok] == unwell
+    assert checks["ledger"].detail == f"7 records, {behind_s:.1f} s behind"
+    assert ("free space" in checks["journal"].detail) is not room
+
+
+def test_a_writer_that_has_failed_is_told_of_with_its_reason_and_not_as_a_full_disk():
+    checks = {check.name: check for check in stores(room=False, failure="disk I/O error").checks()}
+    assert [name for name, check in checks.items() if not check.ok] == ["ledger"]
+    assert checks["ledger"].detail.endswith(": disk I/O error")
+
+
+def test_rows_that_cannot_be_read_are_told_and_are_no_illness():
+    (check,) = [each for each in stores(damaged="one row of entities").checks() if each.name == "databases"]
+    assert (check.ok, check.detail) == (True, "one row of entities")

@@ -1,3 +1,5 @@
+import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -17,7 +19,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """The service manager's end: a real datagram socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(5)
+        sock.settimeout(30)
         yield sock
 
 
@@ -40,6 +42,32 @@ def test_each_message_is_one_datagram(manager: socket.socket) -> None:
     notifier.close()
 
 
+async def test_a_start_asks_for_time_again_and_again_until_it_is_ready(manager: socket.socket, monkeypatch) -> None:
+    monkeypatch.setattr("invoker.systemd.START_STEP_S", 0.03)
+    manager.setblocking(False)
+    loop = asyncio.get_running_loop()
+    notifier = Notifier(manager.getsockname())
+    notifier.starting()
+    async with asyncio.timeout(30):
+        for _ in range(4):
+            assert fields(await loop.sock_recv(manager, 4096)) == {"EXTEND_TIMEOUT_USEC": "30000"}
+    notifier.ready()
+    heard = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            heard.append(fields(manager.recv(4096)))
+    assert heard[-1] == {"READY": "1"}
+    assert notifier._start_step is None
+    notifier.close()
+
+
+async def test_a_start_that_fails_asks_for_no_more_time(manager: socket.socket) -> None:
+    notifier = Notifier(manager.getsockname())
+    notifier.starting()
+    notifier.close()
+    assert notifier._start_step is None
+
+
 def test_reloading_carries_the_monotonic_clock_in_the_same_datagram(manager: socket.socket) -> None:
     notifier = Notifier(manager.getsockname())
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -54,7 +82,7 @@ def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
     name = f"invokerd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name)
-        sock.settimeout(5)
+        sock.settimeout(30)
         notifier = Notifier("@" + name)
         notifier.ready()
         assert sock.recv(64) == b"READY=1"

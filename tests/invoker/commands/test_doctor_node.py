@@ -10,7 +10,8 @@ import pytest
 
 from invoker.commands import doctor_node
 from invoker.commands.doctor import Finding, Node, Verdict
-from invoker.config.model import Address, Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
+from invoker.config.keys import Address
+from invoker.config.model import Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
 from invoker.control.fake import FakeControl, serving
 from invoker.record.damage import Damage
 

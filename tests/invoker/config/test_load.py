@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from invoker.config.keys import Address, ConfigError
 from invoker.config.load import Loaded, Origin, load
-from invoker.config.model import Address, ConfigError
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -1,40 +1,17 @@
-import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
+from invoker.config.keys import Address, walk
 from invoker.config.model import (
-    Address,
     Config,
     HttpConfig,
     IsolationConfig,
     LimitsConfig,
     RegistryConfig,
     SiteMount,
-    reloadable_changes,
-    walk,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port", "again"),
-    [
-        ("127.0.0.1:3233", "127.0.0.1", 3233, "127.0.0.1:3233"),
-        (":80", "0.0.0.0", 80, "0.0.0.0:80"),
-        ("[::1]:0", "::1", 0, "[::1]:0"),
-        ("node-1:65535", "node-1", 65535, "node-1:65535"),
-    ],
-)
-def test_an_address_is_parsed_and_written_back(text: str, host: str, port: int, again: str) -> None:
-    address = Address.parse(text)
-    assert (address.host, address.port, str(address)) == (host, port, again)
-
-
-@pytest.mark.parametrize("text", ["", "3233", "127.0.0.1", "127.0.0.1:", "::1:80", "h:65536", "h:-1", "h:٣"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="host:port"):
-        Address.parse(text)
 
 
 def test_the_fixed_keys_have_their_defaults() -> None:
@@ -131,24 +108,3 @@ def test_images_are_allowed_by_pattern() -> None:
     assert registry.allows("python:3.11")
     assert not registry.allows("python:2.7")
     assert not registry.allows("elsewhere.example.org/registry.example.org/x")
-
-
-def test_a_reload_applies_limits_prices_log_level_and_mounts_and_names_the_rest() -> None:
-    old = Config()
-    new = dataclasses.replace(
-        old,
-        state_dir=Path("/elsewhere"),
-        limits=LimitsConfig.of_profile("site", timeout_max_ms=7),
-        log=dataclasses.replace(old.log, level="debug"),
-        isolation=dataclasses.replace(SITE, pids=9),
-        pool=dataclasses.replace(old.pool, stem_cells=dataclasses.replace(old.pool.stem_cells, count=3)),
-        prices=dataclasses.replace(old.prices, file=Path("/p.toml")),
-    )
-    reload = reloadable_changes(old, new)
-    assert set(reload.applied) == {"limits.timeout_max_ms", "log.level", "isolation.mounts", "prices.file"}
-    assert set(reload.needs_restart) == {"state_dir", "isolation.pids", "pool.stem_cells.count"}
-    assert reload.config.limits.timeout_max_ms == 7
-    assert reload.config.isolation.mounts == SITE.mounts
-    assert reload.config.isolation.pids == old.isolation.pids
-    assert reload.config.state_dir == old.state_dir
-    assert reloadable_changes(reload.config, reload.config) == (reload.config, (), ())

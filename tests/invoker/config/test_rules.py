@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from invoker.config.model import Address, Config, SiteMount, walk
+from invoker.config.keys import Address, walk
+from invoker.config.model import Config, SiteMount
 from invoker.config.rules import find_problems
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from invoker.config.keys import walk
 from invoker.config.load import load
-from invoker.config.model import Config, walk
+from invoker.config.model import Config
 from invoker.config.text import render_effective, render_effective_json, render_example, render_reference
 
 DOCS = Path(__file__).parents[3] / "docs"

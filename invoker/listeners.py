@@ -1,0 +1,58 @@
+"""Where clients and Prometheus reach the daemon: sockets that systemd passed, else the configured addresses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.web_runner import BaseRunner
+
+from invoker.config.keys import Address, ConfigError
+from invoker.systemd import inherited_sockets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One server and its place.
+
+    Attributes:
+        name: of its section in the configuration, and of systemd's socket for it.
+        runner: the server.
+        address: where it listens unless systemd has passed a socket.
+    """
+
+    name: str
+    runner: BaseRunner
+    address: Address
+
+
+@asynccontextmanager
+async def listening(*listeners: Listener, backlog: int) -> AsyncIterator[None]:
+    """Listen while the block runs.
+
+    Args:
+        listeners: opened in this order.
+        backlog: connections that the kernel holds for each until they are accepted.
+
+    Raises:
+        ConfigError: an address cannot be used.
+        OSError: a socket that systemd promised is not there.
+    """
+    inherited = {passed.name: passed.socket for passed in inherited_sockets()}
+    async with AsyncExitStack() as stack:
+        for each in listeners:
+            await each.runner.setup()
+            stack.push_async_callback(each.runner.cleanup)
+            passed = inherited.get(each.name)
+            try:
+                if passed is not None:
+                    await web.SockSite(each.runner, passed, backlog=backlog).start()
+                else:
+                    await web.TCPSite(each.runner, each.address.host, each.address.port, backlog=backlog).start()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                text = f"{each.name}.listen = {each.address}: {reason}; choose another address, or end who has it"
+                raise ConfigError([text]) from error
+        yield

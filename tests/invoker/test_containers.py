@@ -1,0 +1,72 @@
+"""What the pool is given: settings from the configuration, and an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from scripted_engine import Engine
+
+from invoker import containers
+from invoker.config.keys import ConfigError
+from invoker.config.model import Config, EngineConfig, PoolConfig, StemCellConfig
+from invoker.containers import open_engine, pool_settings
+from pool.parent import NoParentCgroup
+
+
+def test_every_setting_of_the_section_reaches_the_pool() -> None:
+    pool = PoolConfig(
+        memory_mib=1000,
+        freeze_grace_s=0.25,
+        freeze_grace_most_s=0.75,
+        keep_alive_s=90.0,
+        keep_alive_policy="ttl",
+        stem_cells=StemCellConfig(keep_s=17.0),
+        parallel_starts=3,
+        max_waiting=40,
+        max_waiting_per_user=20,
+        max_wait_s=30.0,
+        overload_wait_s=1.5,
+        max_containers_per_action=5,
+        max_containers_per_user=6,
+        shares=("physics-*=4",),
+        shrink_frozen=False,
+        frozen_margin_mib=8,
+    )
+    settings = pool_settings(pool)
+    assert settings.longest_wait_s == 15.0
+    assert settings.stem_keep_s == 17.0
+    assert settings.shares == (("physics-*", 4.0),)
+    same = {each.name for each in dataclasses.fields(pool)} & {each.name for each in dataclasses.fields(settings)} - {"shares"}
+    assert len(same) > 10
+    for name in same:
+        assert getattr(settings, name) == getattr(pool, name), name
+
+
+@pytest.fixture
+async def engine(tmp_path: Path):
+    async with Engine(str(tmp_path / "engine.sock")) as engine:
+        yield engine
+
+
+def config_of(engine: Engine, tmp_path: Path, parent: str) -> Config:
+    return Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url), pool=PoolConfig(cgroup_parent=parent))
+
+
+async def test_containers_are_made_in_the_cgroup_that_the_configuration_names(engine, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(containers, "prepare_parent", lambda name, **_: f"/{name}")
+    async with open_engine(config_of(engine, tmp_path, "invokerd")) as backend:
+        assert backend._cgroup_parent == "/invokerd"
+    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+        assert backend._cgroup_parent is None
+
+
+async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engine, tmp_path, monkeypatch) -> None:
+    def refuse(_name: str, **_: object) -> str:
+        raise NoParentCgroup("no memory controller")
+
+    monkeypatch.setattr(containers, "prepare_parent", refuse)
+    with pytest.raises(ConfigError, match=r"pool\.cgroup_parent = invokerd: no memory controller"):
+        async with open_engine(config_of(engine, tmp_path, "invokerd")):
+            pytest.fail("it must not start")
