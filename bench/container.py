@@ -1,7 +1,7 @@
 """Containers by hand: raw HTTP on the engine's socket, an own dial into the network namespace, /init and /run.
 
 This is the floor that the daemon's starts are held against, so nothing here is shared with the daemon's way; only what
-the container *is* (`pool.docker.create_body`) is the daemon's own, so that both start the same thing.
+the container *is* (`pool.recipe.create_request`) is the daemon's own, so that both start the same thing.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class FoundContainer:
 
     Attributes:
         running: false for created, exited and dead ones.
-        labels: all of its labels; see `docker.LABEL_...`.
+        labels: all of its labels; see `recipe.labels_of`.
     """
 
     container_id: ContainerId
@@ -210,9 +210,6 @@ class ContainerBackend(Protocol):
 
     async def was_out_of_memory(self, container_id: ContainerId) -> bool:
         """Tell whether the kernel ended a container for its memory, as the engine noted it; False where it cannot tell."""
-
-    async def ping(self) -> None:
-        """Raise EngineUnavailable unless the engine answers."""
 
     async def close(self) -> None:
         """Stop threads and sessions. Containers stay."""

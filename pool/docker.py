@@ -308,13 +308,6 @@ class DockerBackend:
             log.info("%s: whether it was ended for its memory is not known: %s", container_id, error)
             return False
 
-    async def ping(self) -> None:
-        """See `ContainerBackend`."""
-        try:
-            await self._engine.command("ping", CallClass.READ, "GET", "_ping", versioned=False)
-        except EngineRefused as error:
-            raise EngineUnavailable(str(error)) from error
-
     async def close(self) -> None:
         """See `ContainerBackend`."""
         self._dialer.close()

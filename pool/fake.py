@@ -352,10 +352,6 @@ class FakeBackend:
         container = self.containers.get(container_id)
         return container is not None and container.oom_count > 0
 
-    async def ping(self) -> None:
-        """See `ContainerBackend`."""
-        await self._enter("ping")
-
     async def close(self) -> None:
         """See `ContainerBackend`. Containers stay; `bury_all` forgets them too."""
         self._listener.close()

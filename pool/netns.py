@@ -121,7 +121,15 @@ class Dialer:
         # A duplicate: the caller may be cancelled and close its own before the thread has used it, and the number
         # could by then mean another container.
         self._wishes.put((os.dup(pidfd), make, wish))
-        return await wish
+        taken = False
+        try:
+            sock = await wish
+            taken = True
+            return sock
+        finally:
+            # The caller was cancelled when the socket was there already, and before it had it.
+            if not taken and wish.done() and not wish.cancelled() and wish.exception() is None:
+                wish.result().close()
 
     def close(self) -> None:
         """Stop the thread and wait for it; dials under way fail."""

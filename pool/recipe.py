@@ -49,8 +49,6 @@ class EngineFacts:
         cgroup_driver, cgroup_version: `cgroupfs` or `systemd`; 1 or 2.
         memory_limit, swap_limit, cpu_quota, cpu_shares, pids_limit: whether containers can be limited so.
         init_binary: whether it can put an init before a foreign image's process.
-        live_restore: whether containers survive its restart.
-        processors: of the host.
         root_dir: where it keeps images and containers; only asked how full its file system is.
     """
 
@@ -64,8 +62,6 @@ class EngineFacts:
     cpu_shares: bool
     pids_limit: bool
     init_binary: bool
-    live_restore: bool
-    processors: int
     root_dir: str = ""
 
     @classmethod
@@ -82,8 +78,6 @@ class EngineFacts:
             cpu_shares=bool(info.get("CPUShares")),
             pids_limit=bool(info.get("PidsLimit")),
             init_binary=bool(info.get("InitBinary")),
-            live_restore=bool(info.get("LiveRestoreEnabled")),
-            processors=int(info.get("NCPU") or 1),
             root_dir=str(info.get("DockerRootDir", "")),
         )
 

@@ -1,6 +1,6 @@
 """What the operators' command and the daemon say to each other: paths, requests and replies.
 
-`ctl_operator.py` and `control.py` both import this and nothing else of each other, so that they cannot drift. Only
+`ctl_operator.py` and `operations.py` both import this and nothing else of each other, so that they cannot drift. Only
 msgspec is needed here: the command starts quickly.
 """
 

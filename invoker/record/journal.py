@@ -153,7 +153,7 @@ class Journal:
             Its sequence.
 
         Raises:
-            RecordTooLarge: use `append_large`.
+            RecordTooLarge: use `start_large`.
             JournalFull: nothing is left, not even of the reserve.
         """
         size = FRAME_BYTES + len(record)
@@ -194,30 +194,6 @@ class Journal:
         offset = segment.end + len(head)
         self._advance(segment, sequence, size)
         self._jobs.put(_Body(segment, offset, record, done))
-        return sequence
-
-    async def append_large(self, record: bytes) -> int:
-        """Write a record of any size. Cancelling the wait does not stop the write.
-
-        Returns:
-            Its sequence.
-
-        Raises:
-            JournalFull: only what is kept for admitted work is left.
-            JournalBroken: the disk failed.
-        """
-        written: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: OSError | None) -> None:
-            if written.done():
-                return
-            if error is None:
-                written.set_result(None)
-            else:
-                written.set_exception(JournalBroken(f"{JournalBroken.__doc__} {error}"))
-
-        sequence = self.start_large(record, done)
-        await written
         return sequence
 
     async def wait_synced(self, position: int) -> None:

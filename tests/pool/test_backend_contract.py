@@ -137,7 +137,7 @@ async def world(request, tmp_path):
 
 async def freeze(handle: ContainerHandle) -> None:
     handle.freeze()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not handle.is_frozen():
             await asyncio.sleep(0.001)
 
@@ -216,7 +216,7 @@ async def test_a_frozen_container_without_a_handle_can_be_removed(world):
     handle = await world.create()
     await freeze(handle)
     handle.close()
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         await world.backend.remove(handle.container_id, None)
     assert await world.backend.list_containers() == []
 
@@ -251,7 +251,7 @@ async def test_the_death_of_a_container_shows_on_its_pidfd_and_in_the_list(world
     loop.add_reader(handle.descriptors.pidfd, heard.set)
     try:
         await world.kill(handle)
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 30)
     finally:
         loop.remove_reader(handle.descriptors.pidfd)
     (found,) = await world.backend.list_containers()
@@ -289,7 +289,7 @@ async def test_a_frozen_container_is_adopted_as_it_is(world):
 
 async def read_frames(handle: ContainerHandle, count: int = 1):
     parser, frames = FrameParser(), []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(frames) < count:
             try:
                 frames += parser.feed(os.read(handle.descriptors.log, 65536))
@@ -358,7 +358,3 @@ async def test_several_containers_live_beside_each_other(world):
         for handle in handles:
             group.create_task(world.backend.remove(handle.container_id, handle))
     assert await world.backend.list_containers() == []
-
-
-async def test_a_healthy_engine_answers_a_ping(world):
-    await world.backend.ping()

@@ -56,7 +56,6 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
     "resolve_image": lambda backend: backend.resolve_image("a", pull=True),
     "attach_logs": read_logs,
     "remove_image": lambda backend: backend.remove_image("sha256:1"),
-    "ping": lambda backend: backend.ping(),
 }
 #: What cannot fail: it then does not know.
 NEVER_RAISES = {"was_out_of_memory"}
@@ -127,7 +126,7 @@ async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, back
     assert backend.guard.sick_classes() == [CallClass.READ]
     asked = len(engine.requests)
     with pytest.raises(EngineUnavailable, match="not asked for a while") as caught:
-        await backend.ping()
+        await backend.list_containers()
     assert caught.value.retry_after_s is not None
     assert 1.0 <= caught.value.retry_after_s <= 5.0
     assert len(engine.requests) == asked
@@ -238,7 +237,7 @@ async def test_each_request_has_a_connection_of_its_own(engine, backend):
     """An engine may close a kept one at any moment; a request that was just sent on it would be lost."""
     before = engine.connections
     for _ in range(3):
-        await backend.ping()
+        await backend.list_containers()
     assert engine.connections == before + 3
 
 
@@ -303,7 +302,7 @@ async def test_the_event_stream_is_opened_again_and_says_so(engine, backend):
     heard = asyncio.Semaphore(0)
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(backend.watch_events(heard.release))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for _ in range(3):  # the event, the reconnect, the event
                 await heard.acquire()
         watching.cancel()
@@ -317,7 +316,7 @@ async def test_the_event_stream_survives_an_engine_that_goes_away(engine, backen
     changes = []
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(backend.watch_events(lambda: changes.append(1)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while engine.verbs().count("GET /events") < 2:
                 await asyncio.sleep(0.01)
         assert not watching.done()
@@ -354,7 +353,7 @@ async def test_an_image_that_ends_at_once_fails_to_start_and_leaves_nothing(real
     except ContainerStartFailed:
         pass
     else:  # it lived long enough to have a pid: then its death shows as any later one
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not has_ended(handle.descriptors.pidfd):
                 await asyncio.sleep(0.005)
         await real.remove(handle.container_id, handle)

@@ -106,15 +106,20 @@ async def test_an_image_that_is_used_stays_and_that_is_told(engine, backend):
         await backend.remove_image("sha256:77")
 
 
+async def who_leads_and_who_waits(group, engine, backend):
+    first = group.create_task(backend.resolve_image("r/i", pull=True))
+    while "POST /images/create" not in engine.verbs():
+        await asyncio.sleep(0)
+    second = group.create_task(backend.resolve_image("r/i", pull=True))
+    while engine.verbs().count("GET /images/r/i/json") < 2:
+        await asyncio.sleep(0)
+    return first, second
+
+
 async def test_a_pull_whose_first_waiter_goes_away_is_led_by_the_next(engine, backend):
     go = pulls(engine)
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(backend.resolve_image("r/i", pull=True))
-        while "POST /images/create" not in engine.verbs():
-            await asyncio.sleep(0)
-        second = group.create_task(backend.resolve_image("r/i", pull=True))
-        while engine.verbs().count("GET /images/r/i/json") < 2:
-            await asyncio.sleep(0)
+        first, second = await who_leads_and_who_waits(group, engine, backend)
         first.cancel()
         go.set()
     assert first.cancelled()
@@ -124,12 +129,7 @@ async def test_a_pull_whose_first_waiter_goes_away_is_led_by_the_next(engine, ba
 async def test_a_waiter_that_goes_away_does_not_end_the_pull_for_the_others(engine, backend):
     go = pulls(engine)
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(backend.resolve_image("r/i", pull=True))
-        while "POST /images/create" not in engine.verbs():
-            await asyncio.sleep(0)
-        second = group.create_task(backend.resolve_image("r/i", pull=True))
-        while engine.verbs().count("GET /images/r/i/json") < 2:
-            await asyncio.sleep(0)
+        first, second = await who_leads_and_who_waits(group, engine, backend)
         await asyncio.sleep(0.01)
         second.cancel()
         go.set()

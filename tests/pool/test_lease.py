@@ -212,7 +212,7 @@ async def test_one_that_fails_leaves_the_others_their_connections_and_the_contai
     async with bench.lease("a") as a:
         async with asyncio.TaskGroup() as group:
             good = group.create_task(bench.request(a, value={"is": "good"}))
-            with pytest.raises(Exception, match="closed the connection"):
+            with pytest.raises(ConnectionLost, match="closed the connection"):
                 async with bench.lease("b") as b:
                     await bench.request(b, value={"is": "bad"})
         assert good.result().status == 200

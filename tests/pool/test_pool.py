@@ -54,7 +54,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a transition after which the condition holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

@@ -204,7 +204,7 @@ while True:
 
 def test_a_daemon_killed_between_two_writes_is_never_misread(path):
     """Every number in a slot names the others: a torn record would show."""
-    chance = random.Random(4)
+    chance, read = random.Random(4), 0
     for _ in range(8):
         with subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -222,4 +222,6 @@ def test_a_daemon_killed_between_two_writes_is_never_misread(path):
             if entry.key_digest is not None:
                 number = int(entry.key_digest, 16)
                 assert entry.facts == entry.key_digest.encode() * (number % 40)
+                read += 1
         table.close()
+    assert read > 0, "no daemon lived long enough to write"

@@ -23,7 +23,6 @@ class Engine:
         self.answers: dict[str, Any] = {
             "GET /version": (200, {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"}),
             "GET /info": (200, {"MemoryLimit": True}),
-            "GET /_ping": (200, "OK"),
             "POST /containers/create": (201, {"Id": "e" * 64}),
             "POST /containers/eeee": (204, None),
             "GET /containers/eeee": (200, {"State": {"Pid": 0, "ExitCode": 3}}),
@@ -44,7 +43,7 @@ class Engine:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self._stopped.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self._serving:
                 await asyncio.sleep(0)
 

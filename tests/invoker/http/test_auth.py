@@ -11,10 +11,8 @@ from invoker.model import Namespace
 class Store:
     def __init__(self):
         self.namespaces = {}
-        self.lookups = 0
 
     def get_namespace_by_uuid(self, uuid):
-        self.lookups += 1
         return self.namespaces.get(uuid)
 
 

@@ -33,7 +33,7 @@ class FakeJournal:
 
 
 class FakeWriter:
-    failed = False
+    failure = ""
 
     def __init__(self) -> None:
         self.written = []

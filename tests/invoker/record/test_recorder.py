@@ -328,7 +328,7 @@ async def test_a_tail_is_written_within_a_second_and_at_the_latest_at_close(open
     recorder.finish(an_activation(), logs=[])
     assert recorder._journal.position == 1  # both in one record
     recorder.tail("b" * 32, "guest", 500)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while recorder._journal.position < 2:
             await asyncio.sleep(0.05)
     recorder.tail("c" * 32, "guest", 500)

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,8 @@ from invoker.record.store import (
     reading,
 )
 
-STORES = ("ledger", "activations", "entities")
+SQL = Path(store.__file__).parent / "sql"
+STORES = sorted(path.stem.removeprefix("queries_") for path in SQL.glob("queries_*.sql"))
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -59,12 +61,14 @@ def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path):
 @pytest.mark.parametrize("name", STORES)
 def test_every_statement_is_accepted_by_sqlite_and_has_a_purpose(tmp_path, name):
     connection = open_writer(tmp_path / "x.db", name, durable=True)
-    for statement, sql in load_queries(name).items():
+    queries = load_queries(name)
+    text = (SQL / f"queries_{name}.sql").read_text()
+    assert re.findall(r"(?m)^-- name: (.*)$", text) == list(queries), "one without its line of purpose is part of the one before"
+    for sql in queries.values():
         if not sql.startswith("PRAGMA"):
             parameters = {word.strip(":,;()"): None for word in sql.replace("(", " ").replace(")", " ").split() if word[0] == ":"}
             numbered = len(set(re.findall(r"\?[0-9]+", sql))) or sql.count("?")
             connection.execute(f"EXPLAIN {sql}", parameters or [None] * numbered)
-        assert statement
     connection.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from journals import append_large
 
 from invoker.record.journal import Journal
 from invoker.record.tail import JournalTail
@@ -55,7 +56,7 @@ async def test_it_begins_behind_its_position_in_a_journal_that_was_opened_again(
 async def test_a_large_record_is_read_once_its_body_is_there(journal, tmp_path):
     tail = JournalTail(tmp_path, 0)
     async with asyncio.timeout(30):
-        sequence = await journal.append_large(b"x" * 50_000)
+        sequence = await append_large(journal, b"x" * 50_000)
     journal.append(b"behind")
     assert list(tail.read(sequence + 1)) == [(sequence, b"x" * 50_000), (sequence + 1, b"behind")]
     tail.close()

@@ -138,7 +138,7 @@ async def test_a_disk_that_refuses_at_the_end_does_not_hold_up_the_end(new_write
 
     monkeypatch.setattr(writer._ledger, "apply", refuse)
     writer.put(Written([an_entry(1)], 1, 100))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await writer.close()
     assert seen.groups == []
 
@@ -148,7 +148,7 @@ async def test_a_bug_ends_the_writer_loudly(new_writer, caplog, monkeypatch):
     await writer.start()
     monkeypatch.setattr(writer, "_apply", None)
     writer.put(Written([an_entry(1)], 1, 100))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not writer.failure:
             await asyncio.sleep(0.005)
     assert "the journal keeps everything" in caplog.text
