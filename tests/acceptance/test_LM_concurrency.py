@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from meeting import MEET
 
 pytestmark = pytest.mark.docker
 
@@ -40,22 +41,16 @@ function main({ n, wanted, how }) {
 """
 
 #: The same in Python: a coroutine function.
-TOGETHER_IN_PYTHON = """
-import asyncio
-waiting = []
-
+TOGETHER_IN_PYTHON = (
+    MEET
+    + """
 async def main(args):
     print("begins", args["n"])
-    ready = asyncio.get_running_loop().create_future()
-    waiting.append(ready)
-    if len(waiting) >= args["wanted"]:
-        for each in waiting:
-            each.set_result(None)
-        waiting.clear()
-    await ready
+    await meet(args["wanted"])
     print("ends", args["n"])
     return {"n": args["n"]}
 """
+)
 
 #: The one of `n` 0 goes wrong once all are there, and the others end after that.
 WRONG_IN_PYTHON = """

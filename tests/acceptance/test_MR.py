@@ -36,6 +36,7 @@ HELLO = {
 def kinds(client: Any) -> list[tuple[str, str]]:
     """(family, kind) of each that is not deprecated."""
     families = client.ask("GET", "/", key=None).json["runtimes"]
+    assert {"python", "nodejs"} <= set(families)
     return [(family, each["kind"]) for family, members in families.items() for each in members if not each["deprecated"]]
 
 
@@ -86,6 +87,7 @@ def test_MR_02_each_kind_passes_the_test_of_unicode(client):
 
 def test_MR_02_the_kinds_of_the_root_document_have_just_the_six_keys_and_one_default_a_family(client):
     families = client.ask("GET", "/", key=None).json["runtimes"]
+    assert {"python", "nodejs"} <= set(families)
     for members in families.values():
         assert [each["default"] for each in members].count(True) == 1
         for each in members:

@@ -103,6 +103,7 @@ async def project(site):
 async def test_the_kinds_are_discovered_without_credentials(site):
     answer = await site.ask("GET", "/", auth=False, headers=HEADERS)
     assert answer.headers["Content-Type"] in "application/json; charset=UTF-8", "otherwise a list of 2019 is used"
+    assert {"python", "nodejs"} <= set(answer.json["runtimes"])
     for kinds in answer.json["runtimes"].values():
         assert all(isinstance(each["kind"], str) for each in kinds)
         assert all(type(each["default"]) is type(each["deprecated"]) is bool for each in kinds)

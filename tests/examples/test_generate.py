@@ -108,6 +108,7 @@ def test_edge_marks_spots_near_gaps_and_only_those():
     detector = Detector(replace(SMALL, hit_rate=1.0))
     _, peaks = detector.expose(1)
     blocked = np.argwhere((detector.mask & (GAP | SHADOW)) != 0)
+    assert {peak["edge"] for peak in peaks[::10]} == {False, True}
     for peak in peaks[::10]:
         at = np.array([round(peak["ss"]), round(peak["fs"])])
         gap = np.abs(blocked - at).max(axis=1).min()

@@ -335,7 +335,7 @@ async def test_container_that_would_not_thaw_is_replaced_and_the_call_runs_once(
         s.backend.action = lambda path, body: (runs.append(path), echo(path, body))[1]
         await s.run()
         (container,) = s.backend.containers.values()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not container.frozen:
                 await asyncio.sleep(0)
         with pytest.MonkeyPatch.context() as patch:
@@ -370,7 +370,7 @@ async def test_a_warm_container_that_cannot_be_reached_costs_another_one_and_no_
             with pytest.raises(ContainerUnreachable):
                 await s.run()
             assert len(runs) == done
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(warm & set(s.backend.containers)) != 3 - times:
                 await asyncio.sleep(0)
 
@@ -386,7 +386,7 @@ async def test_a_call_for_which_no_container_thaws_ends_as_docs_errors_says(tmp_
         await asyncio.gather(*(s.run() for _ in range(3)))
         containers = list(s.backend.containers.values())
         assert len(containers) == 3
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not all(container.frozen for container in containers):
                 await asyncio.sleep(0)
         done = len(runs)
@@ -403,7 +403,7 @@ async def test_a_call_for_which_no_container_thaws_ends_as_docs_errors_says(tmp_
         assert sentence in str(caught.value)
         assert len(runs) == done, "something has run"
         assert (s.finished[-1].activation_id, s.finished[-1].meter.outcome) == (caught.value.activation_id, reason)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while s.backend.containers:
                 await asyncio.sleep(0)
         assert (await s.run()).status is Status.SUCCESS

@@ -279,7 +279,7 @@ def test_without_a_pipe_a_failed_init_ends_with_sentinels(start, kind):
 def test_sigterm_ends_it_at_once(started, kind):
     process = started(kind, "quiet")
     process.process.terminate()
-    assert process.process.wait(timeout=2) == -15
+    assert process.process.wait(timeout=30) == -15
 
 
 @COMPILED

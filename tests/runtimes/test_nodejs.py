@@ -73,7 +73,7 @@ def test_exit_of_the_action_ends_the_process_and_its_log_survives(nodejs):
     load(nodejs, "function main() { console.log('last words'); process.exit(3); }")
     with pytest.raises(ConnectionError):
         nodejs.run()
-    assert nodejs.process.wait(timeout=5) == 3
+    assert nodejs.process.wait(timeout=30) == 3
     assert nodejs.pipe.wait(f"{nodejs.runs:032x}", 1)[0].text == b"last words"
 
 

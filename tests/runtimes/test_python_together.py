@@ -5,24 +5,20 @@ from __future__ import annotations
 import time
 
 import pytest
+from meeting import MEET
 
 ALLOWED = {"__OW_ALLOW_CONCURRENT": "true"}
 #: Answers once `wanted` activations are there at the same time; each writes in every way that can be told apart.
-TOGETHER = """
-import asyncio, logging, sys
+TOGETHER = (
+    MEET
+    + """
+import logging, sys
 logging.basicConfig(format="%(message)s")
-waiting = []
 
 async def main(args):
     n = args["n"]
     print("begins", n, end="")
-    ready = asyncio.get_running_loop().create_future()
-    waiting.append(ready)
-    if len(waiting) >= args["wanted"]:
-        for each in waiting:
-            each.set_result(None)
-        waiting.clear()
-    await ready
+    await meet(args["wanted"])
     print(" and ends", n)
     logging.warning("logged %d", n)
     await asyncio.gather(helper(n))
@@ -32,6 +28,7 @@ async def main(args):
 async def helper(n):
     sys.stdout.buffer.write(b"bytes %d\\n" % n)
 """
+)
 PLAIN = """
 def main(args):
     return {"plain": args}

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 from bench.container import Engine
 from bench.daemon import Daemon
@@ -24,6 +24,23 @@ class WatchedSite:
         self.engine = Engine(engine_url)
         self.user = make_user(daemon, "anna")
         self.bystander = make_user(daemon, "bert", uid=20_002, gid=20_002)
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(cls, daemon: Daemon, engine_url: str, make_user: Any) -> Iterator[Self]:
+        """Run a daemon while the block runs."""
+        daemon.start()
+        try:
+            site = cls(daemon, engine_url, make_user)
+            with contextlib.closing(site.engine):
+                yield site
+        finally:
+            daemon.stop()
+
+    def warm_bystander(self) -> None:
+        """Give the bystander the action that `undisturbed` calls."""
+        self.bystander.deploy("echo", ECHO)
+        assert self.bystander.invoke("echo").status == 200
 
     def call(self, code: Any, **options: Any) -> Any:
         self.user.deploy("subject", code, **options)

@@ -16,6 +16,7 @@ from typing import Any
 
 import engine_api
 import pytest
+from site_mounts import shared_data
 
 from bench.daemon import Daemon, DaemonFailed
 
@@ -122,11 +123,7 @@ class Site:
 def started(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("cancel")
     daemon = Daemon(root, engine_url, {"pool.memory_mib": MEMORY_MIB})
-    data = root / "data"
-    data.mkdir()
-    data.chmod(0o1777)
-    with daemon._file.open("a") as file:
-        file.write(f'[[isolation.mounts]]\nname = "data"\nsource = "{data}"\ntarget = "/data"\nread_only = false\n')
+    data = shared_data(daemon, root)
     daemon.start()
     try:
         user = make_user(daemon, "anna", words=("--mount", "data"))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from site_mounts import shared_data
 
 from bench.daemon import Daemon
 
@@ -71,11 +72,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, engine_url: str, make_user: Any) -> Iterator[Site]:
     daemon = Daemon(tmp_path, engine_url, {"pool.memory_mib": MEMORY_MIB})
-    data = tmp_path / "data"
-    data.mkdir()
-    data.chmod(0o1777)
-    with daemon._file.open("a") as file:
-        file.write(f'[[isolation.mounts]]\nname = "data"\nsource = "{data}"\ntarget = "/data"\nread_only = false\n')
+    data = shared_data(daemon, tmp_path)
     daemon.start()
     try:
         user = make_user(daemon, "anna", words=("--mount", "data"))

@@ -196,17 +196,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
             small = {"store.journal_segment_bytes": 1 << 20, "engine.create_deadline_s": 12.0}
             daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "state_dir": str(disk / "state")} | small)
             daemon.state_dir = disk / "state"
-            daemon.start()
-            try:
-                site = Site(daemon, engine_url, make_user)
+            with Site.on(daemon, engine_url, make_user) as site:
                 site.proxy, site.disk = proxy, disk
-                for each in (site.user, site.bystander):
-                    each.deploy("echo", ECHO)
-                    assert each.invoke("echo", {"x": 1}).status == 200
+                site.warm_bystander()
+                site.user.deploy("echo", ECHO)
+                assert site.user.invoke("echo", {"x": 1}).status == 200
                 yield site
-                site.engine.close()
-            finally:
-                daemon.stop()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -215,9 +210,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
 def tight_site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[TightSite]:
     config = {"pool.memory_mib": 1024, "pool.max_wait_s": 60.0, "pool.stem_cells.enabled": False}
     daemon = TightDaemon(tmp_path_factory.mktemp("tight"), engine_url, config)
-    daemon.start()
-    try:
-        site = TightSite(daemon, engine_url, make_user)
+    with TightSite.on(daemon, engine_url, make_user) as site:
         site.user.deploy("large", ECHO, memory=1024)
         site.user.deploy("sleep", "import time\ndef main(args):\n    time.sleep(args['s'])\n    return {}\n", memory=256)
         site.user.deploy("other", ECHO, memory=256)
@@ -229,9 +222,6 @@ def tight_site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_u
         daemon.tighten(memory_mib=448, max_wait_s=4.0)
         assert site.bystander.invoke("echo").status == 200
         yield site
-        site.engine.close()
-    finally:
-        daemon.stop()
 
 
 def test_the_table_names_each_case_once_and_says_what_is_answered():

@@ -148,12 +148,15 @@ def test_what_goes_wrong_inside_is_told_and_the_next_call_works(foreign, image, 
 
 def test_its_result_does_not_wait_for_its_lines(foreign):
     """`exit` prints no sentinel, so its lines are waited for; the answer is not."""
-    call(foreign, do="nothing")
-    began = time.monotonic()
-    answer = foreign.invoke("foreign", {"do": "exit"})
-    assert answer.status == 502
-    assert time.monotonic() - began < 2.0, "for so long it may wait for lines"
-    assert ("stdout", "foreign: run exit") in lines_of(foreign, answer)
+    took_s: list[float] = []
+    while not took_s or took_s[-1] >= 2.0:  # for so long it may wait for lines; so would each of them
+        assert len(took_s) < 5, took_s
+        call(foreign, do="nothing")
+        began = time.monotonic()
+        answer = foreign.invoke("foreign", {"do": "exit"})
+        took_s.append(time.monotonic() - began)
+        assert answer.status == 502
+        assert ("stdout", "foreign: run exit") in lines_of(foreign, answer)
 
 
 def reuse(daemon: Daemon, foreign: Any, rounds: int) -> None:

@@ -35,13 +35,8 @@ WORKERS = 8
 def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[WatchedSite]:
     config = {"pool.memory_mib": 2048, "pool.freeze_grace_s": GRACE_S, "pool.stem_cells.enabled": False}
     daemon = Daemon(tmp_path_factory.mktemp("freezing"), engine_url, config)
-    daemon.start()
-    try:
-        site = WatchedSite(daemon, engine_url, make_user)
+    with WatchedSite.on(daemon, engine_url, make_user) as site:
         yield site
-        site.engine.close()
-    finally:
-        daemon.stop()
 
 
 def call_around_the_grace(site: WatchedSite, calls: int) -> Counter[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from site_mounts import shared_data
 
 from bench.daemon import Daemon
 
@@ -48,11 +49,7 @@ class Site:
 def start(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("idempotency")
     daemon = Daemon(root, engine_url, {"pool.memory_mib": 2048})
-    data = root / "data"
-    data.mkdir()
-    data.chmod(0o1777)
-    with daemon._file.open("a") as file:
-        file.write(f'[[isolation.mounts]]\nname = "data"\nsource = "{data}"\ntarget = "/data"\nread_only = false\n')
+    data = shared_data(daemon, root)
     daemon.start()
     try:
         user = make_user(daemon, "anna", words=("--mount", "data"))

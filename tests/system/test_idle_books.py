@@ -25,9 +25,7 @@ MIB = 1 << 20
 
 def test_what_idled_and_what_lived_is_in_the_ledger_and_the_kernel_agrees(tmp_path: Path, engine_url: str, make_user: Any):
     daemon = Daemon(tmp_path, engine_url, {"pool.memory_mib": 1024, "pool.stem_cells.enabled": False})
-    daemon.start()
-    site = WatchedSite(daemon, engine_url, make_user)
-    try:
+    with WatchedSite.on(daemon, engine_url, make_user) as site:
         site.user.deploy("spin", SPIN)
         spun_us = sum(site.user.invoke("spin", {"s": 0.3}).annotations["cpuTime"]["us"] for _ in range(3))
         kept = str(site.user.invoke("spin", {"s": 0}).annotations["container"])
@@ -42,9 +40,6 @@ def test_what_idled_and_what_lived_is_in_the_ledger_and_the_kernel_agrees(tmp_pa
         gone = str(site.user.invoke("gone").annotations["container"])
         site.user.ask("DELETE", "actions/gone")
         site.daemon.wait(lambda: gone not in site.pooled(), "to remove it")
-    finally:
-        site.engine.close()
-        daemon.stop()
     lives = site.ledger("SELECT subject, fact, namespace, action, cpu_us FROM ledger WHERE type = 'container' ORDER BY seq")
     assert [row[:4] for row in lives if row[0] == gone] == [
         (gone, "created", "anna", "anna/gone"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from site_mounts import at_mount
 
 from bench.daemon import Daemon, DaemonFailed
 
@@ -116,14 +117,6 @@ def main(args):
         "first_environment": open("/proc/1/environ").read(),
     }
 """
-
-
-def at_mount(daemon: Daemon, **tables: dict[str, Any]) -> None:
-    """Add site mounts to a configuration that was written already."""
-    with daemon._file.open("a") as file:
-        for name, keys in tables.items():
-            lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in {"name": name, **keys}.items())
-            file.write(f"[[isolation.mounts]]\n{lines}")
 
 
 def containers(daemon: Daemon, **wanted: Any) -> list[dict[str, Any]]:
@@ -271,6 +264,7 @@ def test_there_is_no_network(seen):
 
 
 def test_namespaces_are_its_own(seen):
+    assert set(seen["namespaces"]) == {"ipc", "mnt", "net", "pid", "uts"}
     for name, link in seen["namespaces"].items():
         assert link != str(Path(f"/proc/self/ns/{name}").readlink())
 

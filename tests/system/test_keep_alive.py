@@ -138,13 +138,8 @@ def build(engine_url: str, language: str, keep_alive_s: int, directory: Path) ->
 def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[WatchedSite]:
     config = {"pool.memory_mib": CONTAINERS * 64 + 512, "pool.freeze_grace_s": 0.02, "pool.stem_cells.enabled": False}
     daemon = Daemon(tmp_path_factory.mktemp("keep-alive"), engine_url, config)
-    daemon.start()
-    try:
-        site = WatchedSite(daemon, engine_url, make_user)
+    with WatchedSite.on(daemon, engine_url, make_user) as site:
         yield site
-        site.engine.close()
-    finally:
-        daemon.stop()
 
 
 @pytest.mark.parametrize("keep_alive_s", [1, 5])

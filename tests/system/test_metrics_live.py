@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from site_mounts import shared_data
 
 from bench.daemon import Daemon
 from bench.proxy import CountingProxy
@@ -75,12 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, ask: Any, ma
     }
     with CountingProxy(root / "engine.sock", engine_url.removeprefix("unix://")) as proxy:
         daemon = Daemon(root, proxy.url, config)
-        data = root / "data"
-        data.mkdir()
-        data.chmod(0o777)
-        mount = f'name = "data"\nsource = "{data}"\ntarget = "/data"\nread_only = false\n'
-        with daemon._file.open("a") as file:
-            file.write(f"[[isolation.mounts]]\n{mount}")
+        data = shared_data(daemon, root)
         daemon.start()
         try:
             user = make_user(daemon, "anna", words=("--mount", "data"))

@@ -70,15 +70,9 @@ class Site(WatchedSite):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: Any) -> Iterator[Site]:
     daemon = Daemon(tmp_path_factory.mktemp("hands"), engine_url, {"pool.memory_mib": 4096, "pool.stem_cells.enabled": False})
-    daemon.start()
-    try:
-        site = Site(daemon, engine_url, make_user)
-        site.bystander.deploy("echo", ECHO)
-        assert site.bystander.invoke("echo").status == 200
+    with Site.on(daemon, engine_url, make_user) as site:
+        site.warm_bystander()
         yield site
-        site.engine.close()
-    finally:
-        daemon.stop()
 
 
 # ---- hands from outside

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from registry import Registry
-from watched_site import ECHO, WatchedSite
+from watched_site import WatchedSite
 
 from bench.daemon import Daemon
 
@@ -69,16 +69,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
         daemon = Daemon(root, engine_url, keys | {"http.drain_s": 1.0, "registry.credentials_file": str(root / "config.json")})
         (root / "config.json").touch(0o600)
         (root / "config.json").write_text(registry.credentials())
-        daemon.start()
         try:
-            site = Site(daemon, engine_url, make_user)
-            site.registry, site.offer, site.credentials = registry, offer, root / "config.json"
-            site.bystander.deploy("echo", ECHO)
-            assert site.bystander.invoke("echo").status == 200
-            yield site
-            site.engine.close()
+            with Site.on(daemon, engine_url, make_user) as site:
+                site.registry, site.offer, site.credentials = registry, offer, root / "config.json"
+                site.warm_bystander()
+                yield site
         finally:
-            daemon.stop()
             for reference in offered:
                 ask("DELETE", f"/images/{quote(reference, safe='')}?force=1")
 

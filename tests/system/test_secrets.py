@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from site_mounts import shared_data
 
 from bench.daemon import Daemon
 
@@ -59,12 +60,8 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: Any, engine_url: str, make_user: Any, leave_no_containers: None) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("secrets")
-    data = root / "data"
-    data.mkdir()
-    data.chmod(0o1777)
     daemon = Daemon(root, engine_url, {"pool.memory_mib": MEMORY_MIB, "log.level": "debug"})
-    with daemon._file.open("a") as file:
-        file.write(f'[[isolation.mounts]]\nname = "data"\nsource = "{data}"\ntarget = "/data"\nread_only = false\n')
+    data = shared_data(daemon, root)
     daemon.start()
     try:
         user = make_user(daemon, "anna", words=("--mount", "data"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prices import PLAN
 
 from bench.daemon import Daemon
 
@@ -222,24 +223,6 @@ def test_a_reload_takes_over_limits_and_names_what_needs_a_restart(make, manager
     assert "http.drain_s" in restart
     assert "limits.payload_bytes" not in restart
     assert '"memory_budget_mib": 2048' in service.control("pool", "--json")
-
-
-PLAN = """
-[[plan]]
-id = "{name}"
-version = "1"
-currency = "EUR"
-valid_from = 2021-01-01T00:00:00Z
-memory_gib_s = "0"
-cpu_s = "0"
-invocation = "{invocation}"
-idle_gib_s = "0"
-step_ms = 1
-minimum_ms = 0
-bill_init = true
-places = 9
-rounding = "half-even"
-"""
 
 
 def test_a_reload_takes_over_prices_and_the_log_level(make, manager, make_user, tmp_path):

@@ -55,16 +55,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, engine_url: str, make_user: A
     with CountingProxy(root / "engine.sock", engine_url.removeprefix("unix://")) as proxy:
         deadlines = {f"engine.{name}_deadline_s": DEADLINE_S for name in ("create", "remove", "read")}
         daemon = Daemon(root, proxy.url, {"pool.memory_mib": 4096, "pool.stem_cells.enabled": False} | deadlines)
-        daemon.start()
-        try:
-            site = Site(daemon, engine_url, make_user)
+        with Site.on(daemon, engine_url, make_user) as site:
             site.proxy = proxy
-            site.bystander.deploy("echo", ECHO)
-            assert site.bystander.invoke("echo").status == 200
+            site.warm_bystander()
             yield site
-            site.engine.close()
-        finally:
-            daemon.stop()
 
 
 def test_an_engine_that_does_not_create_is_not_asked_for_a_while_and_then_by_one_call_at_a_time(site: Site):

@@ -108,13 +108,10 @@ def parent() -> Iterator[str]:
 def site(parent: str, tmp_path: Path, engine_url: str, make_user: Any) -> Iterator[WatchedSite]:
     keys = {"pool.memory_mib": BUDGET_MIB, "pool.cgroup_parent": parent, "http.drain_s": 20.0}
     daemon = Daemon(tmp_path, engine_url, keys)
-    daemon.start()
     try:
-        site = WatchedSite(daemon, engine_url, make_user)
-        yield site
-        site.engine.close()
+        with WatchedSite.on(daemon, engine_url, make_user) as site:
+            yield site
     finally:
-        daemon.stop()
         with contextlib.closing(Engine(engine_url)) as engine:
             remove_containers(engine, daemon.node)
 

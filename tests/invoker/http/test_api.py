@@ -18,7 +18,7 @@ async def raw(site, text):
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text)
     await writer.drain()
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     await writer.wait_closed()
     return answer
@@ -295,10 +295,10 @@ async def test_a_client_that_hangs_up_does_not_end_the_call(site):
         client.sendall(
             f"POST /api/v1/namespaces/_/actions/hello HTTP/1.1\r\nHost: a\r\nAuthorization: {site.auth}\r\n\r\n".encode()
         )
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
     assert (await site.ask("GET", "/ping")).text == "pong"  # the server has seen the end of that connection by now
     go_on.set()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_a_line_that_is_too_long_is_refused_and_not_repeated(site):

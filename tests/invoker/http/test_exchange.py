@@ -37,7 +37,7 @@ def head(site, *headers, path="hello"):
 
 async def answer(reader):
     """Read one response: (status, body)."""
-    text = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
+    text = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode()
     length = int(text.lower().partition("content-length: ")[2].partition("\r\n")[0])
     return int(text.split()[1]), await reader.readexactly(length)
 
@@ -72,7 +72,7 @@ async def test_a_client_that_expects_to_be_told_to_go_on_is_told(site):
     await site.put_hello()
     async with connection(site) as (reader, writer):
         writer.write(head(site, "Content-Length: 7", "Expect: 100-continue"))
-        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30) == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b'{"a":1}')
         assert (await answer(reader))[0] == 202
 
@@ -128,9 +128,10 @@ async def test_waiting_for_the_clients_body_is_no_work_of_ours(site):
         resumed = time.monotonic()
         writer.write(b":1}")
         await answer(reader)
+        answered = time.monotonic()
     (call,) = site.invoker.calls
-    assert call.received > resumed - 0.1
-    assert call.authenticate_us + call.authorise_us < 100_000
+    assert call.received >= resumed
+    assert call.authenticate_us + call.authorise_us <= (answered - resumed) * 1e6
 
 
 @pytest.mark.parametrize(
