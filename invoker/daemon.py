@@ -233,6 +233,7 @@ class Daemon:
             health=self.keeper.health,
             drain=self._refuse,
             on_deleted=self.observer.forget_namespace,
+            on_changed=self.planner.forget,
         )
         self.front = build_front(self._services(), group)
         hooks.serve = self.front.serve_container

@@ -123,6 +123,47 @@ def namespace_delete(target: Target, name: str, yes: bool, as_json: bool) -> Non
         print_json(reply.json())
 
 
+@namespace.command(
+    "update",
+    epilog=examples(
+        "invokerctl namespace update alice --mount data --mount scratch",
+        "invokerctl namespace update alice --group 3000 --group 3001",
+        "invokerctl namespace update alice --no-mounts --no-groups",
+    ),
+)
+@click.argument("name")
+@click.option("--group", "groups", type=int, multiple=True, help="A supplementary group id; may be repeated. Replaces all.")
+@click.option("--no-groups", is_flag=True, help="No supplementary group.")
+@click.option("--mount", "mounts", multiple=True, help="Name of a site mount it may use; may be repeated. Replaces all.")
+@click.option("--no-mounts", is_flag=True, help="No site mount.")
+@json_option
+@click.pass_obj
+def namespace_update(
+    target: Target,
+    *,
+    name: str,
+    groups: tuple[int, ...],
+    no_groups: bool,
+    mounts: tuple[str, ...],
+    no_mounts: bool,
+    as_json: bool,
+) -> None:
+    """Change groups or mounts of a namespace. Key, actions and uid stay; its next calls get new containers.
+
+    Calls that run now end as they began. What is not given stays as it is.
+    """
+    if (groups and no_groups) or (mounts and no_mounts):
+        raise Failure("--group and --no-groups, --mount and --no-mounts exclude each other", Exit.USAGE)
+    wanted = messages.ChangeNamespace(
+        groups=groups if groups or no_groups else None, mounts=mounts if mounts or no_mounts else None
+    )
+    if wanted.groups is None and wanted.mounts is None:
+        raise Failure("there is nothing to change", Exit.USAGE, "give --group, --no-groups, --mount or --no-mounts")
+    reply = target.operator().ask("PUT", path_to(messages.NAMESPACE, name=name), body=messages.encode(wanted))
+    if as_json:
+        print_json(reply.json())
+
+
 @namespace.command("rotate-key", epilog=examples("invokerctl namespace rotate-key alice >alice.key"))
 @click.argument("name")
 @json_option

@@ -15,6 +15,7 @@ from invoker.control.messages import (
     BillReply,
     BillRow,
     CancelReply,
+    ChangeNamespace,
     CorrectionReply,
     MakeCorrection,
     PoolRow,
@@ -84,6 +85,11 @@ class FakeControl:
         """See `Control`."""
         self._find(name)
         del self.namespaces[name], self.keys[name]
+
+    async def change_namespace(self, name: str, wanted: ChangeNamespace) -> None:
+        """See `Control`."""
+        given = {field: value for field, value in msgspec.structs.asdict(wanted).items() if value is not None}
+        self.namespaces[name] = msgspec.structs.replace(self._find(name), **given)
 
     async def rotate_key(self, name: str) -> str:
         """See `Control`."""

@@ -40,6 +40,13 @@ class CreateNamespace(Message, frozen=True, kw_only=True):
     mounts: tuple[str, ...] = ()
 
 
+class ChangeNamespace(Message, frozen=True, kw_only=True):
+    """Change what a namespace's functions may see from their next container on; null leaves it as it is."""
+
+    groups: tuple[int, ...] | None = None
+    mounts: tuple[str, ...] | None = None
+
+
 class NamespaceLimits(Message, frozen=True, kw_only=True):
     """What one namespace may do beside the site's defaults; null is the site's. A request and its reply."""
 

@@ -10,7 +10,16 @@ import msgspec
 
 from invoker import __version__
 from invoker.config.model import Config
-from invoker.control.messages import BillReply, CancelReply, CorrectionReply, MakeCorrection, PoolRow, StatusReply, UsageRow
+from invoker.control.messages import (
+    BillReply,
+    CancelReply,
+    ChangeNamespace,
+    CorrectionReply,
+    MakeCorrection,
+    PoolRow,
+    StatusReply,
+    UsageRow,
+)
 from invoker.errors import EntityExists, EntityNotFound, InvalidRequest
 from invoker.health import Health
 from invoker.http.auth import Authenticator
@@ -43,6 +52,7 @@ class Operations:
         health: Callable[[], Health],
         drain: Callable[[], None],
         on_deleted: Callable[[str], None],
+        on_changed: Callable[[], None],
     ) -> None:
         """Use the parts.
 
@@ -58,6 +68,7 @@ class Operations:
             health: whose failed checks are the daemon's problems.
             drain: makes the daemon refuse new work.
             on_deleted: told the name of each deleted namespace.
+            on_changed: told when what a namespace may see has changed: no plan made before is good any more.
         """
         self._config = config
         self._entities = entities
@@ -70,19 +81,14 @@ class Operations:
         self._health = health
         self._drain = drain
         self._on_deleted = on_deleted
+        self._on_changed = on_changed
         self._started_ms = time.time_ns() // 1_000_000
         self._draining = False
 
     async def create_namespace(self, name: str, uid: int, gid: int, groups: Sequence[int], mounts: Sequence[str]) -> str:
         """See `Control`."""
         check_namespace(name)
-        isolation = self._config().isolation
-        if reason := isolation.refuse_identity(uid, gid, groups):
-            raise InvalidRequest(reason)
-        try:
-            isolation.mounts_for(name, mounts)
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from error
+        self._check(name, uid, gid, groups, mounts)
         if self._entities.get_namespace(name) is not None:
             raise EntityExists(f"namespace {name!r} exists already; rotate-key gives it a new key")
         uuid, key = self._authenticator.make_key()
@@ -113,9 +119,39 @@ class Operations:
                     await self._entities.delete(entity)
         await self._entities.delete_namespace(name)
         self._on_deleted(name)
+        self._retire(name)
+
+    async def change_namespace(self, name: str, wanted: ChangeNamespace) -> None:
+        """See `Control`. The uid and gid stay: they are who the namespace is."""
+        namespace = self._namespace(name)
+        groups = namespace.groups if wanted.groups is None else wanted.groups
+        mounts = namespace.mounts if wanted.mounts is None else wanted.mounts
+        self._check(name, namespace.uid, namespace.gid, groups, mounts)
+        await self._entities.put_namespace(msgspec.structs.replace(namespace, groups=tuple(groups), mounts=tuple(mounts)))
+        self._on_changed()
+        self._retire(name)
+
+    def _check(self, name: str, uid: int, gid: int, groups: Sequence[int], mounts: Sequence[str]) -> None:
+        """See whether the site lets a namespace be this.
+
+        Raises:
+            InvalidRequest: with the reason.
+        """
+        isolation = self._config().isolation
+        if reason := isolation.refuse_identity(uid, gid, groups):
+            raise InvalidRequest(reason)
+        try:
+            isolation.mounts_for(name, mounts)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+
+    def _retire(self, name: str) -> None:
+        """Let no container of a namespace serve another call, and keep no stem cell of it."""
         for container in self._pool.containers():
             if container.spec.namespace == name:
                 self._pool.want_stems(container.spec, 0)
+                if container.key is not None:
+                    self._pool.retire(container.key.action, revision=None)
 
     async def rotate_key(self, name: str) -> str:
         """See `Control`. The uuid stays: it names the namespace to its clients."""

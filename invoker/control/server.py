@@ -29,6 +29,7 @@ from invoker.control.messages import (
     USAGE,
     BillReply,
     CancelReply,
+    ChangeNamespace,
     CorrectionReply,
     CreateNamespace,
     DrainReply,
@@ -67,6 +68,9 @@ class Control(Protocol):
 
     async def delete_namespace(self, name: str) -> None:
         """Delete a namespace, its entities and its containers; its ledger rows stay."""
+
+    async def change_namespace(self, name: str, wanted: ChangeNamespace) -> None:
+        """Change groups and mounts of a namespace; containers with the old ones serve no call any more."""
 
     async def rotate_key(self, name: str) -> str:
         """Give a namespace a new key, which is returned; the old one is refused from now on."""
@@ -170,6 +174,10 @@ def _route_namespaces(app: web.Application, control: Control) -> None:
         await control.delete_namespace(request.match_info["name"])
         return web.json_response({})
 
+    async def change_namespace(request: web.Request) -> web.Response:
+        await control.change_namespace(request.match_info["name"], await _read(request, ChangeNamespace))
+        return web.json_response({})
+
     async def rotate_key(request: web.Request) -> web.Response:
         return _reply(KeyReply(key=await control.rotate_key(request.match_info["name"])))
 
@@ -188,6 +196,7 @@ def _route_namespaces(app: web.Application, control: Control) -> None:
     app.router.add_post(NAMESPACES, create_namespace)
     app.router.add_get(NAMESPACES, list_namespaces, allow_head=False)
     app.router.add_delete(NAMESPACE, delete_namespace)
+    app.router.add_put(NAMESPACE, change_namespace)
     app.router.add_post(NAMESPACE_KEY, rotate_key)
     app.router.add_get(NAMESPACE_LIMITS, show_limits, allow_head=False)
     app.router.add_put(NAMESPACE_LIMITS, change_limits)

@@ -375,6 +375,25 @@ def test_a_mount_is_seen_only_by_a_namespace_that_was_granted_it(site, make_user
     assert site.anna.invoke("files", {"path": "/library/book"}).json["response"]["result"]["text"] == "read me"
 
 
+def test_a_mount_is_granted_and_taken_away_while_the_namespace_keeps_its_key_and_actions(site, make_user):
+    late = make_user(site.daemon, "late", uid=20_006, gid=20_006)
+    late.deploy("files", FILES)
+
+    def read() -> str | None:
+        return late.invoke("files", {"path": "/library/book"}).json["response"]["result"].get("text")
+
+    assert (read(), read()) == (None, None)
+    site.daemon.control("namespace", "update", "late", "--mount", "library")
+    assert (read(), read()) == ("read me", "read me")
+    assert late.invoke("files", {"path": "/library/book"}).annotations["startKind"] in ("warm", "frozen")
+    site.daemon.control("namespace", "update", "late", "--no-mounts")
+    assert read() is None
+    with pytest.raises(DaemonFailed, match="nowhere"):
+        site.daemon.control("namespace", "update", "late", "--mount", "nowhere")
+    with pytest.raises(DaemonFailed, match="group 0 is root"):
+        site.daemon.control("namespace", "update", "late", "--group", "0")
+
+
 def test_a_mount_that_is_not_offered_to_a_namespace_cannot_be_granted(site, make_user):
     with pytest.raises(DaemonFailed, match="shared"):
         make_user(site.daemon, "dora", words=("--mount", "shared"))

@@ -65,6 +65,17 @@ def test_a_namespace_is_given_limits_of_its_own_and_the_sites_again(ctl: Ctl, co
     assert "there is no namespace 'bob'" in ctl.run("namespace", "limits", "bob", code=1).stderr
 
 
+def test_groups_and_mounts_of_a_namespace_are_replaced_and_what_is_not_given_stays(ctl: Ctl, control: FakeControl) -> None:
+    ctl.run("namespace", "create", "alice", "--uid", "4711", "--gid", "4712", "--group", "20", "--mount", "data")
+    ctl.run("namespace", "update", "alice", "--mount", "scratch", "--mount", "cvmfs")
+    assert (control.namespaces["alice"].groups, control.namespaces["alice"].mounts) == ((20,), ("scratch", "cvmfs"))
+    ctl.run("namespace", "update", "alice", "--no-mounts", "--group", "21")
+    assert (control.namespaces["alice"].groups, control.namespaces["alice"].mounts) == ((21,), ())
+    assert "nothing to change" in ctl.run("namespace", "update", "alice", code=2).stderr
+    assert "exclude each other" in ctl.run("namespace", "update", "alice", "--mount", "a", "--no-mounts", code=2).stderr
+    assert "does not exist" in ctl.run("namespace", "update", "bob", "--no-groups", code=1).stderr
+
+
 def test_namespaces_are_listed_and_deleted(ctl: Ctl, control: FakeControl) -> None:
     ctl.run("namespace", "create", "alice", "--uid", "4711", "--gid", "4712")
     lines = ctl.run("namespace", "list").stdout.splitlines()
