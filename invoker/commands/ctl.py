@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from invoker.commands import ctl_billing, ctl_operator, ctl_triggers, ctl_user
+from invoker.commands import ctl_action, ctl_activation, ctl_billing, ctl_operator, ctl_triggers
 from invoker.commands.cli import CONTEXT_SETTINGS, completion_command, config_option, version_option
 from invoker.commands.ctl_api import api
 from invoker.commands.ctl_context import Target
@@ -57,8 +57,8 @@ def main(
 main.add_command(package)
 main.add_command(property_)
 ctl_operator.namespace.add_command(namespace_get)
-ctl_user.action.add_command(action_map)
-ctl_user.activation.add_command(activation_poll)
+ctl_action.action.add_command(action_map)
+ctl_activation.activation.add_command(activation_poll)
 
 for _command in (
     policy,
@@ -70,8 +70,8 @@ for _command in (
     ctl_billing.ledger,
     ctl_billing.correct,
     ctl_operator.drain,
-    ctl_user.action,
-    ctl_user.activation,
+    ctl_action.action,
+    ctl_activation.activation,
     ctl_triggers.trigger,
     ctl_triggers.rule,
     completion_command("invokerctl"),

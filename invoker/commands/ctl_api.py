@@ -13,8 +13,8 @@ from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, Reply, refusal
 from invoker.commands.ctl_code import action_path, read_json_object
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_options import user_verb
 from invoker.commands.ctl_output import print_json, print_table
-from invoker.commands.ctl_user import user_verb
 
 _APIMGMT = "/api/v1/web/whisk.system/apimgmt"
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")

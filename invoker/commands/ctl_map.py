@@ -16,8 +16,8 @@ import click
 from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, refusal
 from invoker.commands.ctl_code import action_path, make_parameters
+from invoker.commands.ctl_options import parameter_options, user_verb
 from invoker.commands.ctl_output import print_json, progress
-from invoker.commands.ctl_user import parameter_options, user_verb
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor

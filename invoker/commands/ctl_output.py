@@ -129,3 +129,8 @@ def parse_when(text: str, now_s: float) -> int:
         return round(datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
         raise Failure(f"{text!r} is no moment", Exit.USAGE, "write 24h, 7d, 2026-11-01 or 2026-11-01T10:00") from None
+
+
+def annotation_of(document: dict[str, Any], key: str) -> Any:
+    """Find an annotation of a document as the API shows it; an empty text when it is absent."""
+    return next((each["value"] for each in document.get("annotations", []) if each["key"] == key), "")

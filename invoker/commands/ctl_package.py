@@ -13,8 +13,8 @@ from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Exit, Failure
 from invoker.commands.ctl_code import make_parameters
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_options import parameter_options, user_verb
 from invoker.commands.ctl_output import local_time, print_json, print_table
-from invoker.commands.ctl_user import parameter_options, user_verb
 
 _PAIR: dict[str, Any] = {"type": (str, str), "multiple": True, "metavar": "KEY VALUE"}
 

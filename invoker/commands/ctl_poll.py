@@ -10,8 +10,8 @@ import click
 
 from invoker.commands.ctl_client import Client
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_options import user_verb
 from invoker.commands.ctl_output import local_time, parse_when, print_json
-from invoker.commands.ctl_user import user_verb
 
 _PATH = "/api/v1/namespaces/_/activations"
 _PAGE = 200

@@ -12,8 +12,8 @@ import click
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Client, Exit, Failure
 from invoker.commands.ctl_context import Target, properties_path, read_wskprops
+from invoker.commands.ctl_options import user_verb
 from invoker.commands.ctl_output import print_json, print_table
-from invoker.commands.ctl_user import user_verb
 
 _COLLECTIONS = ("packages", "actions", "triggers", "rules")
 #: Command-line name of each property that is kept.

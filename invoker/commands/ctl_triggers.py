@@ -15,8 +15,8 @@ from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, Reply, refusal
 from invoker.commands.ctl_code import action_path, make_parameters
 from invoker.commands.ctl_context import Target
+from invoker.commands.ctl_options import parameter_options, user_verb
 from invoker.commands.ctl_output import local_time, print_json, print_table
-from invoker.commands.ctl_user import parameter_options, user_verb
 
 _PAIR: dict[str, Any] = {"type": (str, str), "multiple": True, "metavar": "KEY VALUE"}
 _TRIGGERS = "/api/v1/namespaces/_/triggers"
