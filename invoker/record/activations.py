@@ -182,7 +182,7 @@ class ActivationDatabase:
     def _begin_anew(self, error: Exception) -> None:
         aside = self._damage.set_database_aside(self._path, error, then=_GOES_ON)
         saved = salvage(aside)
-        for each in saved.failures:
+        for each in sorted(set(saved.failures)):
             log.error("%s: not all of promises, idempotency keys and alarms could be read: %s", aside, each)
         self._open()
         promises = [*saved.unbegun, *saved.begun]
@@ -432,9 +432,10 @@ class ActivationReader:
     async def _fetch(self, name: str, parameters: Parameters) -> builtins.list[tuple[Any, ...]]:
         try:
             return await self._reader.fetch(self._queries[name], parameters)
-        except StoreCorrupt:
+        except StoreCorrupt as error:
+            log.error("%s", error)  # noqa: TRY400 - not a bug of ours; users are not told where files are
             self._on_corrupt(self._reader.inode)
-            raise
+            raise StoreCorrupt("The database of records is corrupt, and a new one is begun: ask again.") from error
 
     def _activation(self, activation_id: str, record: bytes, result: bytes | None) -> Activation | None:
         """Read a record; one that cannot be read is set aside, and left out of lists."""

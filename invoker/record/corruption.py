@@ -16,7 +16,7 @@ from pool.errors import PlatformError
 _PRIMARY = 0xFF
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-#: What each holds, and that a daemon does not begin without it.
+#: What each holds.
 _HOLDS = {
     "entities": "all namespaces with their keys, and every action, package, trigger and rule",
     "apis": "the APIs of the gateway",
@@ -41,6 +41,8 @@ class StoreCorrupt(StoreBroken):
     def found(cls, path: Path, reason: object) -> StoreCorrupt:
         """Name the file, what it holds, and where it says what to do."""
         store = "ledger" if path.parent.name == "ledger" else path.stem
+        if store == "activations":
+            return cls(f"{path} is corrupt ({reason}); it holds {_HOLDS[store]}, and is set aside for a new one")
         return cls(
             f"{path} is corrupt ({reason}); it holds {_HOLDS.get(store, 'data of the daemon')}, and nothing was changed: "
             "restore a copy, or run `invokerd rescue`: docs/faults.md, 'A database that is corrupt'"
