@@ -33,11 +33,22 @@ def split_target(target: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
     The first segment is the one after the leading slash; a trailing slash leaves an empty last one. Of a repeated query
     key the last value counts. A slash that came encoded stays inside its segment, where no name allows it.
     """
-    path, _, query = target.partition("?")
+    path, _, query = origin_form(target).partition("?")
     segments = path.split("/")[1:]
     if "%" in path:
         segments = [unquote(segment) for segment in segments]
     return tuple(segments), dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+
+
+def origin_form(target: str) -> str:
+    """Cut scheme and host off a target that has them: HTTP/1.1 lets any client send its target so."""
+    if target.startswith("/"):
+        return target
+    scheme, found, rest = target.partition("://")
+    if not found or scheme.lower() not in {"http", "https"}:
+        return target
+    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    return rest[cut:] if rest[cut : cut + 1] == "/" else f"/{rest[cut:]}"
 
 
 def is_name(text: str) -> bool:

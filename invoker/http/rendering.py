@@ -89,7 +89,7 @@ def activation_document(activation: Activation, logs: Sequence[str], price: Pric
         "subject": activation.subject,
         "activationId": activation.activation_id,
         "start": activation.start_ms,
-        **_end(activation),
+        **_end(activation, activation.duration_ms),
         "response": _response(activation),
         "logs": logs,
         "annotations": [] if activation.is_trigger else _annotations(activation, price),
@@ -101,7 +101,10 @@ def activation_document(activation: Activation, logs: Sequence[str], price: Pric
 
 
 def activation_summary(activation: Activation, price: Price) -> dict[str, Any]:
-    """Build an entry of the list of activations."""
+    """Build an entry of the list of activations.
+
+    Its `duration` is from start to end, as upstream's view has it; the record of a composed one has the sum of its parts'.
+    """
     summary = {
         "namespace": activation.namespace,
         "name": activation.name,
@@ -110,7 +113,7 @@ def activation_summary(activation: Activation, price: Price) -> dict[str, Any]:
         "annotations": [] if activation.is_trigger else _annotations(activation, price),
         "activationId": activation.activation_id,
         "start": activation.start_ms,
-        **_end(activation),
+        **_end(activation, activation.end_ms - activation.start_ms),
         "statusCode": int(activation.status),
     }
     if activation.cause is not None:
@@ -162,10 +165,10 @@ class _Entry(msgspec.Struct):
     value: Any
 
 
-def _end(activation: Activation) -> dict[str, int]:
+def _end(activation: Activation, duration_ms: int) -> dict[str, int]:
     if activation.is_trigger:
         return {}
-    return {"end": activation.end_ms, "duration": activation.duration_ms}
+    return {"end": activation.end_ms, "duration": duration_ms}
 
 
 def _annotations(activation: Activation, price: Price) -> list[_Entry]:

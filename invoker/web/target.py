@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from invoker.http.parsing import origin_form
+
 #: The package segment that means no package.
 DEFAULT_PACKAGE = "default"
 #: Slashes in front of what follows the action.
@@ -56,7 +58,7 @@ def parse_web_target(target: str) -> WebTarget | None:
 
     An extension that we do not know is part of the action's name.
     """
-    path, _, query = target.partition("?")
+    path, _, query = origin_form(target).partition("?")
     parts = path.split("/", _SLASHES)
     if len(parts) < _SLASHES or parts[1:4] != ["api", "v1", "web"]:
         return None

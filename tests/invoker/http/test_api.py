@@ -306,3 +306,15 @@ async def test_a_line_that_is_too_long_is_refused_and_not_repeated(site):
         refused = await site.ask("GET", f"actions/{target}", headers=headers)
         assert (refused.status, "longer than 8190 bytes" in refused.error) == (400, True)
         assert "aaaa" not in refused.text
+
+
+async def test_a_target_with_scheme_and_host_is_the_same(site):
+    await site.put_hello()
+    host = site.url.removeprefix("http://").partition(":")
+    for method, path in (("GET", "actions/hello"), ("POST", "actions/hello")):
+        reader, writer = await asyncio.open_connection(host[0], int(host[2]))
+        head = f"{method} {site.url}/api/v1/namespaces/_/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {site.auth}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        answered = (await reader.read()).decode()
+        writer.close()
+        assert answered.split(" ")[1] == {"GET": "200", "POST": "202"}[method], answered

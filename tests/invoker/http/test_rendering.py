@@ -16,7 +16,7 @@ from invoker.http.rendering import (
     render_root,
 )
 from invoker.manifest import Manifest
-from invoker.model import Meter, Phases, Status
+from invoker.model import Composition, Meter, Phases, Status
 from pool.model import PeakQuality
 
 
@@ -106,6 +106,14 @@ def test_a_summary_has_exactly_these_fields(make_activation):
     }
     assert summary["statusCode"] == 2
     assert annotations(summary)["causedBy"] == "sequence"
+
+
+def test_a_summary_lasts_from_start_to_end_and_the_record_of_a_composed_one_as_long_as_its_parts(make_activation):
+    whole = make_activation(kind="sequence", composition=Composition(parts=("a" * 32,), duration_ms=30))
+    assert activation_summary_of(whole)["duration"] == 42
+    assert msgspec.json.decode(render_activation(whole, (), lambda _: None))["duration"] == 30
+    alone = make_activation()
+    assert activation_summary_of(alone)["duration"] == 42
 
 
 @pytest.mark.parametrize(
