@@ -71,6 +71,8 @@ PUBLIC: dict[tuple[str, ...], _Public] = {
 }
 
 _LONGEST_PUBLIC = max(map(len, PUBLIC))
+#: How paths begin that are no part of the API which containers reach through their doors.
+_FOR_OPERATORS = (("activation",), DISABLE)
 
 #: Below `/api/v1/namespaces/NS`: (collection, shape of what follows it, method). See `_shape_of`.
 ROUTES: dict[tuple[str, str, str], Handler] = {
@@ -220,6 +222,8 @@ class Api:
             MethodNotAllowed: nothing of ours.
         """
         services, method = self._services, request.method
+        if request.origin is not None and tuple(segments[:1]) in _FOR_OPERATORS:
+            raise MethodNotAllowed(["OPTIONS"])
         public = PUBLIC.get(tuple(segments)) if len(segments) <= _LONGEST_PUBLIC else None
         in_api = tuple(segments[:2]) == ("api", "v1")
         if method == "OPTIONS":

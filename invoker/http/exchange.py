@@ -29,6 +29,7 @@ from invoker.http.limits import BODY_WAIT_S
 from invoker.http.parsing import check_json_type
 from invoker.http.rendering import render_error
 from invoker.model import Identity
+from invoker.record.corruption import StoreBroken
 from pool.errors import InvokerError
 from pool.model import ContainerId
 
@@ -156,7 +157,8 @@ class Reply(msgspec.Struct):
             headers["WWW-Authenticate"] = CHALLENGE
         if isinstance(error, MethodNotAllowed):
             headers["Allow"] = error.allow
-        return cls(render_error(str(error), transaction), answer.status, headers=headers, cors=not answer.rejection)
+        sentence = error.told if isinstance(error, StoreBroken) else str(error)
+        return cls(render_error(sentence, transaction), answer.status, headers=headers, cors=not answer.rejection)
 
     def to_response(self, transaction: str) -> web.Response:
         """Make the HTTP response."""

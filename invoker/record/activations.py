@@ -433,9 +433,9 @@ class ActivationReader:
         try:
             return await self._reader.fetch(self._queries[name], parameters)
         except StoreCorrupt as error:
-            log.error("%s", error)  # noqa: TRY400 - not a bug of ours; users are not told where files are
+            error.told = "The database of records is corrupt, and a new one is begun: ask again."
             self._on_corrupt(self._reader.inode)
-            raise StoreCorrupt("The database of records is corrupt, and a new one is begun: ask again.") from error
+            raise
 
     def _activation(self, activation_id: str, record: bytes, result: bytes | None) -> Activation | None:
         """Read a record; one that cannot be read is set aside, and left out of lists."""

@@ -30,6 +30,8 @@ class StoreBroken(PlatformError):
     """The database cannot be read or written."""
 
     code = "store-broken"
+    #: What users are told of it; the message names files of the node, and is for its operator.
+    told = "The database cannot be read or written."
 
 
 class StoreCorrupt(StoreBroken):

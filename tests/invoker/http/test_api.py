@@ -1,5 +1,6 @@
 import asyncio
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -7,6 +8,7 @@ from aiohttp import ClientSession, UnixConnector, web
 
 from invoker.health import Check, Health
 from invoker.http.api import build_server
+from invoker.record.corruption import StoreCorrupt
 from pool.errors import EngineUnavailable, PoolClosed, PoolOverloaded
 
 CHALLENGE = 'Basic realm="OpenWhisk secure realm",charset=UTF-8'
@@ -318,3 +320,18 @@ async def test_a_target_with_scheme_and_host_is_the_same(site):
         answered = (await reader.read()).decode()
         writer.close()
         assert answered.split(" ")[1] == {"GET": "200", "POST": "202"}[method], answered
+
+
+@pytest.mark.parametrize("told", [None, "Ask again."])
+async def test_users_are_not_told_where_a_broken_database_is(site, told, caplog):
+    error = StoreCorrupt.found(Path("/var/lib/invokerd/entities.db"), "malformed")
+    if told is not None:
+        error.told = told
+
+    async def broken(*_, **__):
+        raise error
+
+    site.activations.get = broken
+    answered = await site.ask("GET", "activations/" + "a" * 32)
+    assert (answered.status, answered.error) == (500, told or "The database cannot be read or written.")
+    assert "/var/lib/invokerd/entities.db is corrupt" in caplog.text, "the operator is"

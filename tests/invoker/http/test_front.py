@@ -401,6 +401,17 @@ async def test_what_comes_through_a_containers_door_bears_its_name_in_both_lanes
     assert [call.origin for call in site.invoker.calls] == ["c1", "c1"]
 
 
+@pytest.mark.parametrize(("method", "target"), [("GET", "/activation"), ("GET", "/activation/count"), ("POST", "/disable")])
+async def test_what_is_for_operators_is_not_behind_a_containers_door(group_front, method, target):
+    outside, inside = socket.socketpair()
+    inside.setblocking(False)
+    group_front.serve_container(inside, ContainerId("c1"))
+    reader, writer = await asyncio.open_connection(sock=outside)
+    writer.write(f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    assert status_of(await read_response(reader)) == 405
+    writer.close()
+
+
 async def test_a_door_that_was_left_at_once_harms_nobody(site, group_front):
     outside, inside = socket.socketpair()
     inside.setblocking(False)
