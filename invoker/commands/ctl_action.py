@@ -159,7 +159,12 @@ def _rest_of_body(
 
 def _put(target: Target, name: str, body: dict[str, Any], *, overwrite: bool, as_json: bool) -> None:
     query = {"overwrite": "true" if overwrite else "false"}
-    reply = target.user().ask("PUT", action_path(name), query=query, body=json.dumps(body).encode())
+    client, path = target.user(), action_path(name)
+    reply = client.request("PUT", path, query=query, body=json.dumps(body).encode())
+    if reply.status == 400 and "exec" not in body and client.request("GET", path, query={"code": "false"}).status == 404:
+        raise Failure(f"there is no action {name} to update", hint="give its FILE, and it is created")
+    if reply.status != 200:
+        raise refusal(reply, path)
     document = reply.json()
     if as_json:
         print_json(document)

@@ -64,13 +64,8 @@ def usage(
     nothing. Costs are exact: nothing is rounded.
     """
     _not_both(as_csv=as_csv, as_json=as_json)
-    now_s = time.time()
-    query = {
-        "since_ms": parse_when(since, now_s) if since else None,
-        "until_ms": parse_when(until, now_s) if until else None,
-        "namespace": only,
-        "by": by,
-    }
+    since_ms, until_ms = _span(since, until)
+    query = {"since_ms": since_ms, "until_ms": until_ms, "namespace": only, "by": by}
     reply = get(target.operator(), messages.USAGE, messages.UsageReply, query)
     if as_json:
         print_message(reply)
@@ -80,6 +75,19 @@ def usage(
         names = ("NAMESPACE", "ACTION") if by == "action" else ("NAMESPACE",)
         columns = (*names, "ACTIVATIONS>", "FAILED>", "TIME s>", "CPU s>", "MEMORY GiB s>", "COST>", "CURRENCY", "PLAN")
         print_table(columns, ((*(getattr(each, name.lower()) for name in names), *_measures(each)) for each in reply.rows))
+
+
+def _span(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Read the two ends of a span; None is open.
+
+    Raises:
+        Failure: one is no moment, or they are the wrong way round.
+    """
+    now_s = time.time()
+    since_ms, until_ms = (parse_when(each, now_s) if each else None for each in (since, until))
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise Failure(f"--since {since} is not before --until {until}: there is nothing between", Exit.USAGE)
+    return since_ms, until_ms
 
 
 def _measures(row: messages.UsageRow) -> tuple[object, ...]:
@@ -158,7 +166,7 @@ def ledger(target: Target, *, since: str | None, until: str | None, only: str | 
 
     from pool.errors import InvokerError
 
-    now_s = time.time()
+    since_ms, until_ms = _span(since, until)
     directory = target.config().state_dir / "ledger"
     try:
         os.scandir(directory).close()
@@ -176,8 +184,8 @@ def ledger(target: Target, *, since: str | None, until: str | None, only: str | 
                 directory,
                 as_json=as_json,
                 namespace=only,
-                since_ms=parse_when(since, now_s) if since else 0,
-                upto_ms=parse_when(until, now_s) if until else _END_OF_TIME_MS,
+                since_ms=since_ms or 0,
+                upto_ms=_END_OF_TIME_MS if until_ms is None else until_ms,
                 every_type=every_type,
             )
         )

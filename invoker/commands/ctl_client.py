@@ -164,6 +164,8 @@ class Client:
             hint = "run this as the daemon's user (root): sudo invokerctl ..."
         elif isinstance(error, TimeoutError):
             reason = f"no answer within {self._timeout_s:g} s"
+        elif "WRONG_VERSION_NUMBER" in str(error):
+            hint = "it does not speak TLS: write http:// and not https://"
         elif "CERTIFICATE" in str(error):
             hint = "give --insecure to take any certificate, or http:// where the server has no TLS"
         return Failure(f"cannot reach {self.url}: {reason}", Exit.UNREACHABLE, hint)
@@ -223,4 +225,6 @@ def _entity(path: str) -> str:
     if found is None:
         return ""
     owner, kind, name = unquote(found[1]), found[2], unquote(found[3])
+    if name.endswith("/"):  # what is in a package
+        kind, name = "package", name[:-1]
     return f"[{kind} {name if owner == '_' else f'/{owner}/{name}'}]"

@@ -78,6 +78,17 @@ def test_the_url_of_an_action_is_told_plain_for_a_web_action(ctl: Ctl, api: Api)
     assert "exclude each other" in ctl.run("action", "get", "x", "--url", "--save", "y", code=2).stderr
 
 
+def test_an_update_of_what_is_not_there_says_so(ctl: Ctl, api: Api) -> None:
+    api.lay_down({"error": "exec undefined", "code": "c"}, 400)
+    api.lay_down({"error": "The requested resource does not exist.", "code": "c"}, 404)
+    refused = ctl.run("action", "update", "nope", "-m", "512", code=1).stderr
+    assert "there is no action nope to update" in refused
+    assert "give its FILE" in refused
+    api.lay_down({"error": "memory size 1 MB below allowed threshold", "code": "c"}, 400)
+    api.lay_down(ACTION)
+    assert "below allowed threshold" in ctl.run("action", "update", "hello", "-m", "1", code=1).stderr
+
+
 def test_code_that_cannot_be_saved_is_told_with_the_reason(ctl: Ctl, api: Api, tmp_path: Path) -> None:
     api.lay_down({**ACTION, "exec": {"kind": "sequence", "components": ["/_/a"]}})
     assert (

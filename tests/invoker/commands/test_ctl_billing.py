@@ -63,6 +63,12 @@ def test_usage_is_asked_for_a_span_and_shown_in_readable_units(config: Path, con
     assert "is no moment" in run(config, "usage", "--since", "once", code=2).stderr
 
 
+@pytest.mark.parametrize("verb", ["usage", "ledger"])
+def test_a_span_that_is_the_wrong_way_round_is_refused(config: Path, verb: str) -> None:
+    refused = run(config, verb, "--since", "5m", "--until", "1h", code=2)
+    assert "--since 5m is not before --until 1h" in refused.stderr
+
+
 def test_usage_by_action_names_the_actions(config: Path, control: FakeControl) -> None:
     header, line = run(config, "usage", "--by", "action").stdout.splitlines()
     assert header.split()[:2] == ["NAMESPACE", "ACTION"]

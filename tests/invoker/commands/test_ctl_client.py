@@ -120,6 +120,7 @@ def test_what_is_not_there_or_is_there_already_is_named() -> None:
     for path, named in [
         ("/api/v1/namespaces/_/actions/tools/find%20it", "[action tools/find it]"),
         ("/api/v1/namespaces/bob/packages/tools", "[package /bob/tools]"),
+        ("/api/v1/namespaces/_/actions/tools/", "[package tools]"),
     ]:
         assert refusal(reply, path).message == f"The requested resource does not exist. {named} (code c)"
     assert refusal(reply, "/v1/namespaces/bob").message == "The requested resource does not exist. (code c)"
