@@ -18,6 +18,7 @@ from bench.container import EngineRefused
 from bench.daemon import Daemon
 from bench.measure import Blocks, Line, make_line, percentile
 from bench.setting import CODE, Setting
+from pool.courtesy import find_groups
 
 CONFIG = {"pool.stem_cells.enabled": False}
 EXITS = "import os\ndef main(args):\n    os._exit(3)\n"
@@ -51,8 +52,12 @@ class _Trouble:
 
 
 def neighbours(setting: Setting) -> Line:
-    """Call one user's warm action while another's is well, is killed again and again, exits, or is new each time."""
-    with setting.daemon(CONFIG) as daemon:
+    """Call one user's warm action while another's is well, is killed again and again, exits, or is new each time.
+
+    The engine gives way to calls, as `invokerd doctor` advises, where it has a CPU cgroup of its own.
+    """
+    config = {**CONFIG, "engine.cgroups": find_groups(setting.engine.url.removeprefix("unix://"))}
+    with setting.daemon(config) as daemon:
         key, other = daemon.create_namespace(), daemon.create_namespace("bench-b", uid=20_002)
         daemon.deploy(other, "lone", CODE)
         daemon.deploy(key, "well", CODE)
@@ -88,7 +93,7 @@ def neighbours(setting: Setting) -> Line:
         engine=setting.engine.version,
         blocks=blocks,
         reference="well",
-        config=CONFIG,
+        config=config,
         facts={
             "p99_against_well": moved,
             "answers": {name: dict(trouble.answers) for name, trouble in troubles.items()},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from invoker.config.keys import ConfigError
 from invoker.config.model import Config, PoolConfig
 from invoker.stores import boot_id
+from pool.courtesy import Courtesy, NoIdleCgroup, idle_file
 from pool.docker import DockerBackend
 from pool.guard import Deadlines
 from pool.keepalive import POLICIES
@@ -22,7 +23,7 @@ async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
 
     Raises:
         EngineUnavailable, EngineError: it does not answer, or is too old.
-        ConfigError: the cgroup cannot be made.
+        ConfigError: the cgroup cannot be made, or no engine could give way on this machine.
     """
     engine = config.engine
     deadlines = Deadlines(
@@ -33,12 +34,24 @@ async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
     )
     run_dir = config.state_dir / "containers"
     backend = await DockerBackend.open(engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir, deadlines=deadlines)
+    courtesy: Courtesy | None = None
     try:
+        if engine.cgroups:
+            courtesy = backend.guard.courtesy = _make_courtesy(engine.cgroups)
         if config.pool.cgroup_parent:
             backend.use_cgroup_parent(await asyncio.to_thread(_make_parent, config.pool, backend.facts.cgroup_driver))
         yield backend
     finally:
+        if courtesy is not None:
+            courtesy.close()
         await backend.close()
+
+
+def _make_courtesy(groups: Sequence[str]) -> Courtesy:
+    try:
+        return Courtesy([idle_file(group) for group in groups], asyncio.get_running_loop())
+    except NoIdleCgroup as error:
+        raise ConfigError([f"engine.cgroups: {error}"]) from error
 
 
 def _make_parent(pool: PoolConfig, driver: str) -> str:

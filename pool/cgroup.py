@@ -67,7 +67,7 @@ def find_directories(pid: int, proc: Path = Path("/proc")) -> Directories:
         CgroupNotFoundError: no mount shows the process' cgroup.
         FileNotFoundError: no such process.
     """
-    groups = dict(_parse_proc_cgroup((proc / str(pid) / "cgroup").read_text()))
+    groups = controller_paths((proc / str(pid) / "cgroup").read_text())
     mounts = list(_parse_mountinfo((proc / "self" / "mountinfo").read_text()))
     if "freezer" in groups and any(m.version == 1 and "freezer" in m.options for m in mounts):
         found = {name: _locate(pid, groups[name], _with_controller(mounts, name)) for name in _V1_CONTROLLERS if name in groups}
@@ -77,12 +77,13 @@ def find_directories(pid: int, proc: Path = Path("/proc")) -> Directories:
     raise CgroupNotFoundError(f"process {pid} is in no cgroup that we can freeze")
 
 
-def _parse_proc_cgroup(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (controller, path) of each line `hierarchy:controllers:path`; the controller of v2 is empty."""
+def controller_paths(text: str) -> dict[str, str]:
+    """Return the path by controller from the text of `/proc/PID/cgroup`, lines `hierarchy:controllers:path`; v2's is empty."""
+    paths = {}
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            yield controller, path
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    return paths
 
 
 def mount_points(text: str) -> Iterator[tuple[int, Path, frozenset[str]]]:

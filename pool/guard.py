@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from pool.breaker import Breaker, BreakerState
+from pool.courtesy import Courtesy
 from pool.errors import EngineUnavailable, ImageNotFound, InvokerError
 
 
@@ -79,6 +80,7 @@ class Guard:
     Attributes:
         on_call: told of each call that ended: verb, `ok` or the code of its error, seconds. May not raise.
         on_sick: told whenever a call other than `list` got no answer: the engine should be looked at. May not raise.
+        courtesy: told of each call but pulls, which take as long as they take; None where the engine gives way to nobody.
     """
 
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -88,6 +90,7 @@ class Guard:
     calls: dict[str, CallStatistics] = field(default_factory=dict)
     on_call: Callable[[str, str, float], None] | None = None
     on_sick: Callable[[], None] | None = None
+    courtesy: Courtesy | None = None
     _turns: dict[CallClass, asyncio.Semaphore] = field(init=False)
     _breakers: dict[CallClass, Breaker] = field(init=False)
 
@@ -119,6 +122,9 @@ class Guard:
             began = loop.time()
             if not breaker.admit(began):  # it may have opened while this call waited for its turn
                 raise self._refusal(verb, kind, statistics)
+            courtesy = None if kind is CallClass.PULL else self.courtesy
+            if courtesy is not None:
+                courtesy.began(starts_or_removes=kind is not CallClass.READ)
             result = "cancelled"
             try:
                 async with asyncio.timeout(self.deadlines.of(kind)) as deadline:
@@ -137,6 +143,8 @@ class Guard:
                 result = error.code if isinstance(error, InvokerError) else "error"
                 raise
             finally:
+                if courtesy is not None:
+                    courtesy.ended()
                 seconds = loop.time() - began
                 statistics.count += 1
                 statistics.errors += result != "ok"

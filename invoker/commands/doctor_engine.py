@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
+from pool import courtesy
 
 _DEADLINE_S = 5.0
 #: API 1.40 is what `pool/docker.py` speaks at least.
@@ -140,4 +142,27 @@ def check_images(node: Node) -> Iterator[Finding]:
         yield ok("runtimes", f"{len(manifest.runtimes)} kinds, {len(images)} images, all in the engine")
 
 
-CHECKS: tuple[Check, ...] = (check_engine, check_images)
+def check_courtesy(node: Node) -> Iterator[Finding]:
+    """See whether the engine gives way to calls while containers start or are removed."""
+    check, engine = "engine-courtesy", node.config.engine
+    found = courtesy.find_groups(urlsplit(engine.url).path, node.proc)
+    try:
+        absent = [group for group in engine.cgroups if not courtesy.idle_file(group, node.proc).exists()]
+    except courtesy.NoIdleCgroup as error:
+        yield warning(check, f"engine.cgroups: {error}", "mount it, or leave the key out")
+        return
+    named = {f"/{group.strip('/')}" for group in engine.cgroups}
+    setting = f"set [engine] cgroups = {json.dumps(found)}"
+    if absent:
+        advice = setting if found else "is the engine running? Linux 5.15 or later has cpu.idle; docs/neighbours.md"
+        yield warning(check, f"engine.cgroups: {', '.join(absent)} cannot be made idle", advice)
+    elif missing := [group for group in found if group not in named]:
+        what = f"{', '.join(missing)} is not in engine.cgroups" if named else "does not give way to calls"
+        yield warning(check, f"{what}: while containers start or are removed, all calls take longer", setting)
+    elif named:
+        yield ok(check, f"gives way to calls: {', '.join(sorted(named))}")
+    else:
+        yield ok(check, "has no CPU cgroup of its own, and so cannot give way to calls (docs/neighbours.md)")
+
+
+CHECKS: tuple[Check, ...] = (check_engine, check_images, check_courtesy)

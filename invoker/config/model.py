@@ -83,6 +83,12 @@ class EngineConfig:
     remove_deadline_s: float = key(30.0, "How long it may take to remove one.", at_least=0.1)
     read_deadline_s: float = key(5.0, "How long it may take to answer a question.", at_least=0.1)
     pull_deadline_s: float = key(900.0, "How long an image may take to come from its registry.", at_least=1)
+    cgroups: tuple[str, ...] = key(
+        (),
+        "CPU cgroups of the engine's processes, such as `/system.slice/docker.service`. While containers start or are removed "
+        "they are idle (`cpu.idle`), so that calls of other actions need not wait; not where they would starve.",
+        shown="none: it gives way to nobody",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

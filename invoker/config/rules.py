@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from invoker.config.keys import Address, walk
 from invoker.config.model import (
     Config,
+    EngineConfig,
     HttpConfig,
     IsolationConfig,
     LimitsConfig,
@@ -43,7 +44,7 @@ def find_problems(config: Config) -> list[Problem]:
         *_bounds(config),
         *_places(config),
         *_http(config.http, config.metrics.listen),
-        *_engine(config.engine.url),
+        *_engine(config.engine),
         *_pool(config.pool),
         *_limits(config.limits, config.pool.memory_mib),
         *_store(config.store),
@@ -93,11 +94,15 @@ def _http(http: HttpConfig, metrics: Address) -> Iterator[Problem]:
         yield Problem("http.public_url", f"{http.public_url!r} must begin with http:// or https://")
 
 
-def _engine(url: str) -> Iterator[Problem]:
-    parts = urlsplit(url)
+def _engine(engine: EngineConfig) -> Iterator[Problem]:
+    parts = urlsplit(engine.url)
     local = parts.scheme == "tcp" and parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not local and not (parts.scheme == "unix" and parts.path.startswith("/")):
-        yield Problem("engine.url", f"{url!r} must be unix:///path: the engine has to be on this machine")
+        yield Problem("engine.url", f"{engine.url!r} must be unix:///path: the engine has to be on this machine")
+    for group in engine.cgroups:
+        if not group.startswith("/") or not group.strip("/") or ".." in group.split("/"):
+            reason = "must be the path of a cgroup below the root, such as '/system.slice/docker.service'"
+            yield Problem("engine.cgroups", f"{group!r} {reason}")
 
 
 def _pool(pool: PoolConfig) -> Iterator[Problem]:

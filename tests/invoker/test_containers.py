@@ -12,6 +12,8 @@ from invoker import containers
 from invoker.config.keys import ConfigError
 from invoker.config.model import Config, EngineConfig, PoolConfig, StemCellConfig
 from invoker.containers import open_engine, pool_settings
+from pool.courtesy import NoIdleCgroup
+from pool.guard import CallClass
 from pool.parent import NoParentCgroup
 
 
@@ -69,4 +71,35 @@ async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engi
     monkeypatch.setattr(containers, "prepare_parent", refuse)
     with pytest.raises(ConfigError, match=r"pool\.cgroup_parent = invokerd: no memory controller"):
         async with open_engine(config_of(engine, tmp_path, "invokerd")):
+            pytest.fail("it must not start")
+
+
+async def test_the_engine_whose_cgroups_are_named_gives_way_until_the_daemon_ends(engine, tmp_path, monkeypatch) -> None:
+    file = tmp_path / "cpu.idle"
+    file.write_text("0")
+    (tmp_path / "cpu.weight").write_text("100")
+    monkeypatch.setattr(containers, "idle_file", {"/engine": file}.__getitem__)
+    config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url, cgroups=("/engine",)))
+    async with open_engine(config) as backend:
+        async with backend.guard.call("start", CallClass.CREATE):
+            assert file.read_text() == "1"
+        assert file.read_text() == "1"
+    assert file.read_text() == "0"
+
+
+async def test_an_engine_that_nobody_names_gives_way_to_nobody(engine, tmp_path) -> None:
+    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+        assert backend.guard.courtesy is None
+
+
+async def test_a_machine_without_a_cpu_controller_is_a_fault_of_a_configuration_that_names_cgroups(
+    engine, tmp_path, monkeypatch
+) -> None:
+    def refuse(_group: str) -> Path:
+        raise NoIdleCgroup("no cgroup hierarchy")
+
+    monkeypatch.setattr(containers, "idle_file", refuse)
+    config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url, cgroups=("/engine",)))
+    with pytest.raises(ConfigError, match=r"engine\.cgroups: no cgroup hierarchy"):
+        async with open_engine(config):
             pytest.fail("it must not start")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import socketserver
 import subprocess
@@ -172,6 +173,7 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
             return 1  # it ends at once
 
     monkeypatch.setattr(engine_script.subprocess, "Popen", Process)
+    monkeypatch.setattr(engine_script, "cpu_group", lambda _name: None)
     state = short_path
     engine = engine_script.PrivateEngine(state)
     engine._launch("overlay2")
@@ -191,6 +193,36 @@ def test_the_private_engine_leaves_network_and_firewall_alone_and_falls_back_to_
     )
     assert engine_script.PrivateEngine(state).start()
     assert drivers == ["overlay2", "vfs"]
+
+
+def test_the_private_engine_is_started_in_a_cpu_cgroup_of_its_own(engine_script, monkeypatch, short_path, tmp_path):
+    group = tmp_path / "group"
+    monkeypatch.setattr(engine_script, "cpu_group", lambda name: group if name.startswith("invokerd-engine-") else None)
+    monkeypatch.setattr(engine_script, "make_group", lambda made: made.mkdir() or True)
+    # It finds out where it is, and ends.
+    here = tmp_path / "here"
+    dockerd = tmp_path / "bin" / "dockerd"
+    dockerd.parent.mkdir()
+    dockerd.write_text(f"#!/bin/sh\necho $$ > {here}\n")
+    dockerd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{dockerd.parent}:{os.environ['PATH']}")
+    assert engine_script.PrivateEngine(short_path)._launch("overlay2") is not None
+    assert (group / "cgroup.procs").read_text() == here.read_text() != ""
+
+
+def test_a_cgroup_that_cannot_be_idle_is_not_kept(engine_script, tmp_path):
+    assert not engine_script.make_group(tmp_path / "old-kernel")
+    assert not (tmp_path / "old-kernel").exists()
+    assert not engine_script.make_group(tmp_path / "no" / "such" / "hierarchy")
+
+
+def test_the_weight_of_an_engines_cgroup_is_that_of_several_processes(engine_script, tmp_path):
+    (tmp_path / "cpu.idle").write_text("0")
+    assert engine_script.make_group(tmp_path)
+    assert (tmp_path / "cpu.weight").read_text() == "400"
+    (tmp_path / "cpu.shares").write_text("1024")
+    assert engine_script.make_group(tmp_path)
+    assert (tmp_path / "cpu.shares").read_text() == "4096"
 
 
 # ---- packages

@@ -145,3 +145,58 @@ def test_images_of_the_manifest_that_the_engine_has_not_are_named(tmp_path: Path
         assert next(iter(doctor_engine.check_images(here))).verdict is Verdict.OK
         manifest.write_text("{")
         assert next(iter(doctor_engine.check_images(here))).verdict is Verdict.BAD
+
+
+@pytest.fixture
+def node_with_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
+    """Check a node on which an engine's own cgroups, and those that can be idle, are these."""
+
+    def check(*, own: tuple[str, ...], named: tuple[str, ...], mounted: bool = True) -> Finding:
+        (tmp_path / "self").mkdir(exist_ok=True)
+        mount = f"31 20 0:27 / {tmp_path}/cpu rw - cgroup cgroup rw,cpu\n"
+        (tmp_path / "self" / "mountinfo").write_text(mount if mounted else "")
+        for group in own:
+            directory = tmp_path / "cpu" / group.strip("/")
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "cpu.idle").write_text("0")
+        monkeypatch.setattr(doctor_engine.courtesy, "find_groups", lambda _socket, _proc: list(own))
+        config = Config(engine=EngineConfig(url="unix:///nowhere.sock", cgroups=named))
+        (finding,) = doctor_engine.check_courtesy(Node(config=config, proc=tmp_path))
+        return finding
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "verdict", "says", "advises"),
+    [
+        (
+            ("/a.service", "/b.service"),
+            ("/b.service", "/a.service"),
+            Verdict.OK,
+            "gives way to calls: /a.service, /b.service",
+            "",
+        ),
+        (("/a.service",), (), Verdict.WARNING, "does not give way", '[engine] cgroups = ["/a.service"]'),
+        (("/a.service", "/b.service"), ("/a.service",), Verdict.WARNING, "/b.service is not in", '["/a.service", "/b.service"]'),
+        (("/a.service",), ("/other",), Verdict.WARNING, "/other cannot be made idle", '[engine] cgroups = ["/a.service"]'),
+        ((), ("/other",), Verdict.WARNING, "/other cannot be made idle", "Linux 5.15"),
+        ((), (), Verdict.OK, "has no CPU cgroup of its own", ""),
+    ],
+)
+def test_it_is_told_whether_the_engine_gives_way_to_calls_and_what_to_write(
+    node_with_groups: Callable[..., Finding],
+    own: tuple[str, ...],
+    named: tuple[str, ...],
+    verdict: Verdict,
+    says: str,
+    advises: str,
+) -> None:
+    finding = node_with_groups(own=own, named=named)
+    assert finding.verdict is verdict
+    assert says in finding.text
+    assert (advises in finding.advice) if advises else not finding.advice
+
+
+def test_cgroups_are_named_and_no_cpu_controller_is_mounted(node_with_groups: Callable[..., Finding]) -> None:
+    assert "no cgroup hierarchy" in node_with_groups(own=(), named=("/a.service",), mounted=False).text
