@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -389,3 +391,33 @@ def test_the_same_holds_for_a_plan_of_the_site_that_rounds_and_prices_cpu(tmp_pa
         site.call("raises")
         site.daemon.wait(lambda: all_frozen(site), "to freeze all")
         audit(site, tomllib.loads(OTHER_PLAN)["plan"][0])
+        correct_and_recompute(site, prices)
+
+
+def correct_and_recompute(site: Site, prices: Path) -> None:
+    """A correction counts, and a program that has the exported rows and the plans alone comes to the daemon's figures."""
+    spun = next(each for each in site.records() if each["name"] == "spin")
+    (before,) = site.usage("anna")
+    site.daemon.control("correct", spun["activationId"], "--cpu-us", "-1000", "--memory-mib-us", "-256", "--reason", "a test")
+
+    def told() -> dict[str, str]:
+        return {row["namespace"]: row["cost"] for row in json.loads(site.daemon.control("usage", "--json"))["rows"]}
+
+    def recomputed() -> dict[str, str]:
+        command = (sys.executable, str(ROOT / "examples/recompute.py"), str(prices))
+        rows = site.daemon.control("ledger")
+        shown = subprocess.run(command, input=rows, capture_output=True, text=True, check=True).stdout
+        return {namespace: cost for namespace, _, cost in map(str.split, shown.splitlines())}
+
+    # The export reads the files, a moment behind; a tail may still come.
+    site.daemon.wait(lambda: "anna" in told() and told() == recomputed(), "to have usage and exported rows agree")
+    (after,) = site.usage("anna")
+    assert after["corrections"] == before["corrections"] + 1
+    assert after["charged_memory_mib_us"] == before["charged_memory_mib_us"] - 256
+    month = time.strftime("%Y-%m", time.gmtime(spun["start"] / 1000))
+    bill = json.loads(site.daemon.control("bill", month, "--namespace", "anna", "--json"))
+    span = ("--since", str(bill["since_ms"]), "--until", str(bill["until_ms"]))
+    (of_month,) = json.loads(site.daemon.control("usage", "--namespace", "anna", *span, "--json"))["rows"]
+    (line,) = bill["rows"]
+    assert Decimal(line["exact"]) == Decimal(of_month["cost"]) > 0
+    assert line["amount"] == f"{Decimal(of_month['cost']):.2f}"
