@@ -33,9 +33,7 @@ async def test_each_server_listens_at_its_own_address_while_the_block_runs() -> 
     async with listening(*servers, backlog=16):
         ports = [each.runner.addresses[0][1] for each in servers]
         assert [await ask(port) for port in ports] == ["http", "metrics"]
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
+    assert [each.runner.addresses for each in servers] == [[], []]
 
 
 async def test_a_socket_that_systemd_has_passed_goes_before_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
