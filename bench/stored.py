@@ -17,8 +17,8 @@ from bench.measure import Line, make_line, ratio
 from bench.setting import CODE, Setting, Subject, cpu_us_a_call, in_turn, latencies
 from invoker.ids import ActivationIds
 from invoker.model import Action, Activation, CpuQuality, Exec, Limits, Meter, Phases, Status
-from invoker.record.activations import RecordRow
 from invoker.record.ledger import finished_values, month_of
+from invoker.record.rows import RecordRow
 from invoker.record.store import load_queries, open_writer
 from pool.model import StartKind
 

@@ -11,9 +11,8 @@ import builtins
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -22,6 +21,7 @@ from invoker.model import Accepted, Activation
 from invoker.record.corruption import StoreCorrupt, corruption_named
 from invoker.record.damage import Damage
 from invoker.record.entries import AcceptedEntry, TickEntry
+from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow
 from invoker.record.salvage import salvage
 from invoker.record.sizes import Sizes
 from invoker.record.store import Parameters, Reader, checkpoint, load_queries, open_writer
@@ -54,79 +54,6 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     results_bytes: int = 2**30
     logs_s: int = 7 * 86_400
     logs_bytes: int = 2**30
-
-
-class RecordRow(NamedTuple):
-    """A record. `action` is `[package/]name`, `text` JSON of `Activation` without its result."""
-
-    activation_id: str
-    namespace: str
-    action: str
-    start_ms: int
-    text: str
-
-    @classmethod
-    def of(cls, activation: Activation) -> Self:
-        """Make the row of an activation, whose result is elsewhere."""
-        text = msgspec.json.encode(activation).decode("utf-8", "replace")
-        return cls(activation.activation_id, activation.namespace, activation.path.partition("/")[2], activation.start_ms, text)
-
-
-class TextRow(NamedTuple):
-    """A result or the log lines of an activation, as JSON text: SQLite must not parse what users nest."""
-
-    activation_id: str
-    namespace: str
-    start_ms: int
-    text: str
-
-
-class PendingRow(msgspec.Struct, frozen=True):
-    """A promise, its payload apart."""
-
-    activation_id: str
-    accepted: Accepted
-    payload: str
-
-    @classmethod
-    def of(cls, entry: AcceptedEntry) -> Self:
-        """Make the row of a promise."""
-        return cls(entry.accepted.activation_id, entry.accepted, entry.payload)
-
-
-class IdempotencyRow(msgspec.Struct, frozen=True):
-    """An idempotency key and the first activation it stood for."""
-
-    namespace: str
-    action: str
-    key: str
-    activation_id: str
-    body_sha256: str
-    accepted_ms: int
-
-
-@dataclass(slots=True)
-class ActivationBatch:
-    """What is to be written in one transaction.
-
-    Attributes:
-        records: without results.
-        results, logs: texts apart.
-        pending: promises made.
-        begun: ids of promises that may have run.
-        kept: ids of promises that have a record now.
-        keys: idempotency keys.
-        ticks: how far alarms have come, in order.
-    """
-
-    records: list[RecordRow] = field(default_factory=list)
-    results: list[TextRow] = field(default_factory=list)
-    logs: list[TextRow] = field(default_factory=list)
-    pending: list[PendingRow] = field(default_factory=list)
-    begun: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    keys: list[IdempotencyRow] = field(default_factory=list)
-    ticks: list[TickEntry] = field(default_factory=list)
 
 
 class ActivationDatabase:

@@ -26,7 +26,7 @@ import msgspec
 
 from invoker.errors import JournalFull
 from invoker.model import Accepted, Activation
-from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, IdempotencyRow, Retention
+from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, Retention
 from invoker.record.damage import Damage
 from invoker.record.entries import (
     AcceptedEntry,
@@ -47,7 +47,7 @@ from invoker.record.entries import (
 from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
 from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
 from invoker.record.ledger import Rounding, UsageRow, read_usage
-from invoker.record.rows import idempotency_row
+from invoker.record.rows import IdempotencyRow, idempotency_row
 from invoker.record.segment import Allocate
 from invoker.record.writer import Follower, Restored, Writer, Written
 from invoker.record.writer_client import WriterProcess

@@ -1,12 +1,14 @@
-"""What entries of the journal come to in the databases: rows of the ledger, and rows of the activation store."""
+"""Rows of the activation store, and what entries of the journal come to: rows of it, and rows of the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
-from invoker.model import Accepted
-from invoker.record.activations import ActivationBatch, IdempotencyRow, PendingRow, RecordRow, TextRow
+import msgspec
+
+from invoker.model import Accepted, Activation
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,
@@ -24,6 +26,79 @@ from invoker.record.entries import (
     encode_entry,
 )
 from invoker.record.ledger import LedgerItem
+
+
+class RecordRow(NamedTuple):
+    """A record. `action` is `[package/]name`, `text` JSON of `Activation` without its result."""
+
+    activation_id: str
+    namespace: str
+    action: str
+    start_ms: int
+    text: str
+
+    @classmethod
+    def of(cls, activation: Activation) -> Self:
+        """Make the row of an activation, whose result is elsewhere."""
+        text = msgspec.json.encode(activation).decode("utf-8", "replace")
+        return cls(activation.activation_id, activation.namespace, activation.path.partition("/")[2], activation.start_ms, text)
+
+
+class TextRow(NamedTuple):
+    """A result or the log lines of an activation, as JSON text: SQLite must not parse what users nest."""
+
+    activation_id: str
+    namespace: str
+    start_ms: int
+    text: str
+
+
+class PendingRow(msgspec.Struct, frozen=True):
+    """A promise, its payload apart."""
+
+    activation_id: str
+    accepted: Accepted
+    payload: str
+
+    @classmethod
+    def of(cls, entry: AcceptedEntry) -> Self:
+        """Make the row of a promise."""
+        return cls(entry.accepted.activation_id, entry.accepted, entry.payload)
+
+
+class IdempotencyRow(msgspec.Struct, frozen=True):
+    """An idempotency key and the first activation it stood for."""
+
+    namespace: str
+    action: str
+    key: str
+    activation_id: str
+    body_sha256: str
+    accepted_ms: int
+
+
+@dataclass(slots=True)
+class ActivationBatch:
+    """What is to be written in one transaction.
+
+    Attributes:
+        records: without results.
+        results, logs: texts apart.
+        pending: promises made.
+        begun: ids of promises that may have run.
+        kept: ids of promises that have a record now.
+        keys: idempotency keys.
+        ticks: how far alarms have come, in order.
+    """
+
+    records: list[RecordRow] = field(default_factory=list)
+    results: list[TextRow] = field(default_factory=list)
+    logs: list[TextRow] = field(default_factory=list)
+    pending: list[PendingRow] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    keys: list[IdempotencyRow] = field(default_factory=list)
+    ticks: list[TickEntry] = field(default_factory=list)
 
 
 class Rows:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from invoker.record.activations import IdempotencyRow, Retention
+from invoker.record.activations import Retention
 from invoker.record.entries import AcceptedEntry, LogsEntry, TickEntry
+from invoker.record.rows import IdempotencyRow
 
 _LENGTH = struct.Struct("!I")
 

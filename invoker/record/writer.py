@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from invoker.model import Accepted
-from invoker.record.activations import ActivationBatch, ActivationDatabase, IdempotencyRow, Retention
+from invoker.record.activations import ActivationDatabase, Retention
 from invoker.record.corruption import StoreCorrupt, broken, is_corruption
 from invoker.record.entries import Entry, FinishedEntry, LogsEntry, TickEntry, decode_record
 from invoker.record.journal import read_records
 from invoker.record.ledger import Ledger
-from invoker.record.rows import Rows
+from invoker.record.rows import ActivationBatch, IdempotencyRow, Rows
 
 log = logging.getLogger(__name__)
 

@@ -6,15 +6,11 @@ import pytest
 from invoker.model import Accepted, Activation, Limits, Status
 from invoker.record.activations import (
     IDEMPOTENCY_MS,
-    ActivationBatch,
     ActivationDatabase,
     ActivationReader,
-    IdempotencyRow,
-    PendingRow,
-    RecordRow,
     Retention,
-    TextRow,
 )
+from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow, RecordRow, TextRow
 from invoker.record.store import load_queries
 
 NOW_MS = 1_790_000_000_000

@@ -1,4 +1,4 @@
-from invoker.record.activations import TextRow
+from invoker.record.rows import TextRow
 from invoker.record.sizes import Sizes
 
 
