@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TREES = ("bench", "docs", "examples", "invoker", "metrics", "pool", "runtimes", "scripts", "systemd", "tests")
 #: Files of users, of examples in a text, and of other people's projects.
 NOT_OURS = {"NAME.py", "OUT.svg", "b.py", "find.py", "hello.py", "queries_STORE.sql"}
-FILE = re.compile(r"[\w./-]*\w\.(?:py|md|sql|service|socket|svg)\b")
+FILE = re.compile(r"[\w./-]*\w\.(?:py|md|sql|service|socket|svg)\b(?![./]\w)")
 #: Its second word begins with a capital again: a class of ours, or of a project whose file is named beside it.
 CLASS = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?(?:\(\))?`")
 
