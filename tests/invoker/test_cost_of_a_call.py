@@ -23,11 +23,12 @@ from aiohttp import web
 from invoker.config.model import Config, PoolConfig, StemCellConfig
 from invoker.daemon import Daemon
 from invoker.http.front import build_front
+from invoker.live_config import LiveConfig
 from invoker.manifest import Manifest
 from invoker.model import Action, Exec, Namespace
-from invoker.record.rating import Prices
 from invoker.stores import open_stores
 from invoker.systemd import Notifier
+from pool.backend import Image
 from pool.fake import FakeBackend
 
 #: Bytecode instructions of one warm call, all modules together: 5,550, and what timers add that ring meanwhile, of which a slow
@@ -74,6 +75,12 @@ class Counting:
         return self._trace
 
 
+class Images(dict[str, Image]):
+    """The fake's images, which tell nobody when one was pulled."""
+
+    on_pulled: Any = None
+
+
 @asynccontextmanager
 async def a_daemon(tmp_path: Path, **pool: int) -> AsyncIterator[tuple[int, bytes]]:
     """Serve one action on the fake engine; yield the port and a blocking invocation of it."""
@@ -84,14 +91,14 @@ async def a_daemon(tmp_path: Path, **pool: int) -> AsyncIterator[tuple[int, byte
     )
     backend: Any = FakeBackend()
     backend.guard = SimpleNamespace()
+    backend.images = Images(backend.images)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(config))
         stack.push_async_callback(backend.close)
         stack.callback(backend.bury_all)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         daemon = Daemon(
-            config,
-            prices=Prices.load(None),
+            LiveConfig.of(config, None),
             manifest=Manifest.load(),
             stores=stores,
             backend=backend,
