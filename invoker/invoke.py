@@ -12,23 +12,27 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.code import MOUNT_TARGET
 from invoker.composition import Composer, Course, Resolve, finished_composition
+from invoker.ending import read_counters, take_lines, write_record
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
+from invoker.in_flight import InFlight
 from invoker.invocation import Accepted202, Builtin, Call
 from invoker.lost import Lost, parts_first
 from invoker.manifest import BUILTIN
 from invoker.model import (
     MIB,
     Accepted,
+    Action,
     Activation,
     Identity,
     Status,
@@ -37,9 +41,11 @@ from invoker.nesting import NestedCall, Nesting
 from invoker.plan import LimitsLowered, Plan, Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder, RecordTooLarge
-from invoker.runtime import Outcome, init_body, initialise, run, run_body
+from invoker.runtime import Outcome, init_body, initialise, outcome_of, run, run_body
+from invoker.short import ShortPlan, ShortWay
 from invoker.ticket import Ticket, Trace, finished_activation, release
 from invoker.vault import Vault
+from pool.connection import Response
 from pool.errors import (
     ActionError,
     InvokerError,
@@ -51,10 +57,10 @@ from pool.errors import (
     TooManyWaiting,
 )
 from pool.lease import Lease
-from pool.model import ActivationId, ContainerId
+from pool.model import ActivationId, ContainerId, LogTransport
 from pool.pool import Pool
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: How long the lines of a foreign image may take after its answer, s. Our runtimes' lines are there with it.
 LOG_DEADLINE_S = 2.0
@@ -105,7 +111,6 @@ class Invoker:
         self._pool = pool
         self._planner = planner
         self._recorder = recorder
-        self._code = code
         self._vault = vault
         self._group = group
         self._loop = asyncio.get_running_loop()
@@ -117,27 +122,67 @@ class Invoker:
         self._composer = Composer(resolve, self._run_part)
         self._builtins = builtins
         self._nesting = Nesting(pool)
-        self._tickets: dict[ActivationId, Ticket] = {}
-        self._in_flight: dict[str, int] = {}
+        self._in_flight = InFlight(code)
         #: Reuse key's digest -> how many are being promised and will want a container. No zeros.
         self._promised: dict[str, int] = {}
         self._stopping = False
         self._ids = ActivationIds()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._short_way = ShortWay(
+            pool=pool,
+            recorder=recorder,
+            in_flight=self._in_flight,
+            ids=self._ids,
+            node=node,
+            max_wait_s=max_wait_s,
+            result_bytes=result_bytes,
+            on_finished=on_finished,
+            long_way=self,
+            on_bug=self._on_bug,
+        )
 
     # ---- from the API
 
-    async def invoke(self, call: Call, on_recorded: Callable[[Activation], None] | None = None) -> Activation | Accepted202:
+    def find_short(self, identity: Identity, action: Action, payload: msgspec.Raw, wait_s: float) -> ShortPlan | None:
+        """Tell how a call could go the short way now, see `short.py`: blocking, from outside, without an idempotency key.
+
+        Args:
+            identity: who calls.
+            action: what is called, with the parameters that it inherits.
+            payload: as of `Call`.
+            wait_s: as of `Call`.
+
+        Returns:
+            None: `invoke` is to be called.
+        """
+        if self._stopping or action.is_composed or action.limits.timeout > wait_s * 1000:
+            return None
+        plan = self._planner.find(identity.namespace, action)
+        if plan is None or plan.key.spec.logs is not LogTransport.PIPE:
+            return None
+        if not self._pool.is_ready(plan.key) and self._pool.refusal(plan.key, coming=self._promised.get(plan.key.digest, 0)):
+            return None
+        if not self._recorder.room(len(self._in_flight) + 1):
+            return None
+        arguments = payload
+        if action.parameters:
+            try:
+                refuse_final(action, payload)
+                arguments, _ = merge_arguments(self._vault.open(action.parameters), payload)
+            except InvokerError:
+                return None
+        return ShortPlan(plan, arguments)
+
+    def start_short(self, call: Call, found: ShortPlan, on_end: Callable[[Ticket], None]) -> None:
+        """Run an action as `find_short` found in the same breath; see `ShortWay.start`."""
+        self._short_way.start(call, found, on_end)
+
+    async def invoke(self, call: Call) -> Activation | Accepted202:
         """Run an action.
 
-        A client that goes away changes nothing: the activation has a task of its own, or, where a container stands ready and
-        it cannot outlast the wait, that of the caller, who must not cancel it.
+        A client that goes away changes nothing: the activation has a task of its own.
 
         Args:
             call: what to run, for whom.
-            on_recorded: may be called as soon as the end is on record, while the container is still to be given back: what it
-                sends travels meanwhile. May not raise. It is called at most once, and what is returned then is the same.
 
         Returns:
             The finished activation of a blocking call; else, or when it takes longer than `call.wait_s`, its id.
@@ -158,7 +203,7 @@ class Invoker:
                 return await self._repeat(known[0], call, same=known[1] == digest)
         if self._stopping and (call.origin is None or not self._pool.is_busy(call.origin)):
             raise PoolClosed
-        if not self._recorder.room(len(self._tickets) + 1):
+        if not self._recorder.room(len(self._in_flight) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
         plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
@@ -168,7 +213,7 @@ class Invoker:
         wall = time.time()
         activation_id = self._ids.new(wall)
         ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received), plan)
-        self._enter(ticket)
+        self._in_flight.enter(ticket)
         if durable:
             try:
                 with self._coming(plan):
@@ -176,14 +221,9 @@ class Invoker:
                     written = self._vault.seal_payload(call.identity.namespace.name, call.payload)
                     await self._recorder.accepted(self._accepted(ticket, digest, payload=written))
             except BaseException:
-                self._leave(ticket)
+                self._in_flight.leave(ticket)
                 raise
-        if ready and not durable and call.action.limits.timeout <= call.wait_s * 1000:  # it is sure to end while its caller waits
-            ticket.task = asyncio.current_task()
-            ticket.on_recorded = on_recorded
-            await self._conduct_here(ticket)
-        else:
-            self._begin(ticket)
+        self._begin(ticket)
         if not call.blocking:
             return Accepted202(activation_id=activation_id)
         return await self._wait(ticket, call.wait_s)
@@ -222,17 +262,6 @@ class Invoker:
         if isinstance(refusal, TooManyWaiting):  # a full node's refusals are counted where they are answered
             self._on_throttled(call.identity.namespace.name, refusal.code)
 
-    async def _conduct_here(self, ticket: Ticket) -> None:
-        """Conduct an activation in the caller's task: what most calls are, at the price of no task and no timer."""
-        try:
-            await self._conduct(ticket)
-        except asyncio.CancelledError:  # the caller's task, though nobody may: what has begun is recorded all the same
-            await self._fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
-            raise
-        except Exception as error:
-            self._group.create_task(_raise(error), name="bug")  # brings the daemon down, as it would in a task of its own
-            raise
-
     async def run_promised(
         self, calls: Sequence[tuple[ActivationId, Call]], promise: Callable[[Sequence[Accepted]], Awaitable[None]]
     ) -> None:
@@ -247,17 +276,17 @@ class Invoker:
         """
         if self._stopping:
             raise PoolClosed
-        if not self._recorder.room(len(self._tickets) + len(calls) + 1):
+        if not self._recorder.room(len(self._in_flight) + len(calls) + 1):
             raise JournalFull
         wall = time.time()
         tickets = [Ticket(activation_id, call, wall, True, Trace(received=call.received)) for activation_id, call in calls]
         for ticket in tickets:
-            self._enter(ticket)
+            self._in_flight.enter(ticket)
         try:
             await promise([self._accepted(ticket, None) for ticket in tickets])
         except BaseException:
             for ticket in tickets:
-                self._leave(ticket)
+                self._in_flight.leave(ticket)
             raise
         for ticket in tickets:
             self._begin(ticket)
@@ -268,7 +297,7 @@ class Invoker:
 
     def in_flight(self, namespace: str) -> int:
         """Activations of a namespace that have not ended."""
-        return self._in_flight.get(namespace, 0)
+        return self._in_flight.count(namespace)
 
     def cancel(self, activation_id: ActivationId, *, namespace: str | None = None) -> str | None:
         """End an activation now: what is queued never runs, what runs is killed, recorded and billed to this moment.
@@ -280,11 +309,16 @@ class Invoker:
         Returns:
             What it was: `queued` or `running`; None when there is none such, or it has ended already.
         """
-        ticket = self._tickets.get(activation_id)
-        if ticket is None or ticket.task is None or ticket.done is not None:
+        ticket = self._in_flight.find(activation_id)
+        if ticket is None or (ticket.task is None and ticket.short is None) or ticket.done is not None:
             return None
         if namespace not in {None, ticket.call.identity.namespace.name}:
             return None
+        if ticket.short is not None:
+            ticket.cancelled = True
+            ticket.short.cancel()
+            return "running" if ticket.trace.granted else "queued"
+        assert ticket.task is not None
         course = ticket.course
         if course is not None:  # it ends when the part that runs has ended
             course.cancelled = True
@@ -299,7 +333,7 @@ class Invoker:
 
     async def wait_recorded(self, activation_id: ActivationId) -> None:
         """Wait until an activation in flight has its record; who is told that it was cancelled can rely on it, whatever comes."""
-        ticket = self._tickets.get(activation_id)
+        ticket = self._in_flight.find(activation_id)
         if ticket is not None and ticket.done is None:
             waiter = self._loop.create_future()
             ticket.waiters.append(waiter)
@@ -312,12 +346,12 @@ class Invoker:
     @property
     def total_in_flight(self) -> int:
         """Activations of all namespaces that have not ended."""
-        return len(self._tickets)
+        return len(self._in_flight)
 
     def resume(self, accepted: Accepted, call: Call) -> None:
         """Run what an earlier daemon accepted and had not begun."""
         ticket = Ticket(accepted.activation_id, call, time.time(), True, Trace(received=call.received))
-        self._enter(ticket)
+        self._in_flight.enter(ticket)
         self._begin(ticket)
 
     # ---- beginning and end
@@ -329,13 +363,13 @@ class Invoker:
 
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight."""
-        await self._idle.wait()
+        await self._in_flight.wait_empty()
 
     def cancel_all(self) -> None:
         """Cancel what is in flight, but leave to the next daemon what was promised and has not begun."""
-        for activation_id, ticket in list(self._tickets.items()):
+        for ticket in self._in_flight:
             ticket.left = ticket.durable and not ticket.trace.granted and not ticket.cancelled and not ticket.composes
-            self.cancel(activation_id)
+            self.cancel(ticket.activation_id)
 
     async def record_lost(self, lost: Iterable[Lost]) -> int:
         """End what an earlier daemon had begun: once, as lost, never repeated. What has a finished record keeps that one.
@@ -358,19 +392,90 @@ class Invoker:
 
     async def _conduct(self, ticket: Ticket) -> None:
         """The whole way of one activation. Raises only bugs."""
+        await self._end_somehow(ticket, self._find_container)
+
+    async def _find_container(self, ticket: Ticket) -> None:
+        """Plan, then have the work done in a container."""
         call, trace = ticket.call, ticket.trace
-        try:
-            trace.planned = time.monotonic()
-            if ticket.cancelled:
-                raise asyncio.CancelledError  # noqa: TRY301 - handled as one that comes later
-            plan = ticket.plan or self._planner.find(call.identity.namespace, call.action)
-            if plan is None:
-                plan = await self._planner.make(call.identity.namespace, call.action)
-            trace.pulled = time.monotonic()
-            if call.origin is None:
+        trace.planned = time.monotonic()
+        if ticket.cancelled:
+            raise asyncio.CancelledError
+        plan = ticket.plan or self._planner.find(call.identity.namespace, call.action)
+        if plan is None:
+            plan = await self._planner.make(call.identity.namespace, call.action)
+        trace.pulled = time.monotonic()
+        if call.origin is None:
+            await self._with_a_container(ticket, plan)
+        else:
+            await self._for_a_container(ticket, plan, call.origin)
+
+    # ---- for the short way: see `LongWay`
+
+    def start_over(self, ticket: Ticket) -> asyncio.Task[None]:
+        """See `LongWay`."""
+        return self._go_long(ticket, self._find_container)
+
+    def fail(self, ticket: Ticket, error: Exception) -> asyncio.Task[None]:
+        """See `LongWay`."""
+
+        async def rest(_: Ticket) -> None:
+            raise error
+
+        return self._go_long(ticket, rest)
+
+    def take_over(self, ticket: Ticket, lease: Lease) -> asyncio.Task[None]:
+        """See `LongWay`."""
+
+        async def rest(ticket: Ticket) -> None:
+            plan = ticket.plan
+            assert plan is not None, "it was leased by it"
+            try:
+                try:
+                    await self._in_a_container(ticket, plan, lease)
+                finally:
+                    self._pool.give_back(ticket.activation_id, lease)
+            except ThawFailed:
                 await self._with_a_container(ticket, plan)
-            else:
-                await self._for_a_container(ticket, plan, call.origin)
+
+        return self._go_long(ticket, rest)
+
+    def go_on(self, ticket: Ticket, lease: Lease, answer: asyncio.Future[Response]) -> asyncio.Task[None]:
+        """See `LongWay`."""
+
+        async def rest(ticket: Ticket) -> None:
+            timeout_ms, limit_bytes = ticket.call.action.limits.timeout, self._result_bytes()
+            work = outcome_of(answer, timeout_ms=timeout_ms, limit_bytes=limit_bytes)
+            try:
+                outcome = await self._measured(ticket, lease, work)
+                await self._end(ticket, outcome, logs=take_lines(ticket, lease))
+            finally:
+                self._pool.give_back(ticket.activation_id, lease)
+
+        return self._go_long(ticket, rest)
+
+    def end_late(self, ticket: Ticket, lease: Lease, outcome: Outcome, lines: list[str]) -> asyncio.Task[None]:
+        """See `LongWay`."""
+
+        async def rest(ticket: Ticket) -> None:
+            try:
+                await self._end(ticket, outcome, logs=lines)
+            finally:
+                self._pool.give_back(ticket.activation_id, lease)
+
+        return self._go_long(ticket, rest)
+
+    def _go_long(self, ticket: Ticket, rest: Callable[[Ticket], Awaitable[None]]) -> asyncio.Task[None]:
+        way = self._end_somehow(ticket, rest)
+        try:
+            return self._group.create_task(way, name=f"activation {ticket.activation_id}")
+        except RuntimeError:  # the group is being cancelled: a bug elsewhere ends the daemon
+            way.close()
+            raise
+
+    async def _end_somehow(self, ticket: Ticket, work: Callable[[Ticket], Awaitable[None]]) -> None:
+        """Do the work, and if that fails end the activation as it must: with a record, and an error for its caller."""
+        try:
+            await work(ticket)
         except asyncio.CancelledError:
             if not ticket.cancelled or ticket.task is None:
                 raise
@@ -386,7 +491,7 @@ class Invoker:
         except PlatformError as error:
             await self._fail_by_us(ticket, error)
         finally:
-            self._leave(ticket)
+            self._in_flight.leave(ticket)
 
     async def _fail_by_us(self, ticket: Ticket, error: PlatformError) -> None:
         """End an activation that the platform failed."""
@@ -418,16 +523,16 @@ class Invoker:
             ticket.resolve(activation)
             self._on_finished(activation)
         finally:
-            self._leave(ticket)
+            self._in_flight.leave(ticket)
 
     async def _run_part(self, course: Course, call: Call) -> Activation:
         """Run one part of a sequence or composition, and wait for its end."""
-        if not self._recorder.room(len(self._tickets) + 1):
+        if not self._recorder.room(len(self._in_flight) + 1):
             raise JournalFull
         wall = time.time()
         ticket = Ticket(self._ids.new(wall), call, wall, False, Trace(received=call.received))
         course.running = ticket.activation_id
-        self._enter(ticket)
+        self._in_flight.enter(ticket)
         self._begin(ticket)
         waiter = self._loop.create_future()
         ticket.waiters.append(waiter)
@@ -459,7 +564,7 @@ class Invoker:
             error.activation_id = ticket.activation_id
             await self._fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
         finally:
-            self._leave(ticket)
+            self._in_flight.leave(ticket)
 
     async def _for_a_container(self, ticket: Ticket, plan: Plan, origin: ContainerId) -> None:
         """As `_with_a_container`, for a container that waits for it."""
@@ -481,22 +586,22 @@ class Invoker:
                 async with self._pool.lease(
                     activation_id, plan.key, facts=plan.facts, deadline=deadline, standing=ticket.standing
                 ) as lease:
-                    outcome = await self._serve(ticket, plan, lease)
-                    if lease.logs.come_late:
-                        await self._end(ticket, outcome, logs=None)
-                        await lease.logs.wait_complete(self._loop.time() + LOG_DEADLINE_S)
-                        self._recorder.logs(activation_id, lease.logs.end(activation_id))
-                    else:
-                        if lease.log_frames != 0:
-                            lease.logs.drain()
-                        # Without an answer nobody says how many lines there were: the last ones may have died with it.
-                        logs = lease.logs.end(activation_id, complete=lease.log_frames is not None)
-                        await self._end(ticket, outcome, logs=logs)
+                    await self._in_a_container(ticket, plan, lease)
             except ThawFailed:
                 if attempt == THAW_ATTEMPTS:
                     raise
             else:
                 return
+
+    async def _in_a_container(self, ticket: Ticket, plan: Plan, lease: Lease) -> None:
+        """Have the work done, record it, answer."""
+        outcome = await self._serve(ticket, plan, lease)
+        if not lease.logs.come_late:
+            await self._end(ticket, outcome, logs=take_lines(ticket, lease))
+            return
+        await self._end(ticket, outcome, logs=None)
+        await lease.logs.wait_complete(self._loop.time() + LOG_DEADLINE_S)
+        self._recorder.logs(ticket.activation_id, lease.logs.end(ticket.activation_id))
 
     async def _serve(self, ticket: Ticket, plan: Plan, lease: Lease) -> Outcome:
         """Have the container do the work, and read what it cost."""
@@ -510,28 +615,30 @@ class Invoker:
             self._recorder.part_begins(self._accepted(ticket, None, payload=_NOTHING))
         lease.logs.begin(ticket.activation_id, limit_bytes=action.limits.logs * MIB)
         arguments, environment = merge_arguments(self._vault.open(action.parameters), call.payload)
+        return await self._measured(ticket, lease, self._work(ticket, plan, lease, arguments, environment))
+
+    async def _work(
+        self, ticket: Ticket, plan: Plan, lease: Lease, arguments: msgspec.Raw, environment: dict[str, str]
+    ) -> Outcome:
+        """/init, where it has not its code, then /run."""
+        if lease.needs_init:
+            if plan.stems:
+                self._pool.want_stems(plan.key.spec, plan.stems, plan.reactive)
+            outcome = await self._initialise(ticket, plan, lease, environment)
+            if outcome is not None:
+                return outcome
+        return await self._run(ticket, plan, lease, arguments)
+
+    async def _measured(self, ticket: Ticket, lease: Lease, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Have the work done, and read what it cost, whatever becomes of it."""
         try:
-            outcome = None
-            if lease.needs_init:
-                if plan.stems:
-                    self._pool.want_stems(plan.key.spec, plan.stems, plan.reactive)
-                outcome = await self._initialise(ticket, plan, lease, environment)
-            if outcome is None:
-                outcome = await self._run(ticket, plan, lease, arguments)
+            outcome = await work
             lease.clean = outcome.keep
         finally:
-            trace.ended = time.monotonic()
-            trace.sent = lease.sent_at
-            try:
-                trace.usage = lease.read_usage()
-            except OSError as error:  # the cgroup goes with the container
-                log.info("activation %s has no counters: %s", ticket.activation_id, error)
-        if (
-            not outcome.keep
-            and not outcome.timed_out
-            and (await lease.was_out_of_memory() if trace.usage is None else trace.usage.oom_kills)
-        ):
-            sentence = f"The action exhausted its memory and was aborted: its limit is {action.limits.memory} MB."
+            read_counters(ticket, lease)
+        usage = ticket.trace.usage
+        if not outcome.keep and not outcome.timed_out and (await lease.was_out_of_memory() if usage is None else usage.oom_kills):
+            sentence = f"The action exhausted its memory and was aborted: its limit is {ticket.call.action.limits.memory} MB."
             return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "oom")
         return outcome
 
@@ -543,7 +650,7 @@ class Invoker:
         body = init_body(
             name=action.name,
             main=executable.main,
-            code=await self._code.read(executable.code) if executable.code and plan.mounted_code is None else None,
+            code=await self._in_flight.code.read(executable.code) if executable.code and plan.mounted_code is None else None,
             code_path=MOUNT_TARGET if plan.mounted_code is not None else None,
             binary=executable.binary,
             environment=environment | self._context(ticket, plan),
@@ -589,6 +696,15 @@ class Invoker:
             ticket.trace.ended = ticket.trace.ended or time.monotonic()
             await self._end(ticket, Outcome.failure(status, sentence, reason), logs=[], error=error)
 
+    def _on_bug(self, error: Exception) -> None:
+        """Bring the daemon down, as it would in a task of the group."""
+        bug = _raise(error)
+        try:
+            self._group.create_task(bug, name="bug")
+        except RuntimeError:  # it ends already
+            bug.close()
+            _log.exception("a call failed", exc_info=error)
+
     async def _end(self, ticket: Ticket, outcome: Outcome, *, logs: list[str] | None, error: InvokerError | None = None) -> None:
         """Write the finished record, then answer: in this order, so that no answer is without its record."""
         activation = finished_activation(ticket, outcome, node=self._node)
@@ -598,35 +714,9 @@ class Invoker:
 
     async def _record(self, activation: Activation, logs: list[str] | None, *, stored: bool | None = None) -> None:
         try:
-            if stored is False:
-                self._recorder.finish_unstored(activation)
-            else:
-                self._recorder.finish(activation, logs=logs)
+            write_record(self._recorder, activation, logs, stored=stored)
         except RecordTooLarge:
             await self._recorder.finish_large(activation, logs=logs)
-
-    # ---- books
-
-    def _enter(self, ticket: Ticket) -> None:
-        self._tickets[ticket.activation_id] = ticket
-        if ticket.call.within is None:  # a sequence counts once, whatever it runs
-            namespace = ticket.call.identity.namespace.name
-            self._in_flight[namespace] = self._in_flight.get(namespace, 0) + 1
-        if (digest := ticket.call.action.exec.code) is not None:
-            self._code.hold(digest)
-        self._idle.clear()
-
-    def _leave(self, ticket: Ticket) -> None:
-        del self._tickets[ticket.activation_id]
-        if (digest := ticket.call.action.exec.code) is not None:
-            self._code.release(digest)
-        if ticket.call.within is None:
-            namespace = ticket.call.identity.namespace.name
-            self._in_flight[namespace] -= 1
-            if not self._in_flight[namespace]:
-                del self._in_flight[namespace]
-        if not self._tickets:
-            self._idle.set()
 
     def _begin(self, ticket: Ticket) -> None:
         call = ticket.call
@@ -659,7 +749,7 @@ class Invoker:
             raise IdempotencyConflict
         if not call.blocking:
             return Accepted202(activation_id=activation_id)
-        ticket = self._tickets.get(activation_id)
+        ticket = self._in_flight.find(activation_id)
         if ticket is not None:
             return await self._wait(ticket, call.wait_s)
         activation = await self._recorder.get(call.identity.namespace.name, activation_id)

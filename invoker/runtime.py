@@ -6,7 +6,7 @@ Source of the sentences: OpenWhisk, `ActivationResult.scala`, `ErrorResponse`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 
@@ -148,8 +148,15 @@ async def run(lease: Lease, body: bytes, *, deadline: float, timeout_ms: int, li
     Raises:
         ThawFailed: nothing has run.
     """
+    return await outcome_of(
+        lease.request(b"/run", body, deadline=deadline, limit=limit_bytes), timeout_ms=timeout_ms, limit_bytes=limit_bytes
+    )
+
+
+async def outcome_of(answer: Awaitable[Response], *, timeout_ms: int, limit_bytes: int) -> Outcome:
+    """Wait for the response to /run and say how it ended; else as `run`."""
     try:
-        response = await lease.request(b"/run", body, deadline=deadline, limit=limit_bytes)
+        response = await answer
     except TimeoutError:
         sentence = f"The action exceeded its time limits of {timeout_ms} milliseconds."
         return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "timeout", timed_out=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,9 @@ from invoker.runtime import Outcome
 from pool.errors import InvokerError
 from pool.lease import Usage
 from pool.model import ActivationId, MemoryReading, PeakQuality, Standing, StartKind
+
+if TYPE_CHECKING:
+    from invoker.short import ShortCall
 
 #: Counters of an activation that never had a container, or whose container's are gone.
 _NOTHING_USED = Usage(
@@ -66,8 +69,12 @@ class Ticket(msgspec.Struct, eq=False):
     done: Activation | None = None
     error: InvokerError | None = None
     waiters: list[asyncio.Future[None]] = []
-    #: Told of the end before anything else is done, where the caller conducts it himself.
-    on_recorded: Callable[[Activation], None] | None = None
+    #: As long as it goes the short way, and has no task.
+    short: ShortCall | None = None
+    #: Told of the end, as the waiters are, but at once and only once, or that the caller's time is up; may not raise.
+    on_end: Callable[[Ticket], None] | None = None
+    #: Rings when the caller's time is up, of one that had to wait for a container on the short way.
+    patience: asyncio.TimerHandle | None = None
 
     @property
     def standing(self) -> Standing:
@@ -88,10 +95,18 @@ class Ticket(msgspec.Struct, eq=False):
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
         self.done, self.error = activation, error
-        if self.on_recorded is not None and activation is not None and error is None:
-            self.on_recorded(activation)
+        if self.on_end is not None:
+            self.tell_end()
         for waiter in self.waiters:
             release(waiter)
+
+    def tell_end(self) -> None:
+        """Tell the caller that it has ended, or, without end and error, that his time is up: once."""
+        if self.patience is not None:
+            self.patience.cancel()
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(self)
 
 
 def release(waiter: asyncio.Future[None]) -> None:
@@ -160,6 +175,25 @@ def phases_of(ticket: Ticket) -> Phases:
     """Cut the time from arrival to now into disjoint phases: each begins where the one before it ends."""
     call, trace = ticket.call, ticket.trace
     now = time.monotonic()
+    if trace.granted and trace.ended and not trace.init_began and trace.start_kind is not StartKind.COLD:  # the usual case
+        sent = trace.sent or trace.run_began or trace.ended
+        known_us = call.authenticate_us + call.authorise_us
+        return Phases(
+            authenticate=call.authenticate_us,
+            authorise=call.authorise_us,
+            resolve=max(0, round((trace.planned - trace.received) * 1e6) - known_us),
+            queue=max(0, round((trace.granted - trace.pulled) * 1e6)),
+            pull=round((trace.pulled - trace.planned) * 1e6),
+            thaw=max(0, round((sent - trace.granted) * 1e6)),
+            run=round((trace.ended - max(sent, trace.granted)) * 1e6),
+            collect=round((now - trace.ended) * 1e6),
+        )
+    return _all_phases(ticket, now)
+
+
+def _all_phases(ticket: Ticket, now: float) -> Phases:
+    """The same of what was initialised, or did not get so far."""
+    call, trace = ticket.call, ticket.trace
     known = (call.authenticate_us + call.authorise_us) / 1e6
     planned = trace.planned or now
     pulled = trace.pulled or (now if trace.planned else planned)

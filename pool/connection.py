@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from typing import Protocol
 
 import httptools
 import msgspec
@@ -16,6 +17,10 @@ import msgspec
 from pool.errors import ConnectionLost, ResponseNotHttp
 
 READ_BYTES = 256 * 1024
+#: What was read last, of whichever connection: it is taken out before anything else is read. (`recv` of as much would map new
+#: memory for each answer, and give it back: 30 us.)
+_BUFFER = bytearray(READ_BYTES)
+_VIEW = memoryview(_BUFFER)
 
 
 class Response(msgspec.Struct, gc=False):
@@ -36,6 +41,22 @@ class Response(msgspec.Struct, gc=False):
     takes_one: bool = False
 
 
+class Answer(Protocol):
+    """Who is told how a request ended, once and at once. A future is one."""
+
+    def done(self) -> bool:
+        """Whether it was told, or wants to know no more."""
+
+    def cancelled(self) -> bool:
+        """Whether it wants to know no more."""
+
+    def set_result(self, response: Response, /) -> None:
+        """Take the response."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the failure: ConnectionLost, ResponseNotHttp, or TimeoutError at the deadline: the connection is to be closed."""
+
+
 class Connection:
     """A connection that carries one request at a time. Not reusable once anything went wrong."""
 
@@ -50,7 +71,9 @@ class Connection:
         self._sock = sock
         self._loop = loop
         self._parser = httptools.HttpResponseParser(self)
-        self._answer: asyncio.Future[Response] | None = None
+        self._answer: Answer | None = None
+        #: The response in flight is complete, and nobody was told yet.
+        self._complete = False
         self._response = Response()
         self._limit = 0
         self._unsent = memoryview(b"")
@@ -73,24 +96,39 @@ class Connection:
     def send(
         self, path: bytes, body: bytes, *, limit: int, deadline: float = math.inf, method: bytes = b"POST"
     ) -> asyncio.Future[Response]:
-        """Write a request and return the future of its response.
+        """Write a request and return the future of its response; else as `send_for`.
+
+        Returns:
+            A future that may be cancelled; the connection is then unusable.
+        """
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        try:
+            self.send_for(answer, path, body, limit=limit, deadline=deadline, method=method)
+        except ConnectionLost as error:
+            answer.set_exception(error)
+        return answer
+
+    def send_for(
+        self, answer: Answer, path: bytes, body: bytes, *, limit: int, deadline: float = math.inf, method: bytes = b"POST"
+    ) -> None:
+        """Write a request.
 
         Args:
+            answer: is told how it ended, after this has returned.
             path: of the URL, e.g. `b"/run"`.
             body: JSON, on one line.
             limit: bytes of the response's body that are kept.
             deadline: until when it may take, seconds of the loop's clock.
             method: verb.
 
-        Returns:
-            A future that may be cancelled; the connection is then unusable. It fails with ConnectionLost or ResponseNotHttp,
-            or with TimeoutError at the deadline; then the caller closes the connection.
+        Raises:
+            ConnectionLost: it is broken already; nothing was sent, and `answer` is told nothing.
         """
         assert self._answer is None, "one request at a time"
         self._deadline = deadline
         if deadline < self._alarm_at:
             self._set_alarm()
-        self._answer = answer = self._loop.create_future()
+        self._answer = answer
         self._response = Response()
         self._limit = limit
         head = b"%b %b HTTP/1.1\r\nHost: action\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -100,16 +138,20 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._fail(ConnectionLost(f"the container closed the connection: {error.strerror}"))
-            return answer
+            self.abandon()
+            raise ConnectionLost(f"the container closed the connection: {error.strerror}") from error
         if sent < len(request):
             self._unsent = memoryview(request)[sent:]
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
-        return answer
 
     def close(self) -> None:
         """Stop watching and close. A request in flight fails with ConnectionLost. Safe to repeat."""
         self._fail(ConnectionLost())
+
+    def abandon(self) -> None:
+        """Stop watching and close; who waits for the answer to a request in flight is told nothing."""
+        self._answer = None
+        self._shut()
 
     # ---- the loop's callbacks
 
@@ -144,19 +186,22 @@ class Connection:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(READ_BYTES)
+            size = self._sock.recv_into(_BUFFER)
         except BlockingIOError:
             return
         except OSError as error:
             self._fail(ConnectionLost(f"the container closed the connection: {error.strerror}"))
             return
-        if not data or self._answer is None:  # the end, or words that nobody asked for
+        if not size or self._answer is None:  # the end, or words that nobody asked for
             self._fail(ConnectionLost())
             return
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_VIEW[:size])
         except httptools.HttpParserError as error:
             self._fail(ResponseNotHttp(f"the container answered something that is not HTTP/1.1: {error}"))
+            return
+        if self._complete:
+            self._hand_over()
 
     # ---- httptools' callbacks
 
@@ -182,12 +227,19 @@ class Connection:
             response.body += kept
 
     def on_message_complete(self) -> None:
-        """Hand the response over."""
+        """Note it. Who waits is told outside of the parser."""
+        if self._complete:  # a second one, which nobody asked for
+            self._keep_alive = False
+            return
         self._response.status = self._parser.get_status_code()
         self._keep_alive = self._parser.should_keep_alive()
+        self._complete = True
+
+    def _hand_over(self) -> None:
+        self._complete = False
         answer, self._answer = self._answer, None
         self.used_at = self._loop.time()
-        if answer is None or answer.cancelled() or not self._keep_alive or self._unsent:
+        if answer is None or not self._keep_alive or self._unsent or answer.cancelled():
             self._shut()
         if answer is not None and not answer.done():
             answer.set_result(self._response)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pool.backend import ContainerBackend, ContainerHandle
-from pool.connection import Connection, Response
+from pool.connection import Answer, Connection, Response
 from pool.door import Door
 from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
 from pool.logs import LogReader
@@ -403,19 +403,8 @@ class Lease:
             live.slot.specialise(self._key_digest, self._facts)
         self._touched = True
         connection = live.kept_connection(loop.time()) or await self._connect(deadline)
-        answer = connection.send(path, body, limit=limit, deadline=deadline)
-        if answer.done() and not self.needs_init and (refused := answer.exception()) is not None:
-            raise ContainerUnreachable(str(refused)) from refused
-        verify: asyncio.TimerHandle | None = None
-        if self._to_thaw:
-            try:
-                self._thaw_now()
-            except ThawFailed:
-                answer.cancel()  # nobody waits for it
-                connection.close()
-                raise
-            verify = loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
-        self.sent_at = self.sent_at or time.monotonic()
+        answer: asyncio.Future[Response] = loop.create_future()
+        verify = self._send(connection, answer, path, body, deadline=deadline, limit=limit)
         try:
             response = await answer
         except BaseException:  # cancelled, too late or broken: nothing more is to come over it
@@ -424,9 +413,58 @@ class Lease:
         finally:
             if verify is not None:
                 verify.cancel()
-        if response.logs is not None:
-            self._note_logs(response.logs)
+        self.note_logs(response)
         return response
+
+    def can_send(self) -> bool:
+        """Whether `send` can: it has its code, and a kept connection."""
+        return not self.needs_init and self._live.kept_connection(self._loop.time()) is not None
+
+    def send(
+        self, answer: Answer, path: bytes, body: bytes, *, deadline: float, limit: int
+    ) -> tuple[Connection, asyncio.TimerHandle | None]:
+        """Send a request over the kept connection, for somebody who does not wait but is told; else as `request`.
+
+        Args:
+            answer: is told how it ended. It is to cancel the timer then, and to close the connection unless all went well; and to
+                give the response to `note_logs`.
+            path: as of `request`.
+            body: as of `request`.
+            deadline: as of `request`.
+            limit: as of `request`.
+
+        Returns:
+            The connection, and the timer that looks whether the container did thaw, None where it was not frozen.
+
+        Raises:
+            ThawFailed: nothing has run, and `answer` is told nothing more.
+        """
+        connection = self._live.kept_connection(self._loop.time())
+        if connection is None:
+            raise ContainerUnreachable
+        self._touched = True
+        return connection, self._send(connection, answer, path, body, deadline=deadline, limit=limit)
+
+    def _send(
+        self, connection: Connection, answer: Answer, path: bytes, body: bytes, *, deadline: float, limit: int
+    ) -> asyncio.TimerHandle | None:
+        """Send a request, then thaw. Return the timer that looks whether it did, None where it was not frozen."""
+        try:
+            connection.send_for(answer, path, body, limit=limit, deadline=deadline)
+        except ConnectionLost as error:
+            if self.needs_init:
+                raise
+            raise ContainerUnreachable(str(error)) from error
+        verify: asyncio.TimerHandle | None = None
+        if self._to_thaw:
+            try:
+                self._thaw_now()
+            except ThawFailed:
+                connection.abandon()
+                raise
+            verify = self._loop.call_later(VERIFY_THAW_S, self._verify_thaw, answer)
+        self.sent_at = self.sent_at or time.monotonic()
+        return verify
 
     async def _connect(self, deadline: float) -> Connection:
         try:
@@ -446,8 +484,11 @@ class Lease:
             except OSError as error:
                 raise ThawFailed(f"the container cannot be thawed: {error}") from error
 
-    def _note_logs(self, said: str) -> None:
+    def note_logs(self, response: Response) -> None:
         """Take the runtime's word, `frames,dropped`: how many are in the pipe, and how many did not fit."""
+        said = response.logs
+        if said is None:
+            return
         if said == "0,0":
             self.log_frames = 0
             return
@@ -456,7 +497,7 @@ class Lease:
         if lines := _count(dropped):
             self._live.logs.note_dropped(self.activation, lines)
 
-    def _verify_thaw(self, answer: asyncio.Future[Response]) -> None:
+    def _verify_thaw(self, answer: Answer) -> None:
         """Believe the reply, not the write: no answer yet, so ask the kernel, and thaw again if it says frozen."""
         live = self._live
         if answer.done():

@@ -18,7 +18,8 @@ from pool.frames import Frame, FrameParser
 from pool.model import ActivationId
 
 SENTINEL = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
-READ_BYTES = 256 * 1024
+#: What was read last, of whichever pipe: as in `connection.py`.
+_BUFFER = bytearray(256 * 1024)
 #: A foreign image that writes nothing for this long after its answer, and no sentinel, has said all it had to say.
 QUIET_S = 0.1
 
@@ -168,17 +169,17 @@ class PipeLogReader(LogReader):
     def _read(self) -> int:
         """Take one piece and return its length; 0 when there is none."""
         try:
-            data = os.read(self._fd, READ_BYTES)
+            size = os.readv(self._fd, [_BUFFER])
         except BlockingIOError:
             return 0
         except OSError:
-            data = b""
-        if not data:  # every writer is gone, and with them the container
+            size = 0
+        if not size:  # every writer is gone, and with them the container
             self._stop()
             return 0
-        for frame in self._parser.feed(data):
+        for frame in self._parser.feed(bytes(memoryview(_BUFFER)[:size])):
             self._take(frame)
-        return len(data)
+        return size
 
     def _take(self, frame: Frame) -> None:
         collection = self._open.get(frame.activation)

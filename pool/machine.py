@@ -141,6 +141,22 @@ class Machine:
         """Whether an activation of this key would be granted a container with its code at once."""
         return key.digest in self.books.ready and not self._closed
 
+    def find_ready(self, key: ReuseKey) -> ContainerId | None:
+        """Which container an activation of this key would be granted at once; None: there is none, or it has to be asked for."""
+        ready = self.books.ready.get(key.digest)
+        return next(reversed(ready)) if ready and not (self._closed or self._draining) else None
+
+    def take(self, activation: ActivationId, container_id: ContainerId, now: float) -> StartKind:
+        """Grant the container that `find_ready` found in the same breath: what `Arrived` comes to, with nothing to be decided.
+
+        Args:
+            activation: that gets it.
+            container_id: of the container.
+            now: as of `handle`.
+        """
+        self.books.now = now
+        return self._hand_out(activation, self.books.containers[container_id])
+
     def is_waiting(self, activation: ActivationId) -> bool:
         """Whether the activation is in the queue."""
         return activation in self._queue
@@ -275,12 +291,16 @@ class Machine:
 
     def _grant(self, activation: ActivationId, container: Container) -> None:
         """Hand out a container that can take one more lease."""
+        kind = self._hand_out(activation, container)
+        needs_init = kind is StartKind.COLD or kind is StartKind.STEM
+        self._commands.append(ev.Grant(activation, container.container_id, kind, needs_init))
+
+    def _hand_out(self, activation: ActivationId, container: Container) -> StartKind:
         before = container.state
         kind = _START_KINDS[before]
         container.leases[activation] = self.books.now
         self._holds[activation] = container
-        needs_init = kind is StartKind.COLD or kind is StartKind.STEM
-        if needs_init:
+        if kind is StartKind.COLD or kind is StartKind.STEM:
             self.launcher.stems.note_use(container.spec.digest, self.books.now)
             self.books.move(container, S.INITIALISING)
         elif before is not S.BUSY:
@@ -288,7 +308,7 @@ class Machine:
         else:
             self.books.note_ready(container)
         self._starts[kind] += 1
-        self._commands.append(ev.Grant(activation, container.container_id, kind, needs_init))
+        return kind
 
     def _serve(self, key: ReuseKey) -> None:
         """Give the line of `key` what is there: ready containers, those that must grow first, then stem cells."""

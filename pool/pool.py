@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
@@ -81,6 +81,33 @@ class PoolHooks:
     serve: Serve | None = None
 
 
+class Waiter(Protocol):
+    """Who waits for a lease: is told once, and at once."""
+
+    def grant(self, lease: Lease) -> None:
+        """Take the lease."""
+
+    def refuse(self, error: InvokerError) -> None:
+        """There is none."""
+
+
+class _Future:
+    """A task that waits for a lease."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Lease]) -> None:
+        self.future = future
+
+    def grant(self, lease: Lease) -> None:
+        if not self.future.done():
+            self.future.set_result(lease)
+
+    def refuse(self, error: InvokerError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class Leasing:
     """The block for which an activation holds a container. A class, not a generator: each call passes through here."""
 
@@ -114,11 +141,6 @@ def _reclaim(caches: Sequence[tuple[ContainerHandle, int]]) -> None:
     """In a thread."""
     for handle, amount in caches:
         handle.reclaim(amount)
-
-
-def _expire(waiter: asyncio.Future[Lease]) -> None:
-    if not waiter.done():
-        waiter.set_exception(WaitedTooLong())
 
 
 class Pool:
@@ -156,8 +178,8 @@ class Pool:
         self._lives: dict[ContainerId, Live] = {}
         #: Activation -> its lease, from the grant to the end.
         self._leases: dict[ActivationId, Lease] = {}
-        #: Activation -> who waits for its lease. Only those that did not get one at once.
-        self._waiting: dict[ActivationId, asyncio.Future[Lease]] = {}
+        #: Activation -> who waits for its lease: those that did not get one at once, and were told nothing yet.
+        self._waiting: dict[ActivationId, Waiter] = {}
         #: Activations refused before anybody waited.
         self._refused: dict[ActivationId, InvokerError] = {}
         self._wake: asyncio.Handle | None = None
@@ -207,6 +229,47 @@ class Pool:
         """
         return Leasing(self, activation, key, facts, deadline=deadline, standing=standing)
 
+    def take(self, activation: ActivationId, key: ReuseKey) -> Lease | None:
+        """Take a container that stands ready, without waiting: what `lease` comes to for most calls.
+
+        `Lease.begin` and `give_back` must follow.
+
+        Returns:
+            None: there is none, and nothing has changed.
+        """
+        container_id = self.machine.find_ready(key)
+        if container_id is None:
+            return None
+        live = self._lives[container_id]
+        kind = self.machine.take(activation, container_id, self._loop.time())
+        lease = self._leases[activation] = Lease(
+            self.backend, live, activation, start_kind=kind, needs_init=False, loop=self._loop, told=self._told, key_digest=""
+        )
+        return lease
+
+    def line_up(self, activation: ActivationId, key: ReuseKey, waiter: Waiter) -> Lease | None:
+        """Take a container, or a place in the queue. `give_back` must follow, and `Lease.begin` before it where there is a lease.
+
+        Args:
+            activation: unique.
+            key: who may reuse the container.
+            waiter: gets the lease, or the error, unless this returns or raises it.
+
+        Raises:
+            InvokerError: as `lease`.
+        """
+        self._feed(ev.Arrived(activation, key))
+        lease = self._leases.get(activation)
+        if lease is None:
+            if refused := self._refused.pop(activation, None):
+                raise refused
+            self._waiting[activation] = waiter
+        return lease
+
+    def expire(self, activation: ActivationId) -> None:
+        """The activation has waited for a container for as long as it may."""
+        self.refuse(activation, WaitedTooLong())
+
     def is_ready(self, key: ReuseKey) -> bool:
         """Tell whether a lease for this key would be had at once, of a container with its code."""
         return self.machine.is_ready(key)
@@ -229,8 +292,8 @@ class Pool:
         if refused := self._refused.pop(activation, None):
             raise refused
         future: asyncio.Future[Lease] = self._loop.create_future()
-        self._waiting[activation] = future
-        expire = self._loop.call_at(deadline, _expire, future)
+        self._waiting[activation] = _Future(future)
+        expire = self._loop.call_at(deadline, self.expire, activation)
         try:
             return await future
         finally:
@@ -249,9 +312,9 @@ class Pool:
 
     def refuse(self, activation: ActivationId, error: InvokerError) -> None:
         """Let an activation that waits for a container wait no more: `lease` raises the error."""
-        waiter = self._waiting.get(activation)
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+        waiter = self._waiting.pop(activation, None)
+        if waiter is not None:
+            waiter.refuse(error)
 
     def retire(self, action: str, *, revision: str | None) -> None:
         """The action was rewritten (`revision` stays) or deleted (None): no old container serves it any more."""
@@ -444,16 +507,16 @@ class Pool:
             key_digest=self._key_digest(command.container) if command.needs_init else "",
         )
         self._leases[command.activation] = lease
-        waiter = self._waiting.get(command.activation)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(lease)
+        waiter = self._waiting.pop(command.activation, None)
+        if waiter is not None:
+            waiter.grant(lease)
 
     def _reject(self, command: ev.Reject) -> None:
-        waiter = self._waiting.get(command.activation)
+        waiter = self._waiting.pop(command.activation, None)
         if waiter is None:
             self._refused[command.activation] = command.error
-        elif not waiter.done():
-            waiter.set_exception(command.error)
+        else:
+            waiter.refuse(command.error)
 
     def _initialised(self, activation: ActivationId, takes_one: bool) -> None:
         self._feed(ev.Initialised(activation, takes_one))

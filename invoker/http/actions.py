@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 import msgspec
@@ -55,16 +54,6 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
     if not body_is_here:  # others may have begun meanwhile
         caller = exchange.identity.namespace
         services.admission.check_concurrency(caller, services.invoker.in_flight(caller.name))
-    send, sent = exchange.http.send, None
-
-    def answer_early(activation: Activation) -> None:
-        nonlocal sent
-        with contextlib.suppress(Exception):  # a bug: it shows again below, where it is this request's alone
-            reply = _answer(services, activation, result_only=options.result_only)
-            if send is not None:
-                send(reply, exchange.transaction)
-                sent = reply
-
     outcome = await services.invoker.invoke(
         Call(
             identity=exchange.identity,
@@ -80,13 +69,12 @@ async def invoke_action(services: Services, exchange: Exchange) -> Reply:
             idempotency_key=idempotency_key,
             origin=exchange.http.origin,
             binding=found.binding_path,
-        ),
-        on_recorded=answer_early if send is not None else None,
+        )
     )
-    return sent or _answer(services, outcome, result_only=options.result_only)
+    return answer_invocation(services, outcome, result_only=options.result_only)
 
 
-def _answer(services: Services, outcome: Activation | Accepted202, *, result_only: bool) -> Reply:
+def answer_invocation(services: Services, outcome: Activation | Accepted202, *, result_only: bool) -> Reply:
     """Answer with the id alone, the bare result, or the whole record.
 
     Logs are collected after the answer, so the record has none here, but that of a sequence names its parts. An array is

@@ -60,6 +60,15 @@ class _RateLimit:
                 retry_after_s=math.ceil((minute + 1) * _MINUTE_S - now_wall),
             )
 
+    def takes(self, uuid: str, allowed: int, now_wall: float) -> bool:
+        """Count one request, unless it is one too many in this minute."""
+        count = self._counts.get(uuid, 0)
+        if count >= allowed or int(now_wall // _MINUTE_S) != self._minute:
+            return False
+        self.total += 1
+        self._counts[uuid] = count + 1
+        return True
+
     def of_minute(self, minute: int) -> dict[str, int]:
         """Return the counts of a minute; nothing of one that is over, or has not begun."""
         return dict(self._counts) if minute == self._minute else {}
@@ -118,6 +127,12 @@ class Admission:
             self._tell(namespace, "rate")
             raise
         self.check_concurrency(namespace, in_flight)
+
+    def admits(self, namespace: Namespace, now_wall: float, in_flight: int) -> bool:
+        """As `admit`, for a call that is to be refused elsewhere: where it would be, nothing is counted and nobody is told."""
+        if in_flight >= self.concurrent_invocations(namespace):
+            return False
+        return self._invocations.takes(namespace.uuid, self.invocations_per_minute(namespace), now_wall)
 
     def check_concurrency(self, namespace: Namespace, in_flight: int) -> None:
         """Compare what is in flight with the limit; nothing is counted.

@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -36,6 +36,7 @@ from invoker.http.parsing import accepts_json, check_namespace, split_target
 from invoker.http.rules import delete_rule, get_rule, list_rules, put_rule, set_rule_status
 from invoker.http.sdk import get_docker_kit
 from invoker.http.services import Services
+from invoker.http.short import PlainHead, Short, read_plain_head, start_invocation
 from invoker.http.triggers import delete_trigger, get_trigger, list_triggers, put_trigger
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
@@ -154,15 +155,38 @@ class Api:
         try:
             reply = await self._route(request, transaction, started)
         except InvokerError as error:
-            reply = Reply.of_error(error, transaction)
-            if reply.status >= 500 and not isinstance(error, PoolOverloaded):  # those come in thousands
-                _log.warning("%s %s: %s (%s) [%s]", request.method, request.target, error, error.code, transaction)
-            if reply.status == 503:
-                self._services.on_refused(error.code)
+            reply = self.refuse(request, error, transaction)
         except Exception:  # noqa: BLE001 - a bug in one request must not touch the others: it is logged, and answered
             _log.exception("%s %s failed [%s]", request.method, request.target, transaction)
             reply = Reply.of_error(InvokerError("There was an internal server error."), transaction)
         return reply, transaction
+
+    def start_short(self, request: Request, head: PlainHead, send: Callable[[Reply, str], None]) -> bool:
+        """Begin an invocation on the short way, whole body included.
+
+        Args:
+            request: it stays in flight until `send` was called.
+            head: of the request.
+            send: gets the reply and the id of the request, once, after this has returned.
+
+        Returns:
+            Whether it has begun; else it is for `answer`.
+        """
+        short = Short(head, request.take_body(), _transaction_of(request), time.monotonic())
+
+        def fail(error: InvokerError, transaction: str) -> None:
+            send(self.refuse(request, error, transaction), transaction)
+
+        return start_invocation(self._services, short, send=send, fail=fail)
+
+    def refuse(self, request: Request, error: InvokerError, transaction: str) -> Reply:
+        """Answer a failure, and let the operator know of those that are ours."""
+        reply = Reply.of_error(error, transaction)
+        if reply.status >= 500 and not isinstance(error, PoolOverloaded):  # those come in thousands
+            _log.warning("%s %s: %s (%s) [%s]", request.method, request.target, error, error.code, transaction)
+        if reply.status == 503:
+            self._services.on_refused(error.code)
+        return reply
 
     async def _route(self, request: Request, transaction: str, started: float) -> Reply:
         services, method = self._services, request.method
@@ -311,6 +335,15 @@ def _transaction_of(request: Request) -> str:
     if given and not given.startswith("sid_") and len(given) <= KEY_LENGTH and given.isascii() and given.isprintable():
         return given
     return f"{_random_bits(128):032x}"
+
+
+def plain_head_of(target: str, headers: Mapping[str, str]) -> PlainHead | None:
+    """Understand the head of a POST that may go the short way; None where it is none."""
+    segments, query = split_target(target)
+    route = _usual_route(segments, "POST")
+    if route is None or route.handler is not invoke_action:
+        return None
+    return read_plain_head(route.namespace, route.path, query, headers)
 
 
 class _Protocol(RequestHandler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -71,10 +71,6 @@ class Request(Protocol):
     def origin(self) -> ContainerId | None:
         """The container whose door it came through; None when it came from outside."""
 
-    @property
-    def send(self) -> Callable[[Reply, str], None] | None:
-        """Send the reply, with the id of the request, before the handler returns it; None where the lane cannot."""
-
     def body_is_here(self) -> bool:
         """Tell whether all of the body has arrived."""
 
@@ -89,8 +85,6 @@ class AiohttpRequest:
     """A request that came through aiohttp."""
 
     __slots__ = ("_http", "headers", "method", "origin", "target")
-
-    send = None
 
     def __init__(self, http: web.BaseRequest) -> None:
         self._http = http

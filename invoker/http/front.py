@@ -5,8 +5,8 @@ body with a length) they are parsed, answered and written here, by the same `Api
 else the connection goes to aiohttp for good, bytes and all; so whatever is odd, wrong or rare has one implementation.
 It is handed over between requests only, when the last response is written.
 
-A connection has one task, which goes from request to request: a task of its own for each would cost more than the parsing.
-A client that hangs up does not cancel it.
+Most of these go the short way (`short.py`), without a task. For the others the connection has one task, which goes from request
+to request: a task of its own for each would cost more than the parsing. A client that hangs up does not cancel it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import functools
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import NamedTuple, cast
 
 import httptools
 from aiohttp.web_protocol import RequestHandler
 
-from invoker.http.api import AiohttpLane, Api
+from invoker.http.api import AiohttpLane, Api, plain_head_of
 from invoker.http.exchange import Reply
 from invoker.http.services import Services
+from invoker.http.short import PlainHead
 from pool.model import ContainerId
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,10 @@ class Front(AiohttpLane):
         self._open: set[_Connection] = set()
         #: All and only tasks of connections that have not ended; it may outlive its connection by one call.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: All and only connections with a request on the short way.
+        self.short: set[_Connection] = set()
+        #: Done when `short` is empty; made only when somebody waits.
+        self._no_short: asyncio.Future[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._date = ""
         self._date_second = 0
@@ -111,6 +116,12 @@ class Front(AiohttpLane):
             self._sweeper.cancel()
             self._sweeper = None
 
+    def end_short(self, connection: _Connection) -> None:
+        """The connection's request on the short way has its reply."""
+        self.short.discard(connection)
+        if not self.short and self._no_short is not None and not self._no_short.done():
+            self._no_short.set_result(None)
+
     def start(self, connection: _Connection) -> None:
         """Start the task of a connection."""
         task = self._group.create_task(connection.serve(), name="connection")
@@ -132,6 +143,9 @@ class Front(AiohttpLane):
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(super().shutdown(timeout), name="end aiohttp's connections")
+            if self.short:
+                self._no_short = self._loop.create_future()
+                await asyncio.wait([self._no_short], timeout=timeout)
             if tasks := set(self._tasks):
                 _, late = await asyncio.wait(tasks, timeout=timeout)
                 for task in late:
@@ -155,11 +169,13 @@ class _Head(NamedTuple):
         target: path and query, as they came.
         headers: by name in lower case.
         length: of the body by the head, bytes; None when it is not told.
+        plain: what it says, where the request may go the short way.
     """
 
     target: str
     headers: Mapping[str, str]
     length: int | None
+    plain: PlainHead | None
 
 
 class _Headers:
@@ -189,7 +205,7 @@ def _understand(head: bytes) -> _Head | None:
     if "/actions/" not in target or len(headers) != len(found.seen) or not _is_plain(headers):
         return None
     length = headers.get("content-length")
-    return _Head(target, headers, None if length is None else int(length))  # only digits: the parser has looked
+    return _Head(target, headers, None if length is None else int(length), plain_head_of(target, headers))  # only digits: parsed
 
 
 def _is_plain(headers: Mapping[str, str]) -> bool:
@@ -208,11 +224,10 @@ class _Request:
         "_dropped",
         "_gone",
         "_missing",
-        "answered",
         "declared_length",
         "headers",
         "origin",
-        "send",
+        "plain",
         "target",
     )
 
@@ -220,12 +235,8 @@ class _Request:
 
     def __init__(self, head: _Head, body: bytes, missing: int) -> None:
         """Begin with what is there of the body, and how many bytes of it are not."""
-        self.target, self.headers, self.declared_length = head
+        self.target, self.headers, self.declared_length, self.plain = head
         self.origin: ContainerId | None = None
-        #: As `Request`; set by the connection.
-        self.send: Callable[[Reply, str], None]
-        #: The reply has been sent.
-        self.answered = False
         self._body: bytes | bytearray = body
         #: Bytes of the body that have not come.
         self._missing = missing
@@ -324,9 +335,12 @@ class _Connection(asyncio.Protocol):
         "_behind",
         "_front",
         "_idle_since",
+        "_is_over",
+        "_is_owed",
         "_loop",
         "_origin",
         "_request",
+        "_short",
         "_started",
         "_transport",
         "_wake",
@@ -340,8 +354,14 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._request: _Request | None = None
+        #: The request in flight goes the short way: it is not the task's.
+        self._short = False
         #: What came behind the request in flight. Nothing more is read while there is any.
         self._behind = b""
+        #: The task is to go on: something came behind a request of the short way, or its client does not read.
+        self._is_owed = False
+        #: It was handed over.
+        self._is_over = False
         self._started = False
         #: The task waits for it between requests: done with the next request, or when there will be none.
         self._wake: asyncio.Future[None] | None = None
@@ -368,11 +388,14 @@ class _Connection(asyncio.Protocol):
                 self._behind += behind
                 self._transport.pause_reading()
         elif not self._front.closing:
+            if self._is_owed:
+                self._behind += data
+                return
             self._begin(data)
-            if not self._started and self._request is not None:
-                self._started = True
-                self._front.start(self)
-            self._wake_up()
+            if self._request is None:
+                self._wake_up()  # it was handed over
+            elif not self._short:
+                self._call_task()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -392,6 +415,23 @@ class _Connection(asyncio.Protocol):
             self._request.break_off()
         self._wake_up()
 
+    # ---- the short way
+
+    def _end_short(self, reply: Reply, transaction: str) -> None:
+        """Send the reply to a request that went the short way. What is to be waited for before the next one is for the task."""
+        self._short = False
+        self._request = None
+        self._front.end_short(self)
+        self._send(reply, transaction)
+        if self._behind or self._writable is not None or self._front.closing:
+            self._is_owed = True
+            self._transport.pause_reading()
+            self._call_task()
+        else:
+            self._idle_since = self._loop.time()
+            if self._transport.is_closing():
+                self._wake_up()
+
     # ---- from request to request
 
     def close_if_idle(self, *, since: float) -> None:
@@ -406,16 +446,14 @@ class _Connection(asyncio.Protocol):
     async def serve(self) -> None:
         """Answer requests until the connection is closed or handed over. Runs as the connection's only task."""
         try:
-            while (request := self._request) is not None:
-                reply, transaction = await self._front.api.answer(request)
-                if not request.answered:
-                    self._send(reply, transaction)
-                if self._transport.is_closing():
-                    return
+            while not self._has_ended():
+                if self._request is not None:
+                    await self._answer(self._request)
                 if self._writable is not None:
                     await self._writable
-                if not request.body_is_here() and not await _linger(request):
-                    self._transport.close()
+                if self._behind:
+                    await asyncio.sleep(0)  # many at once, none of which waits, must not keep the loop from the other connections
+                self._request = None
                 await self._next()
         except Exception:  # noqa: BLE001 - a bug in one connection must not touch the others: it is logged
             _log.exception("a connection failed")
@@ -424,30 +462,37 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             raise
 
+    def _has_ended(self) -> bool:
+        return self._is_over or self._transport.is_closing()
+
+    async def _answer(self, request: _Request) -> None:
+        """Answer a request on the long way."""
+        reply, transaction = await self._front.api.answer(request)
+        self._send(reply, transaction)
+        if not request.body_is_here() and not self._transport.is_closing() and not await _linger(request):
+            self._transport.close()
+
     def _send(self, reply: Reply, transaction: str) -> None:
         """Send the reply to the request in flight. Nobody hears it where the client is gone."""
-        if self._request is not None:
-            self._request.answered = True
         if not self._transport.is_closing():
             self._transport.write(reply.to_bytes(transaction, self._front.date()))
 
     async def _next(self) -> None:
-        """Go on to the next request: what came behind the last one, or wait. None is there when the connection is not ours."""
-        if self._behind:
-            await asyncio.sleep(0)  # many at once, none of which waits, must not keep the loop from the other connections
-        self._request = None
+        """Go on with what came behind the last request; then wait until there is something for the task."""
+        is_owed, self._is_owed = self._is_owed, False
         if self._front.closing:
             self._transport.close()
         if self._transport.is_closing():
             return
-        if self._behind:
+        self._idle_since = self._loop.time()
+        if self._behind or is_owed:
             behind, self._behind = self._behind, b""
             self._transport.resume_reading()
-            self._begin(behind)
-            return
-        self._idle_since = self._loop.time()
-        self._wake = self._loop.create_future()
-        await self._wake
+            if behind:
+                self._begin(behind)
+        while self._short or not (self._request is not None or self._is_owed or self._has_ended()):
+            self._wake = self._loop.create_future()
+            await self._wake
 
     def _begin(self, data: bytes) -> None:
         """Begin the request that some bytes begin with; if it is not for this lane, hand the connection over."""
@@ -455,19 +500,32 @@ class _Connection(asyncio.Protocol):
         if parsed is None:
             self._hand_over(data)
             return
-        self._request, self._behind = parsed
-        self._request.origin = self._origin
-        self._request.send = self._send
-        if self._behind:
+        self._request, self._behind = request, behind = parsed
+        if behind:
             self._transport.pause_reading()
+        if self._origin is not None:
+            request.origin = self._origin
+        elif request.plain is not None and request.body_is_here():
+            self._short = self._front.api.start_short(request, request.plain, self._end_short)
+            if self._short:
+                self._front.short.add(self)
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection to aiohttp, for good. Nothing is in flight, and the transport has not asked to pause writing."""
         self._front.leave(self)
+        self._is_over = True
         protocol = self._front.aiohttp_protocol(self._origin)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(data)
+
+    def _call_task(self) -> None:
+        """Have the task look; it is started when there is something to do for it."""
+        if self._started:
+            self._wake_up()
+        else:
+            self._started = True
+            self._front.start(self)
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -16,7 +16,9 @@ from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Activation, Collection, Entity, Identity, Namespace, Rule, Trigger
+from invoker.model import Action, Activation, Collection, Entity, Identity, Namespace, Rule, Trigger
+from invoker.short import ShortPlan
+from invoker.ticket import Ticket
 from invoker.vault import Vault
 from pool.model import ActivationId
 
@@ -107,8 +109,14 @@ class Activations(Protocol):
 class Invoking(Protocol):
     """What runs actions."""
 
-    async def invoke(self, call: Call, on_recorded: Callable[[Activation], None] | None = None) -> Activation | Accepted202:
-        """Run an action. It is in flight before this first waits. `on_recorded` may hear of the end before this returns it."""
+    async def invoke(self, call: Call) -> Activation | Accepted202:
+        """Run an action. It is in flight before this first waits."""
+
+    def find_short(self, identity: Identity, action: Action, payload: msgspec.Raw, wait_s: float) -> ShortPlan | None:
+        """Tell how a call could go the short way now; None when `invoke` is to be called."""
+
+    def start_short(self, call: Call, found: ShortPlan, on_end: Callable[[Ticket], None]) -> None:
+        """Run an action on the short way, as was found in the same breath. `on_end` is told once, after this has returned."""
 
     def in_flight(self, namespace: str) -> int:
         """Count the activations of a namespace that have not ended."""

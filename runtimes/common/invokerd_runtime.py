@@ -18,6 +18,8 @@ NO_ACTIVATION = "0" * 32
 #: Code, parameters and results; upstream's limit too.
 BODY_BYTES = 64 * 1024 * 1024
 HEAD_BYTES = 64 * 1024
+#: Read at once. Of more than 128 KiB each read would map memory and give it back: 30 us a request.
+READ_BYTES = 64 * 1024
 #: With the answer to /init: the code takes one activation at a time, whatever the image could do.
 TAKES_ONE = b"X-Invokerd-Takes: 1\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error", 502: "Bad Gateway"}
@@ -463,7 +465,7 @@ class Server:
     def _serve(self, connection: socket.socket, buffer: bytearray, runtime: Runtime) -> bool:
         """Take what has arrived and answer each request that is complete. False: close the connection."""
         try:
-            data = connection.recv(1 << 20)
+            data = connection.recv(READ_BYTES)
             buffer += data
             while data and (request := take_request(buffer, connection.sendall)):
                 method, path, body, is_last = request

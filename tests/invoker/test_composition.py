@@ -227,7 +227,7 @@ async def test_cancelling_the_whole_kills_the_part_that_runs_and_begins_no_other
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(s.run(sequence("s", "inner", "a")))
             await running.wait()
-            (whole,) = [each for each in s.invoker._tickets.values() if each.call.within is None]
+            (whole,) = [each for each in s.invoker._in_flight if each.call.within is None]
             assert s.invoker.cancel(whole.activation_id, namespace="bob") is None
             assert s.invoker.cancel(whole.activation_id, namespace="anna") == "running"
         done = waiting.result()

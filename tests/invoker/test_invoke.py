@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, VAULT, Site, action, error_of, site
+from invoker_site import ANNA, VAULT, action, error_of, site
 
 from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowed
 from invoker.http.exchange import Reply
@@ -24,7 +24,7 @@ from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import Image
 from pool.errors import ActionError, ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.model import ActivationId, ContainerState, LogTransport, StartKind
+from pool.model import ActivationId, LogTransport, StartKind
 
 
 async def test_cold_then_warm_with_disjoint_phases_that_cover_the_time(tmp_path: Path):
@@ -54,31 +54,6 @@ async def test_record_is_readable_when_the_answer_is_there_and_holds_the_log_lin
         lines = await s.recorder.get_logs("anna", done.activation_id)
         assert lines is not None
         assert [line.partition("Z ")[2] for line in lines] == ["stdout: hi"]
-
-
-async def test_the_end_is_told_once_when_it_is_on_record_and_before_the_container_is_given_back(tmp_path: Path):
-    told: list[Any] = []
-
-    def tell(activation: Any) -> None:
-        told.append((activation, s.finished.copy(), [c.state for c in s.pool.containers()]))
-
-    async with site(tmp_path, freeze_grace_s=10.0) as s:
-        await s.run()
-        done = await s.invoker.invoke(s.call(wait_s=60.0), tell)
-        ((told_of, finished, states),) = told
-        assert told_of == done == await s.recorder.get("anna", done.activation_id)
-        assert done not in finished
-        assert states == [ContainerState.BUSY]
-        assert [c.state for c in s.pool.containers()] == [ContainerState.WARM]
-
-
-async def test_an_end_that_may_come_after_the_wait_is_not_told_early(tmp_path: Path):
-    told: list[Any] = []
-    async with site(tmp_path) as s:
-        await s.run()
-        await s.invoker.invoke(s.call(wait_s=0.001), told.append)
-        await s.invoker.invoke(s.call(blocking=False), told.append)
-    assert told == []
 
 
 async def test_what_the_action_is_told(tmp_path: Path):
@@ -232,49 +207,6 @@ async def test_caller_that_goes_away_changes_nothing(tmp_path: Path):
             caller.cancel()
         await s.invoker.wait_idle()
         assert [each.status for each in s.finished] == [Status.SUCCESS]
-
-
-async def begin_in_its_callers_task(s: Site, callers: asyncio.TaskGroup) -> asyncio.Task[Any]:
-    """Begin a call that is sure to end while its caller waits: a container stands ready, and 1 s is less than 10."""
-    quick = action(limits=Limits(timeout=1000))
-    await s.run(quick)
-    running = asyncio.Event()
-
-    def slow(path: str, body: Any) -> Answer:
-        running.set()
-        return Answer(after_s=30.0) if path == "/run" else echo(path, body)
-
-    s.backend.action = slow
-    for container in s.backend.containers.values():
-        container.action = slow
-    caller = callers.create_task(s.run(quick))
-    await running.wait()
-    (ticket,) = s.invoker._tickets.values()
-    assert ticket.task is caller
-    return caller
-
-
-async def test_a_call_in_its_callers_task_ends_at_its_time_limit(tmp_path: Path):
-    async with site(tmp_path, freeze_grace_s=10.0) as s, asyncio.TaskGroup() as callers:
-        caller = await begin_in_its_callers_task(s, callers)
-        assert (await caller).timed_out
-
-
-async def test_a_call_in_its_callers_task_is_cancelled_by_its_id_and_the_caller_is_answered(tmp_path: Path):
-    async with site(tmp_path, freeze_grace_s=10.0) as s, asyncio.TaskGroup() as callers:
-        caller = await begin_in_its_callers_task(s, callers)
-        assert s.invoker.cancel(next(iter(s.invoker._tickets))) == "running"
-        assert (await caller).meter.outcome == "cancelled"
-        assert caller.cancelling() == 0
-
-
-async def test_a_call_whose_callers_task_is_cancelled_has_its_record_all_the_same(tmp_path: Path):
-    async with site(tmp_path, freeze_grace_s=10.0) as s:
-        async with asyncio.TaskGroup() as callers:
-            caller = await begin_in_its_callers_task(s, callers)
-            caller.cancel()
-        assert [each.meter.outcome for each in s.finished] == ["ok", "cancelled"]
-        await s.invoker.wait_idle()
 
 
 async def test_cancelled_while_it_runs_is_killed_and_billed_and_cancelled_in_the_queue_never_runs(tmp_path: Path):

@@ -103,7 +103,7 @@ async def test_a_call_waits_while_something_else_runs_that_will_come_free(tmp_pa
             await asyncio.sleep(nesting.LOOK_S)
         assert looks == [set()] * len(looks)
         assert not inner.done()
-        (other,) = [each for each in s.invoker._tickets.values() if each.call.action.path == "outer-other"]
+        (other,) = [each for each in s.invoker._in_flight if each.call.action.path == "outer-other"]
         s.invoker.cancel(other.activation_id)
         done = await inner
         assert isinstance(done, Activation)
@@ -122,7 +122,7 @@ async def test_it_goes_before_what_nobody_holds_a_container_for(tmp_path: Path):
         inner = group.create_task(s.invoker.invoke(s.call(action("inner", limits=Limits(memory=128)), origin=outer)))
         while s.pool.statistics().waiting < 2:
             await asyncio.sleep(0)
-        (other,) = [each for each in s.invoker._tickets.values() if each.call.action.path == "outer-other"]
+        (other,) = [each for each in s.invoker._in_flight if each.call.action.path == "outer-other"]
         s.invoker.cancel(other.activation_id)
         await inner
         await first

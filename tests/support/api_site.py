@@ -10,6 +10,7 @@ import itertools
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -27,8 +28,10 @@ from invoker.manifest import Manifest
 from invoker.model import Accepted, Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
 from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
+from invoker.short import ShortPlan
 from invoker.triggers import Triggers
 from invoker.vault import KEY_BYTES, Vault
+from pool.errors import InvokerError
 from pool.model import ActivationId, PeakQuality, StartKind
 
 MANIFEST = b"""{
@@ -173,12 +176,25 @@ class FakeInvoker:
         self.numbers = itertools.count(1)
         self.answer = lambda call: Accepted202(activation_id=ActivationId("0" * 32))
 
-    async def invoke(self, call, on_recorded=None):
+    async def invoke(self, call):
         self.calls.append(call)
-        answer = self.answer(call)
-        if on_recorded is not None and isinstance(answer, Activation):
-            on_recorded(answer)
-        return answer
+        return self.answer(call)
+
+    def find_short(self, _identity, _action, payload, _wait_s):
+        return ShortPlan(None, payload)
+
+    def start_short(self, call, _found, on_end):
+        """End in the next turn of the loop; an id alone means that the caller's time is up."""
+        self.calls.append(call)
+        done = error = None
+        try:
+            done = self.answer(call)
+        except InvokerError as failure:
+            error = failure
+        ended = SimpleNamespace(done=done, error=error)
+        if isinstance(done, Accepted202):
+            ended = SimpleNamespace(done=None, error=None, activation_id=done.activation_id)
+        asyncio.get_running_loop().call_soon(on_end, ended)
 
     def new_id(self):
         return ActivationId(f"{next(self.numbers):032x}")

@@ -285,7 +285,7 @@ async def test_a_client_that_hangs_up_does_not_end_the_call(site):
     begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     accepted = site.invoker.answer
 
-    async def invoke(call, on_recorded=None):
+    async def invoke(call):
         begun.set()
         await go_on.wait()
         ended.set()

@@ -252,27 +252,6 @@ async def until(condition):
             await asyncio.sleep(0)
 
 
-# --- early answers
-
-
-async def test_the_answer_is_sent_while_the_invoker_still_tidies_up_and_only_once(site, fast, make_activation):
-    tidy, activation, usual = asyncio.Event(), make_activation(), site.invoker.invoke
-
-    async def invoke(_, on_recorded=None):
-        on_recorded(activation)
-        await tidy.wait()
-        return activation
-
-    site.invoker.invoke = invoke
-    async with fast.connection() as (reader, writer):
-        writer.write(request(site, target=TARGET + "?blocking=true"))
-        assert status_of(await read_response(reader)) == 200
-        tidy.set()
-        site.invoker.invoke = usual
-        writer.write(request(site))
-        assert status_of(await read_response(reader)) == 202
-
-
 # --- its ends
 
 
@@ -284,7 +263,7 @@ class Slow:
         self.accepted = site.invoker.answer
         site.invoker.invoke = self.invoke
 
-    async def invoke(self, call, on_recorded=None):
+    async def invoke(self, call):
         self.begun += 1
         await self.go_on.wait()
         self.ended += 1
