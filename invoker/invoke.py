@@ -1,9 +1,10 @@
 """READ THIS FIRST: one invocation, top to bottom.
 
 `Invoker.invoke` takes a call that was authenticated and admitted. `_conduct` is its whole way: plan, lease, /init, /run,
-counters, journal, answer. (A sequence or a composition goes by `_compose`: `composition.py` runs its parts, and each goes this
-way.) What the action does wrong is an outcome; what the platform does wrong is an outcome too, and an error for the caller.
-Whatever happens, exactly one finished record is written; none of a call that was refused before it could even wait.
+counters, journal, answer. (Most calls need but the second half of that, and go the short way: `short.py`. A sequence or a
+composition goes by `_compose`: `composition.py` runs its parts, and each goes this way.) What the action does wrong is an
+outcome; what the platform does wrong is an outcome too, and an error for the caller. Whatever happens, exactly one finished
+record is written; none of a call that was refused before it could even wait.
 """
 
 from __future__ import annotations
@@ -327,8 +328,8 @@ class Invoker:
             return "running"
         if not ticket.cancelled:
             ticket.cancelled = True
-            if ticket.trace.planned:  # else its task has not begun: a cancelled one never would, nor record anything
-                ticket.task.cancel()
+            if ticket.trace.planned:  # else it looks itself, when it begins
+                self._loop.call_soon(ticket.task.cancel)  # not now: a task that has not begun would never, nor record anything
         return "running" if ticket.trace.granted else "queued"
 
     async def wait_recorded(self, activation_id: ActivationId) -> None:
@@ -341,7 +342,7 @@ class Invoker:
 
     def ids_in_flight(self) -> Sequence[ActivationId]:
         """List the activations of all namespaces that have not ended, the parts of composed ones too."""
-        return list(self._tickets)
+        return [ticket.activation_id for ticket in self._in_flight]
 
     @property
     def total_in_flight(self) -> int:

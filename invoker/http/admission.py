@@ -48,10 +48,7 @@ class _RateLimit:
         Raises:
             Throttled: it is one too many in this minute.
         """
-        minute = int(now_wall // _MINUTE_S)
-        if minute != self._minute:
-            self._counts.clear()
-            self._minute = minute
+        minute = self._begin_minute(now_wall)
         self.total += 1
         count = self._counts[uuid] = self._counts.get(uuid, 0) + 1
         if count > allowed:
@@ -62,12 +59,21 @@ class _RateLimit:
 
     def takes(self, uuid: str, allowed: int, now_wall: float) -> bool:
         """Count one request, unless it is one too many in this minute."""
+        self._begin_minute(now_wall)
         count = self._counts.get(uuid, 0)
-        if count >= allowed or int(now_wall // _MINUTE_S) != self._minute:
+        if count >= allowed:
             return False
         self.total += 1
         self._counts[uuid] = count + 1
         return True
+
+    def _begin_minute(self, now_wall: float) -> int:
+        """Drop what was counted in another minute than this; return this one's number."""
+        minute = int(now_wall // _MINUTE_S)
+        if minute != self._minute:
+            self._counts.clear()
+            self._minute = minute
+        return minute
 
     def of_minute(self, minute: int) -> dict[str, int]:
         """Return the counts of a minute; nothing of one that is over, or has not begun."""

@@ -57,6 +57,40 @@ def test_frozen_container_is_granted_as_frozen_and_warm_one_as_warm():
     assert only(driver.arrive("a3"), ev.Grant).start_kind is StartKind.FROZEN
 
 
+@pytest.mark.parametrize("state", [S.WARM, S.FREEZING, S.FROZEN])
+def test_taking_what_stands_ready_leaves_all_as_an_arrival_does(state: S):
+    drivers = Driver(), Driver()
+    for driver in drivers:
+        container = driver.warm()
+        if state is not S.WARM:
+            driver.tick(0.05)
+        if state is S.FROZEN:
+            driver.feed(ev.FreezeConfirmed(container))
+        assert driver.state(container) is state
+        driver.now += 0.01
+    taking, arriving = drivers
+    found = taking.machine.find_ready(key())
+    assert found == container
+    kind = taking.machine.take(ActivationId("a2"), found, taking.now)
+    taking.machine.check_invariants()
+    assert kind is only(arriving.arrive("a2"), ev.Grant).start_kind
+    assert taking.machine.find_ready(key()) is arriving.machine.find_ready(key()) is None
+    assert taking.machine.statistics() == arriving.machine.statistics()
+    assert taking.observed == arriving.observed
+    assert taking.machine.holder(ActivationId("a2")) == container
+    for driver in drivers:
+        driver.feed(ev.Ended(ActivationId("a2"), True))
+        assert driver.state(container) is S.WARM
+
+
+def test_nothing_stands_ready_of_another_key_while_it_drains_or_when_it_is_closed():
+    driver = Driver()
+    driver.warm()
+    assert driver.machine.find_ready(key("other")) is None
+    driver.feed(ev.Draining())
+    assert driver.machine.find_ready(key()) is None
+
+
 def call_at_a_pace(driver: Driver, container: ContainerId, *, gap_s: float, times: int) -> list[str]:
     """Use a container again and again, with a tick whenever one was asked for; return the commands of the ticks."""
     said = []

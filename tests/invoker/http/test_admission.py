@@ -53,6 +53,21 @@ def test_what_is_in_flight_must_be_below_the_limit(admission):
         admission.admit(namespace(), MINUTE_START, 30)
 
 
+def test_who_asks_first_is_counted_when_admitted_and_else_not_at_all_and_nobody_is_told():
+    told = []
+    admission = Admission(
+        lambda: LimitsConfig(invocations_per_minute=2, concurrent_invocations=3), lambda *what: told.append(what)
+    )
+    assert admission.admits(namespace(), MINUTE_START, 2)
+    assert not admission.admits(namespace(), MINUTE_START, 3)
+    admission.admit(namespace(), MINUTE_START, 0)
+    assert not admission.admits(namespace(), MINUTE_START, 0)
+    assert not admission.admits(namespace("other", invocations_per_minute=0), MINUTE_START, 0)
+    assert (admission.counted, told) == (2, [])
+    assert admission.counts(MINUTE_START).invocations == {namespace().uuid: 2}
+    assert admission.admits(namespace(), MINUTE_START + 60, 0)
+
+
 def test_a_limit_of_zero_allows_nothing_and_says_so(admission):
     with pytest.raises(Throttled, match="count: 1, allowed: 0"):
         admission.admit(namespace(invocations_per_minute=0), MINUTE_START, 0)

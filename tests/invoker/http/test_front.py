@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import re
 import socket
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 from lanes import both, read_response, same, serving, status_of
 
@@ -250,6 +252,104 @@ async def until(condition):
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
+
+
+# --- the short way
+
+
+class Held:
+    """An invoker whose calls on the short way end when they are told to."""
+
+    def __init__(self, site):
+        self.ends, self.accepted = [], site.invoker.answer
+        site.invoker.start_short = lambda _call, _found, on_end: self.ends.append(on_end)
+
+    def end(self, activation):
+        """End the oldest."""
+        self.ends.pop(0)(SimpleNamespace(done=activation, error=None))
+
+
+BLOCKING = TARGET + "?blocking=true"
+
+
+async def test_calls_of_both_ways_are_answered_in_the_order_they_came_in(site, fast, make_activation):
+    held = Held(site)
+    short, long = request(site, target=BLOCKING), request(site)
+    async with fast.connection() as (reader, writer):
+        writer.write(short + long + short + short + long)
+        for status in (200, 202, 200, 200, 202):
+            if status == 200:
+                await until(lambda: held.ends)
+                assert len(held.ends) == 1, "one at a time"
+                held.end(make_activation())
+            assert status_of(await read_response(reader)) == status
+        assert fast.server.short == set()
+
+
+async def test_a_call_of_the_short_way_begins_no_task(site, fast, make_activation):
+    held = Held(site)
+    async with fast.connection() as (reader, writer):
+        for _ in range(3):
+            writer.write(request(site, target=BLOCKING))
+            await until(lambda: held.ends)
+            assert len(fast.server.short) == 1
+            held.end(make_activation())
+            assert status_of(await read_response(reader)) == 200
+        assert not fast.server._tasks
+        writer.write(request(site))
+        assert status_of(await read_response(reader)) == 202
+        writer.write(request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+        held.end(make_activation())
+        assert status_of(await read_response(reader)) == 200
+
+
+async def test_a_client_that_hangs_up_does_not_end_its_call_on_the_short_way(site, fast, make_activation):
+    held = Held(site)
+    async with fast.connection() as (_, writer):
+        writer.write(request(site) + request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+    await until(lambda: not fast.server._open)
+    held.end(make_activation())
+    await until(lambda: not fast.server._tasks and not fast.server.short)
+
+
+async def test_a_client_that_does_not_read_is_waited_for_on_the_short_way_too(site, fast, make_activation):
+    site.grant(invocations_per_minute=10**9)
+    held, large = Held(site), make_activation(result=msgspec.Raw(b'"' + b"x" * 1_000_000 + b'"'))
+    async with fast.connection() as (reader, writer):
+        count = 0
+        while count < 40:  # until the buffers of both ends are full
+            writer.write(request(site, target=BLOCKING))
+            try:
+                async with asyncio.timeout(0.3):
+                    await until(lambda: held.ends)
+            except TimeoutError:
+                break
+            held.end(large)
+            count += 1
+        assert 0 < count < 40
+        for _ in range(count):
+            assert status_of(await read_response(reader)) == 200
+        await until(lambda: held.ends)
+        held.end(make_activation())
+        assert status_of(await read_response(reader)) == 200
+
+
+async def test_the_end_waits_for_a_call_on_the_short_way_and_closes_its_connection(site, fast, make_activation):
+    held = Held(site)
+    async with fast.connection() as (busy, writer), asyncio.TaskGroup() as group:
+        writer.write(request(site, target=BLOCKING) * 2)
+        await until(lambda: held.ends)
+        fast.server.pre_shutdown()
+        end = group.create_task(fast.server.shutdown(5))
+        await asyncio.sleep(0)
+        assert not end.done()
+        held.end(make_activation())
+        assert status_of(await read_response(busy)) == 200
+        assert await busy.read() == b""  # the second was not begun
+        await end
+    assert held.ends == []
 
 
 # --- its ends
