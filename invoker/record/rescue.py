@@ -113,6 +113,8 @@ def _rows(connection: sqlite3.Connection, table: str, columns: str, gaps: list[s
             yield row[1:]
     except sqlite3.DatabaseError as error:
         _note(error, gaps)
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            return  # its very first page is none: no row is found by asking for it alone
     else:
         return
     try:

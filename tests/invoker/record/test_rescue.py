@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from invoker.model import Action, Collection, Exec, Namespace
+from invoker.record import rescue as rescuing
 from invoker.record.corruption import StoreCorrupt
 from invoker.record.damage import Damage
 from invoker.record.entities import EntityStore
@@ -14,6 +15,12 @@ from invoker.record.ledger import Ledger, LedgerItem
 from invoker.record.rescue import databases, rescue
 
 NOW = 1_790_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def few_probes(monkeypatch):
+    """Beyond a last page that cannot be read, each row that there might be is asked for: a million of them takes long."""
+    monkeypatch.setattr(rescuing, "_PROBES", 10_000)
 
 
 async def make_entities(directory, count):
