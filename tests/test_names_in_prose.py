@@ -25,7 +25,8 @@ FILES = [
 ]
 PAGES = [path for path in FILES if path.suffix == ".md"]
 SOURCES = [path for path in FILES if path.suffix == ".py"]
-NAMES = {str(path.relative_to(ROOT)) for path in FILES}
+#: Each file by its path from the top, and by every end of that path.
+NAMES = {"/".join(parts[n:]) for path in FILES for parts in [path.relative_to(ROOT).parts] for n in range(len(parts))}
 
 
 def prose(path: Path) -> str:
@@ -39,8 +40,7 @@ def prose(path: Path) -> str:
 
 def is_there(name: str, page: Path) -> bool:
     """Whether a file is named by its path from the top, from the page, or by the end of a path."""
-    beside = page.parent / name
-    return beside.exists() or any(each == name or each.endswith("/" + name) for each in NAMES)
+    return name in NAMES or (page.parent / name).exists()
 
 
 def files_in(path: Path) -> Iterator[str]:

@@ -53,7 +53,7 @@ async def test_who_waits_for_the_end_of_all_is_told_when_the_last_has_left(tmp_p
     one, other = ticket("1"), ticket("2")
     in_flight.enter(one)
     in_flight.enter(other)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         waiting = group.create_task(in_flight.wait_empty())
         in_flight.leave(one)
         await asyncio.sleep(0)

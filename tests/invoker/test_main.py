@@ -147,7 +147,10 @@ def a_state(tmp_path: Path, config: Path) -> Path:
     return state
 
 
-def test_a_corrupt_database_is_rescued_only_while_no_daemon_runs(tmp_path: Path, config: Path) -> None:
+def test_a_corrupt_database_is_rescued_only_while_no_daemon_runs(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invoker.record.rescue._PROBES", 10_000)
     state = a_state(tmp_path, config)
     held = lock_state(state)
     assert "uses" in run("rescue", "entities.db", "--config", str(config), code=1).stderr
