@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import re
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TREES = ("bench", "docs", "examples", "invoker", "metrics", "pool", "runtimes", "scripts", "systemd", "tests")
 #: Files of users, of examples in a text, and of other people's projects.
-NOT_OURS = {"NAME.py", "OUT.svg", "b.py", "find.py", "hello.py", "queries_STORE.sql"}
+NOT_OURS = {"NAME.py", "OUT.svg", "b.py", "find.py", "hello.py", "helper.py", "queries_STORE.sql"}
 FILE = re.compile(r"[\w./-]*\w\.(?:py|md|sql|service|socket|svg)\b(?![./]\w)")
 #: Its second word begins with a capital again: a class of ours, or of a project whose file is named beside it.
 CLASS = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?(?:\(\))?`")
@@ -29,12 +28,12 @@ SOURCES = [path for path in FILES if path.suffix == ".py"]
 NAMES = {"/".join(parts[n:]) for path in FILES for parts in [path.relative_to(ROOT).parts] for n in range(len(parts))}
 
 
+@functools.cache
 def prose(path: Path) -> str:
     """A page, or the docstrings and comments of a module, without what is quoted from elsewhere."""
     text = path.read_text("utf-8")
     if path.suffix == ".py":
-        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-        text = "\n".join(token.string for token in tokens if token.type == tokenize.COMMENT or token.string.startswith('"""'))
+        text = "\n".join(re.findall(r'"""(?s:.*?)"""|#.*', text))
     return re.sub(r"https?://\S+|socket\.socket", "", text)
 
 
