@@ -25,9 +25,9 @@ from pool.errors import PlatformError
 log = logging.getLogger(__name__)
 
 #: While calls are under way one should end within this time, s; else the engine is held to be starved.
-PATIENCE_S = 0.4
+PATIENCE_S = 0.7
 #: How long a starved engine stays a usual one, s.
-HOLD_S = 10.0
+HOLD_S = 5.0
 #: How long it still gives way when its last call has ended, s: it tidies up after its answer, and the next call is often near.
 LINGER_S = 1.0
 
