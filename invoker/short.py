@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FRESH_S = 0.1
 
 
-class ShortPlan(NamedTuple):
+class ShortPlan(msgspec.Struct, frozen=True, gc=False):
     """What a call on the short way needs: the plan of its action, and what that is called with, JSON text."""
 
     plan: Plan

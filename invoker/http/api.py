@@ -36,7 +36,7 @@ from invoker.http.parsing import accepts_json, check_namespace, split_target
 from invoker.http.rules import delete_rule, get_rule, list_rules, put_rule, set_rule_status
 from invoker.http.sdk import get_docker_kit
 from invoker.http.services import Services
-from invoker.http.short import PlainHead, Short, read_plain_head, start_invocation
+from invoker.http.short import PlainHead, read_plain_head, start_invocation
 from invoker.http.triggers import delete_trigger, get_trigger, list_triggers, put_trigger
 from invoker.web.handler import WebCall, serve_web_action
 from invoker.web.target import parse_web_target
@@ -172,12 +172,19 @@ class Api:
         Returns:
             Whether it has begun; else it is for `answer`.
         """
-        short = Short(head, request.take_body(), _transaction_of(request), time.monotonic())
 
         def fail(error: InvokerError, transaction: str) -> None:
             send(self.refuse(request, error, transaction), transaction)
 
-        return start_invocation(self._services, short, send=send, fail=fail)
+        return start_invocation(
+            self._services,
+            head,
+            request.take_body(),
+            transaction=_transaction_of(request),
+            started=time.monotonic(),
+            send=send,
+            fail=fail,
+        )
 
     def refuse(self, request: Request, error: InvokerError, transaction: str) -> Reply:
         """Answer a failure, and let the operator know of those that are ours."""

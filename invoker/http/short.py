@@ -6,6 +6,7 @@ each error, and whatever is rare, has one implementation.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from invoker.invocation import Accepted202, Call
 from invoker.resolve import resolve_action
 from invoker.ticket import Ticket
 from pool.errors import InvokerError
+
+_log = logging.getLogger(__name__)
 
 
 class PlainHead(NamedTuple):
@@ -69,37 +72,30 @@ def read_plain_head(namespace: str, path: str, query: Mapping[str, str], headers
     return PlainHead(headers.get("authorization"), namespace, path, options, takes_body=True)
 
 
-class Short(NamedTuple):
-    """A request that may go the short way.
-
-    Attributes:
-        head: of the request.
-        body: whole.
-        transaction: id of the request.
-        started: `time.monotonic()` when the request was there.
-    """
-
-    head: PlainHead
-    body: bytes
-    transaction: str
-    started: float
-
-
 def start_invocation(
-    services: Services, short: Short, *, send: Callable[[Reply, str], None], fail: Callable[[InvokerError, str], None]
+    services: Services,
+    head: PlainHead,
+    body: bytes,
+    *,
+    transaction: str,
+    started: float,
+    send: Callable[[Reply, str], None],
+    fail: Callable[[InvokerError, str], None],
 ) -> bool:
     """Begin an invocation.
 
     Args:
         services: what the API stands on.
-        short: the request.
+        head: of the request.
+        body: whole.
+        transaction: id of the request.
+        started: `time.monotonic()` when the request was there.
         send: gets the reply, with the id of the request, once; after this has returned.
         fail: gets an error instead of it, where the platform failed.
 
     Returns:
         Whether it has begun; else it is for `Api.answer`.
     """
-    head, body, transaction, started = short
     if body and not head.takes_body:
         return False
     try:
@@ -138,9 +134,15 @@ def start_invocation(
     def answer(ticket: Ticket) -> None:
         if ticket.error is not None:
             fail(ticket.error, transaction)
-        else:
-            outcome = ticket.done or Accepted202(activation_id=ticket.activation_id)
-            send(answer_invocation(services, outcome, result_only=head.options.result_only), transaction)
+            return
+        outcome = ticket.done or Accepted202(activation_id=ticket.activation_id)
+        try:
+            reply = answer_invocation(services, outcome, result_only=head.options.result_only)
+        except Exception:  # noqa: BLE001 - a bug in one answer must not touch the others: it is logged, and answered
+            _log.exception("the answer of activation %s failed [%s]", ticket.activation_id, transaction)
+            fail(InvokerError("There was an internal server error."), transaction)
+            return
+        send(reply, transaction)
 
     services.invoker.start_short(call, found, answer)
     return True

@@ -336,6 +336,20 @@ async def test_a_client_that_does_not_read_is_waited_for_on_the_short_way_too(si
         assert status_of(await read_response(reader)) == 200
 
 
+async def test_an_answer_that_cannot_be_made_is_a_failure_of_this_request_alone(site, fast, make_activation, caplog):
+    held = Held(site)
+    async with fast.connection() as (reader, writer):
+        writer.write(request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+        held.ends.pop(0)(SimpleNamespace(done="no activation", error=None, activation_id="a" * 32))
+        assert status_of(await read_response(reader)) == 500
+        assert "the answer of activation aaaa" in caplog.text
+        writer.write(request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+        held.end(make_activation())
+        assert status_of(await read_response(reader)) == 200
+
+
 async def test_the_end_waits_for_a_call_on_the_short_way_and_closes_its_connection(site, fast, make_activation):
     held = Held(site)
     async with fast.connection() as (busy, writer), asyncio.TaskGroup() as group:
