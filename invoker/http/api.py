@@ -167,7 +167,7 @@ class Api:
         Args:
             request: it stays in flight until `send` was called.
             head: of the request.
-            send: gets the reply and the id of the request, once, after this has returned.
+            send: gets the reply and the id of the request, once.
 
         Returns:
             Whether it has begun; else it is for `answer`.

@@ -506,9 +506,11 @@ class _Connection(asyncio.Protocol):
         if self._origin is not None:
             request.origin = self._origin
         elif request.plain is not None and request.body_is_here():
-            self._short = self._front.api.start_short(request, request.plain, self._end_short)
-            if self._short:
-                self._front.short.add(self)
+            self._short = True
+            self._front.short.add(self)
+            if not self._front.api.start_short(request, request.plain, self._end_short):
+                self._short = False
+                self._front.end_short(self)
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection to aiohttp, for good. Nothing is in flight, and the transport has not asked to pause writing."""

@@ -116,7 +116,7 @@ class Invoking(Protocol):
         """Tell how a call could go the short way now; None when `invoke` is to be called."""
 
     def start_short(self, call: Call, found: ShortPlan, on_end: Callable[[Ticket], None]) -> None:
-        """Run an action on the short way, as was found in the same breath. `on_end` is told once, after this has returned."""
+        """Run an action on the short way, as was found in the same breath; `on_end` is told once. Raises PoolOverloaded."""
 
     def in_flight(self, namespace: str) -> int:
         """Count the activations of a namespace that have not ended."""

@@ -1,7 +1,7 @@
 """An invocation on the short way: from a request to the invoker, and from its end to the reply, without a task.
 
-Nothing here refuses anything: what is not plain goes the way of every request, `Api.answer`, as if this had not been tried. So
-each error, and whatever is rare, has one implementation.
+What is not plain goes the way of every request, `Api.answer`, as if this had not been tried: so each error, and whatever is
+rare, has one implementation. Only that the node is busy is told from here, because most requests hear that when it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.resolve import resolve_action
 from invoker.ticket import Ticket
-from pool.errors import InvokerError
+from pool.errors import InvokerError, PoolOverloaded
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def start_invocation(
         body: whole.
         transaction: id of the request.
         started: `time.monotonic()` when the request was there.
-        send: gets the reply, with the id of the request, once; after this has returned.
-        fail: gets an error instead of it, where the platform failed.
+        send: gets the reply, with the id of the request, once.
+        fail: gets an error instead of it, where the platform failed or has no place for it.
 
     Returns:
         Whether it has begun; else it is for `Api.answer`.
@@ -144,5 +144,8 @@ def start_invocation(
             return
         send(reply, transaction)
 
-    services.invoker.start_short(call, found, answer)
+    try:
+        services.invoker.start_short(call, found, answer)
+    except PoolOverloaded as error:
+        fail(error, transaction)
     return True

@@ -31,12 +31,11 @@ from invoker.systemd import Notifier
 from pool.backend import Image
 from pool.fake import FakeBackend
 
-#: Bytecode instructions of one warm call, all modules together: 4,930, and what timers add that ring meanwhile, of which a slow
+#: Bytecode instructions of one warm call, all modules together: 4,980, and what timers add that ring meanwhile, of which a slow
 #: machine meets more in a call. Lower it when the path gets shorter.
 BUDGET = 5300
-#: Likewise of a call that may not even wait for a container, 2,530: under overload most calls are such. (A fifth of it goes to
-#: finding out that it cannot go the short way.)
-REFUSAL_BUDGET = 2800
+#: Likewise of a call that may not even wait for a container, 1,600: under overload most calls are such.
+REFUSAL_BUDGET = 1800
 _CALLS = 20
 _ROUNDS = 5
 _ROOT = Path(__file__).parents[2]

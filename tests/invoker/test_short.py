@@ -16,7 +16,7 @@ from invoker.invocation import Call
 from invoker.model import Action, Activation, Annotation, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.ticket import Ticket
 from invoker.vault import Vault
-from pool.errors import PoolClosed, WaitedTooLong
+from pool.errors import PoolClosed, TooManyWaiting, WaitedTooLong
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ContainerState, StartKind
 
@@ -325,6 +325,18 @@ async def test_cancelled_in_the_queue_it_never_runs(tmp_path: Path):
         assert ticket.done is not None
         assert (ticket.done.meter.outcome, ticket.done.meter.billed_us) == ("cancelled", 0)
         await busy.end()
+
+
+async def test_what_may_not_even_wait_is_refused_at_once_counted_and_leaves_nothing(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=10.0, max_containers_per_action=1, max_waiting_per_user=1) as s:
+        await s.run(action(limits=QUICK))
+        busy, _ = await one_busy_one_waiting(s)
+        with pytest.raises(TooManyWaiting):
+            begin(s)
+        assert s.throttled == [("anna", "user-queue-full")]
+        assert s.invoker.total_in_flight == 2
+        await busy.end()
+    assert len(s.finished) == 3
 
 
 async def test_a_drain_refuses_what_waits(tmp_path: Path):

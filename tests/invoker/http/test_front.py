@@ -336,6 +336,26 @@ async def test_a_client_that_does_not_read_is_waited_for_on_the_short_way_too(si
         assert status_of(await read_response(reader)) == 200
 
 
+async def test_many_that_are_refused_at_once_are_answered_in_order_and_the_next_is_served(site, fast, make_activation):
+    held, refusals = Held(site), iter([PoolOverloaded("busy")] * 5)
+    start = site.invoker.start_short
+
+    def refuse(*call):
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        start(*call)
+
+    site.invoker.start_short = refuse
+    async with fast.connection() as (reader, writer):
+        writer.write(request(site, target=BLOCKING) * 6)
+        for _ in range(5):
+            assert status_of(await read_response(reader)) == 503
+        await until(lambda: held.ends)
+        held.end(make_activation())
+        assert status_of(await read_response(reader)) == 200
+        assert not fast.server.short
+
+
 async def test_an_answer_that_cannot_be_made_is_a_failure_of_this_request_alone(site, fast, make_activation, caplog):
     held = Held(site)
     async with fast.connection() as (reader, writer):
