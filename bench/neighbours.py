@@ -61,8 +61,10 @@ def neighbours(setting: Setting) -> Line:
         key, other = daemon.create_namespace(), daemon.create_namespace("bench-b", uid=20_002)
         daemon.deploy(other, "lone", CODE)
         daemon.deploy(key, "well", CODE)
+        daemon.deploy(key, "victim", CODE)  # its own: what has failed often is refused for a while
         daemon.deploy(key, "exits", EXITS)
         well = daemon.invocation(key, "well", query=_BLOCKING)
+        victim = daemon.invocation(key, "victim", query=_BLOCKING)
         exits = daemon.invocation(key, "exits", query=_BLOCKING)
         names = [f"new-{number}" for number in range(NEW * setting.blocks)]
         for name in names:
@@ -71,7 +73,7 @@ def neighbours(setting: Setting) -> Line:
         fresh = iter([daemon.invocation(key, name, query=_BLOCKING) for name in names])
         troubles = {
             "well": _Trouble(lambda: itertools.repeat(well)),
-            "killed": _Trouble(lambda: itertools.repeat(well), lambda: _kill(setting, daemon)),
+            "killed": _Trouble(lambda: itertools.repeat(victim), lambda: _kill(setting, daemon)),
             "exits": _Trouble(lambda: itertools.repeat(exits)),
             "new": _Trouble(lambda: fresh),
         }
