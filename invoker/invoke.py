@@ -160,9 +160,6 @@ class Invoker:
         plan = self._planner.find(identity.namespace, action)
         if plan is None or plan.key.spec.logs is not LogTransport.PIPE:
             return None
-        refusal = None
-        if not self._pool.is_ready(plan.key):
-            refusal = self._pool.refusal(plan.key, coming=self._promised.get(plan.key.digest, 0))
         if not self._recorder.room(len(self._in_flight) + 1):
             return None
         arguments = payload
@@ -172,7 +169,7 @@ class Invoker:
                 arguments, _ = merge_arguments(self._vault.open(action.parameters), payload)
             except InvokerError:
                 return None
-        return ShortPlan(plan, arguments, refusal)
+        return ShortPlan(plan, arguments)
 
     def start_short(self, call: Call, found: ShortPlan, on_end: Callable[[Ticket], None]) -> None:
         """Run an action as `find_short` found in the same breath; see `ShortWay.start`.
@@ -180,9 +177,8 @@ class Invoker:
         Raises:
             PoolOverloaded: it may not even wait; nothing was done.
         """
-        if found.refusal is not None:
-            self._note_refusal(call, found.refusal)
-            raise found.refusal
+        if not self._pool.is_ready(found.plan.key):
+            self._check_queue(call, found.plan)
         self._short_way.start(call, found, on_end)
 
     async def invoke(self, call: Call) -> Activation | Accepted202:

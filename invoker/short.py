@@ -27,7 +27,7 @@ from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome, classify_run, run_body
 from invoker.ticket import Ticket, Trace, finished_activation
 from pool.connection import Connection, Response
-from pool.errors import InvokerError, PoolOverloaded, ThawFailed
+from pool.errors import InvokerError, ThawFailed
 from pool.lease import Lease
 from pool.pool import Pool
 
@@ -38,17 +38,10 @@ FRESH_S = 0.1
 
 
 class ShortPlan(msgspec.Struct, frozen=True, gc=False):
-    """What a call on the short way needs.
-
-    Attributes:
-        plan: of its action.
-        arguments: what that is called with, JSON text.
-        refusal: why it may not even wait for a container; None when it may.
-    """
+    """What a call on the short way needs: the plan of its action, and what that is called with, JSON text."""
 
     plan: Plan
     arguments: msgspec.Raw
-    refusal: PoolOverloaded | None = None
 
 
 class LongWay(Protocol):
