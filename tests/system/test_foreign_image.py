@@ -196,7 +196,9 @@ def test_an_image_whose_label_says_so_serves_several_at_once_and_what_they_used_
     assert len({each.annotations["container"] for each in answers}) == 1
     spent = [each.annotations["cpuTime"] for each in answers]
     assert {each["quality"] for each in spent} == {"shared"}
-    assert sum(each["us"] for each in spent) >= 20_000, "they spun for 20 ms, and nothing of it is lost"
+    assert sum(each["us"] for each in spent) >= 5_000, (
+        "they spun for 20 ms by the clock, of which a busy machine gives them a part"
+    )
     for answer in answers:
         assert any("lines of theirs may be among these" in text for _, text in lines_of(client, answer))
     alone = call(client, do="alone")

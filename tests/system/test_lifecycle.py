@@ -299,7 +299,7 @@ def test_what_was_accepted_and_waits_at_a_drain_is_run_by_the_next_daemon(start)
     """It was promised: a stop in good order keeps what a crash would keep."""
     site = start(pool__memory_mib=512)
     site.user.deploy("sleep", SLEEP, memory=512)  # one container has all of the pool
-    first = site.user.invoke("sleep", {"s": 1}, "blocking=false").json["activationId"]
+    first = site.user.invoke("sleep", {"s": 6}, "blocking=false").json["activationId"]
     site.daemon.wait(lambda: site.pool(state="busy"), "to run the first")
     waiting = [site.user.invoke("sleep", {"s": 0}, "blocking=false").json["activationId"] for _ in range(5)]
     site.daemon.stop()

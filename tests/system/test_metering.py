@@ -284,7 +284,7 @@ def test_every_activation_whatever_its_end_has_exactly_one_finished_row(site):
     user.deploy("raises", "def main(args):\n    raise ValueError('no')\n")
     user.deploy("exits", "import os\ndef main(args):\n    os._exit(3)\n")
     user.deploy("broken", "def main(args) return")
-    user.deploy("slow", "import time\ndef main(args):\n    time.sleep(60)\n", timeout=300)
+    user.deploy("slow", "import time\ndef main(args):\n    time.sleep(60)\n", timeout=3000)
     user.deploy("endless", "import time\ndef main(args):\n    time.sleep(60)\n")
     expected: dict[str, str] = {}
     for action, outcome in (

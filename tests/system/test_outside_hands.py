@@ -118,14 +118,14 @@ def test_a_container_that_somebody_freezes_under_a_call_is_thawed_and_the_call_e
     container = site.warm("sleep", SLEEP)
     repaired = site.daemon.metric("invokerd_containers_repaired_total")
     with site.undisturbed(), ThreadPoolExecutor(1) as caller:
-        call = caller.submit(site.user.invoke, "sleep", {"s": 2})
+        call = caller.submit(site.user.invoke, "sleep", {"s": 6})
         site.daemon.wait(lambda: site.state(container) == "busy", "to run it")
         if how == "by docker pause":
             site.engine.request("POST", f"/containers/{container}/pause")
         else:
             site.freeze_by_hand(container)
         answer = call.result(MENDED_S)
-        assert (answer.status, answer.json["response"]["result"]) == (200, {"slept": 2}), answer.text
+        assert (answer.status, answer.json["response"]["result"]) == (200, {"slept": 6}), answer.text
     assert site.daemon.metric("invokerd_containers_repaired_total") > repaired
     site.user.ask("DELETE", "actions/sleep")  # the engine believes that it is paused; it must go all the same
     site.daemon.wait(lambda: site.state(container) == "gone", "to remove it")
