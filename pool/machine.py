@@ -292,8 +292,7 @@ class Machine:
     def _grant(self, activation: ActivationId, container: Container) -> None:
         """Hand out a container that can take one more lease."""
         kind = self._hand_out(activation, container)
-        needs_init = kind is StartKind.COLD or kind is StartKind.STEM
-        self._commands.append(ev.Grant(activation, container.container_id, kind, needs_init))
+        self._commands.append(ev.Grant(activation, container.container_id, kind, container.state is S.INITIALISING))
 
     def _hand_out(self, activation: ActivationId, container: Container) -> StartKind:
         before = container.state

@@ -36,6 +36,7 @@ from pool.model import (
     Reactive,
     ReuseKey,
     Standing,
+    StartKind,
 )
 from pool.netns import has_ended
 from pool.settings import PoolSettings
@@ -240,25 +241,24 @@ class Pool:
         container_id = self.machine.find_ready(key)
         if container_id is None:
             return None
-        live = self._lives[container_id]
         kind = self.machine.take(activation, container_id, self._loop.time())
-        lease = self._leases[activation] = Lease(
-            self.backend, live, activation, start_kind=kind, needs_init=False, loop=self._loop, told=self._told, key_digest=""
-        )
-        return lease
+        return self._lease(activation, container_id, kind, needs_init=False)
 
-    def line_up(self, activation: ActivationId, key: ReuseKey, waiter: Waiter) -> Lease | None:
+    def line_up(
+        self, activation: ActivationId, key: ReuseKey, waiter: Waiter, *, standing: Standing = Standing.NEW
+    ) -> Lease | None:
         """Take a container, or a place in the queue. `give_back` must follow, and `Lease.begin` before it where there is a lease.
 
         Args:
             activation: unique.
             key: who may reuse the container.
             waiter: gets the lease, or the error, unless this returns or raises it.
+            standing: as of `lease`.
 
         Raises:
             InvokerError: as `lease`.
         """
-        self._feed(ev.Arrived(activation, key))
+        self._feed(ev.Arrived(activation, key, standing))
         lease = self._leases.get(activation)
         if lease is None:
             if refused := self._refused.pop(activation, None):
@@ -285,14 +285,10 @@ class Pool:
 
     async def obtain(self, activation: ActivationId, key: ReuseKey, deadline: float, standing: Standing = Standing.NEW) -> Lease:
         """Get a lease, or wait for one. Whatever happens, `give_back` must follow. For `Leasing`."""
-        self._feed(ev.Arrived(activation, key, standing))
-        lease = self._leases.get(activation)
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        lease = self.line_up(activation, key, _Future(future), standing=standing)
         if lease is not None:
             return lease
-        if refused := self._refused.pop(activation, None):
-            raise refused
-        future: asyncio.Future[Lease] = self._loop.create_future()
-        self._waiting[activation] = _Future(future)
         expire = self._loop.call_at(deadline, self.expire, activation)
         try:
             return await future
@@ -304,6 +300,14 @@ class Pool:
         self._waiting.pop(activation, None)
         self._leases.pop(activation, None)
         self._feed(ev.Ended(activation, lease is None or lease.end()))
+
+    @contextlib.contextmanager
+    def held(self, activation: ActivationId, lease: Lease) -> Iterator[None]:
+        """Give a lease back when the block is left, however."""
+        try:
+            yield
+        finally:
+            self.give_back(activation, lease)
 
     def is_busy(self, container_id: ContainerId) -> bool:
         """Whether an activation runs in this container."""
@@ -494,19 +498,22 @@ class Pool:
 
     # ---- leases
 
-    def _grant(self, command: ev.Grant) -> None:
-        live = self._lives[command.container]
-        lease = Lease(
+    def _lease(self, activation: ActivationId, container_id: ContainerId, kind: StartKind, *, needs_init: bool) -> Lease:
+        """Make the lease of a container that the machine has granted."""
+        lease = self._leases[activation] = Lease(
             self.backend,
-            live,
-            command.activation,
-            start_kind=command.start_kind,
-            needs_init=command.needs_init,
+            self._lives[container_id],
+            activation,
+            start_kind=kind,
+            needs_init=needs_init,
             loop=self._loop,
             told=self._told,
-            key_digest=self._key_digest(command.container) if command.needs_init else "",
+            key_digest=self._key_digest(container_id) if needs_init else "",
         )
-        self._leases[command.activation] = lease
+        return lease
+
+    def _grant(self, command: ev.Grant) -> None:
+        lease = self._lease(command.activation, command.container, command.start_kind, needs_init=command.needs_init)
         waiter = self._waiting.pop(command.activation, None)
         if waiter is not None:
             waiter.grant(lease)
