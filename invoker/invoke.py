@@ -134,6 +134,7 @@ class Invoker:
             in_flight=self._in_flight,
             ids=self._ids,
             node=node,
+            check_queue=self._check_queue,
             max_wait_s=max_wait_s,
             result_bytes=result_bytes,
             on_finished=on_finished,
@@ -172,13 +173,7 @@ class Invoker:
         return ShortPlan(plan, arguments)
 
     def start_short(self, call: Call, found: ShortPlan, on_end: Callable[[Ticket], None]) -> None:
-        """Run an action as `find_short` found in the same breath; see `ShortWay.start`.
-
-        Raises:
-            PoolOverloaded: it may not even wait; nothing was done.
-        """
-        if not self._pool.is_ready(found.plan.key):
-            self._check_queue(call, found.plan)
+        """Run an action as `find_short` found in the same breath; see `ShortWay.start`."""
         self._short_way.start(call, found, on_end)
 
     async def invoke(self, call: Call) -> Activation | Accepted202:
@@ -435,10 +430,8 @@ class Invoker:
             plan = ticket.plan
             assert plan is not None, "it was leased by it"
             try:
-                try:
+                with self._pool.held(ticket.activation_id, lease):
                     await self._in_a_container(ticket, plan, lease)
-                finally:
-                    self._pool.give_back(ticket.activation_id, lease)
             except ThawFailed:
                 await self._with_a_container(ticket, plan)
 
@@ -450,11 +443,9 @@ class Invoker:
         async def rest(ticket: Ticket) -> None:
             timeout_ms, limit_bytes = ticket.call.action.limits.timeout, self._result_bytes()
             work = outcome_of(answer, timeout_ms=timeout_ms, limit_bytes=limit_bytes)
-            try:
+            with self._pool.held(ticket.activation_id, lease):
                 outcome = await self._measured(ticket, lease, work)
                 await self._end(ticket, outcome, logs=take_lines(ticket, lease))
-            finally:
-                self._pool.give_back(ticket.activation_id, lease)
 
         return self._go_long(ticket, rest)
 
@@ -462,10 +453,8 @@ class Invoker:
         """See `LongWay`."""
 
         async def rest(ticket: Ticket) -> None:
-            try:
+            with self._pool.held(ticket.activation_id, lease):
                 await self._end(ticket, outcome, logs=lines)
-            finally:
-                self._pool.give_back(ticket.activation_id, lease)
 
         return self._go_long(ticket, rest)
 

@@ -74,6 +74,7 @@ class ShortWay:
         in_flight: InFlight,
         ids: ActivationIds,
         node: str,
+        check_queue: Callable[[Call, Plan], None],
         max_wait_s: Callable[[], float],
         result_bytes: Callable[[], int],
         on_finished: Callable[[Activation], None],
@@ -88,7 +89,8 @@ class ShortWay:
             in_flight: where each call is entered.
             ids: of activations.
             node: in every record.
-            max_wait_s: how long a call may wait for a container.
+            check_queue: raises PoolOverloaded for a call that may not even wait for a container.
+            max_wait_s: how long a call may wait for one.
             result_bytes: longest result.
             on_finished: told of each finished activation; may not raise.
             long_way: goes on with what does not end plainly.
@@ -99,6 +101,7 @@ class ShortWay:
         self.in_flight = in_flight
         self.ids = ids
         self.node = node
+        self.check_queue = check_queue
         self.max_wait_s = max_wait_s
         self.result_bytes = result_bytes
         self.on_finished = on_finished
@@ -116,13 +119,19 @@ class ShortWay:
             found: of its action.
             on_end: told once: when it has ended and that is on record, when it could not begin, or when the caller's time is up;
                 may not raise.
+
+        Raises:
+            PoolOverloaded: it may not even wait; nothing was done.
         """
         wall, now = time.time(), time.monotonic()
+        activation_id = self.ids.new(wall)
+        lease = self.pool.take(activation_id, found.plan.key)
+        if lease is None:
+            self.check_queue(call, found.plan)
         trace = Trace(received=call.received, planned=now, pulled=now)
-        ticket = Ticket(self.ids.new(wall), call, wall, False, trace, found.plan, on_end=on_end)
+        ticket = Ticket(activation_id, call, wall, False, trace, found.plan, on_end=on_end)
         ticket.short = short = ShortCall(self, ticket, found)
         self.in_flight.enter(ticket)
-        lease = self.pool.take(ticket.activation_id, found.plan.key)
         if lease is None:
             short.line_up()
         else:
@@ -205,7 +214,8 @@ class ShortCall:
         trace.start_kind, trace.container = lease.start_kind, lease.container_id
         try:
             lease.begin(plan.facts)
-            if not lease.can_send():
+            connection = lease.connection()
+            if connection is None:
                 self._leave(way.long_way.take_over(ticket, lease))
                 return
             lease.logs.begin(activation_id, limit_bytes=call.action.limits.logs * MIB)
@@ -220,7 +230,8 @@ class ShortCall:
             )
             deadline, limit = way.loop.time() + timeout_ms / 1000, way.result_bytes()
             trace.run_began = time.monotonic()
-            self._connection, self._verify = lease.send(self, b"/run", body, deadline=deadline, limit=limit)
+            self._connection = connection
+            self._verify = lease.send(connection, self, b"/run", body, deadline=deadline, limit=limit)
         except ThawFailed as error:
             log.info("%s is replaced: %s", lease.container_id, error)
             lease.logs.end(activation_id)
@@ -230,10 +241,6 @@ class ShortCall:
     # ---- the answer, as the connection tells it
 
     def done(self) -> bool:
-        """See `Answer`."""
-        return self._done
-
-    def cancelled(self) -> bool:
         """See `Answer`."""
         return self._done
 

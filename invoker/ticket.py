@@ -95,8 +95,7 @@ class Ticket(msgspec.Struct, eq=False):
     def resolve(self, activation: Activation | None, error: InvokerError | None = None) -> None:
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
         self.done, self.error = activation, error
-        if self.on_end is not None:
-            self.tell_end()
+        self.tell_end()
         for waiter in self.waiters:
             release(waiter)
 
@@ -175,25 +174,6 @@ def phases_of(ticket: Ticket) -> Phases:
     """Cut the time from arrival to now into disjoint phases: each begins where the one before it ends."""
     call, trace = ticket.call, ticket.trace
     now = time.monotonic()
-    if trace.granted and trace.ended and not trace.init_began and trace.start_kind is not StartKind.COLD:  # the usual case
-        sent = trace.sent or trace.run_began or trace.ended
-        known_us = call.authenticate_us + call.authorise_us
-        return Phases(
-            authenticate=call.authenticate_us,
-            authorise=call.authorise_us,
-            resolve=max(0, round((trace.planned - trace.received) * 1e6) - known_us),
-            queue=max(0, round((trace.granted - trace.pulled) * 1e6)),
-            pull=round((trace.pulled - trace.planned) * 1e6),
-            thaw=max(0, round((sent - trace.granted) * 1e6)),
-            run=round((trace.ended - max(sent, trace.granted)) * 1e6),
-            collect=round((now - trace.ended) * 1e6),
-        )
-    return _all_phases(ticket, now)
-
-
-def _all_phases(ticket: Ticket, now: float) -> Phases:
-    """The same of what was initialised, or did not get so far."""
-    call, trace = ticket.call, ticket.trace
     known = (call.authenticate_us + call.authorise_us) / 1e6
     planned = trace.planned or now
     pulled = trace.pulled or (now if trace.planned else planned)

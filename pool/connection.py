@@ -16,10 +16,9 @@ import msgspec
 
 from pool.errors import ConnectionLost, ResponseNotHttp
 
-READ_BYTES = 256 * 1024
 #: What was read last, of whichever connection: it is taken out before anything else is read. (`recv` of as much would map new
 #: memory for each answer, and give it back: 30 us.)
-_BUFFER = bytearray(READ_BYTES)
+_BUFFER = bytearray(256 * 1024)
 _VIEW = memoryview(_BUFFER)
 
 
@@ -46,9 +45,6 @@ class Answer(Protocol):
 
     def done(self) -> bool:
         """Whether it was told, or wants to know no more."""
-
-    def cancelled(self) -> bool:
-        """Whether it wants to know no more."""
 
     def set_result(self, response: Response, /) -> None:
         """Take the response."""
@@ -239,7 +235,7 @@ class Connection:
         self._complete = False
         answer, self._answer = self._answer, None
         self.used_at = self._loop.time()
-        if answer is None or not self._keep_alive or self._unsent or answer.cancelled():
+        if answer is None or not self._keep_alive or self._unsent or answer.done():
             self._shut()
         if answer is not None and not answer.done():
             answer.set_result(self._response)

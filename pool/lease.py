@@ -404,7 +404,7 @@ class Lease:
         self._touched = True
         connection = live.kept_connection(loop.time()) or await self._connect(deadline)
         answer: asyncio.Future[Response] = loop.create_future()
-        verify = self._send(connection, answer, path, body, deadline=deadline, limit=limit)
+        verify = self.send(connection, answer, path, body, deadline=deadline, limit=limit)
         try:
             response = await answer
         except BaseException:  # cancelled, too late or broken: nothing more is to come over it
@@ -416,16 +416,17 @@ class Lease:
         self.note_logs(response)
         return response
 
-    def can_send(self) -> bool:
-        """Whether `send` can: it has its code, and a kept connection."""
-        return not self.needs_init and self._live.kept_connection(self._loop.time()) is not None
+    def connection(self) -> Connection | None:
+        """Return the kept connection; None where `request` would have to dial, or to send /init first."""
+        return None if self.needs_init else self._live.kept_connection(self._loop.time())
 
     def send(
-        self, answer: Answer, path: bytes, body: bytes, *, deadline: float, limit: int
-    ) -> tuple[Connection, asyncio.TimerHandle | None]:
-        """Send a request over the kept connection, for somebody who does not wait but is told; else as `request`.
+        self, connection: Connection, answer: Answer, path: bytes, body: bytes, *, deadline: float, limit: int
+    ) -> asyncio.TimerHandle | None:
+        """Send a request, then thaw, for somebody who does not wait but is told; else as `request`.
 
         Args:
+            connection: from `connection`.
             answer: is told how it ended. It is to cancel the timer then, and to close the connection unless all went well; and to
                 give the response to `note_logs`.
             path: as of `request`.
@@ -434,21 +435,13 @@ class Lease:
             limit: as of `request`.
 
         Returns:
-            The connection, and the timer that looks whether the container did thaw, None where it was not frozen.
+            The timer that looks whether the container did thaw, None where it was not frozen.
 
         Raises:
+            ConnectionLost: the connection of a container without code is broken already.
             ThawFailed: nothing has run, and `answer` is told nothing more.
         """
-        connection = self._live.kept_connection(self._loop.time())
-        if connection is None:
-            raise ContainerUnreachable
         self._touched = True
-        return connection, self._send(connection, answer, path, body, deadline=deadline, limit=limit)
-
-    def _send(
-        self, connection: Connection, answer: Answer, path: bytes, body: bytes, *, deadline: float, limit: int
-    ) -> asyncio.TimerHandle | None:
-        """Send a request, then thaw. Return the timer that looks whether it did, None where it was not frozen."""
         try:
             connection.send_for(answer, path, body, limit=limit, deadline=deadline)
         except ConnectionLost as error:

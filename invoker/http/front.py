@@ -388,9 +388,6 @@ class _Connection(asyncio.Protocol):
                 self._behind += behind
                 self._transport.pause_reading()
         elif not self._front.closing:
-            if self._is_owed:
-                self._behind += data
-                return
             self._begin(data)
             if self._request is None:
                 self._wake_up()  # it was handed over
