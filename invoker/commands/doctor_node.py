@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
@@ -21,6 +20,7 @@ from invoker.config.keys import Address
 from invoker.control import messages
 from invoker.record.damage import DIRECTORY, read_damage, summarise
 from invoker.record.ledger import months
+from invoker.record.store import read_only
 from pool.parent import NoParentCgroup, limit_bytes, read_limit
 
 _MIB = 1024 * 1024
@@ -144,7 +144,7 @@ def check_files(node: Node) -> Iterator[Finding]:
 def _damage_of(path: Path) -> str:
     """Say what is wrong with the pages of a database; nothing when they are sound."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5.0)) as connection:
+        with contextlib.closing(sqlite3.connect(read_only(path), uri=True, timeout=5.0)) as connection:
             (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         return str(error)

@@ -21,7 +21,7 @@ from invoker.model import Accepted, Activation
 from invoker.record.corruption import StoreCorrupt, corruption_named
 from invoker.record.damage import Damage
 from invoker.record.entries import AcceptedEntry, TickEntry
-from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow
+from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow, read_promise
 from invoker.record.salvage import salvage
 from invoker.record.sizes import Sizes
 from invoker.record.store import Parameters, Reader, checkpoint, load_queries, open_writer
@@ -42,7 +42,6 @@ _GOES_ON = "a new one is begun with what the journal still holds; bills do not d
 
 _decode_record = msgspec.json.Decoder(Activation).decode
 _decode_lines = msgspec.json.Decoder(list[str]).decode
-_decode_accepted = msgspec.json.Decoder(Accepted).decode
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +185,7 @@ class ActivationDatabase:
         damaged: list[str] = []
         for name, text, payload, may_have_run in self._connection.execute(self._queries["read_pending"]):
             try:
-                accepted = msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload))
+                accepted = read_promise(text, payload)
             except msgspec.MsgspecError as error:
                 self._damage.found("activations", f"promise {name}", text, error, then="call the action again")
                 damaged.append(name)

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from invoker.errors import EntityCorrupted
+from invoker.record.disk import sync
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]+")
@@ -127,8 +128,4 @@ class CodeFiles:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 unfinished.unlink()
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self._directory)

@@ -42,13 +42,18 @@ class StoreCorrupt(StoreBroken):
     @classmethod
     def found(cls, path: Path, reason: object) -> StoreCorrupt:
         """Name the file, what it holds, and where it says what to do."""
-        store = "ledger" if path.parent.name == "ledger" else path.stem
+        store = store_of(path)
         if store == "activations":
             return cls(f"{path} is corrupt ({reason}); it holds {_HOLDS[store]}, and is set aside for a new one")
         return cls(
             f"{path} is corrupt ({reason}); it holds {_HOLDS.get(store, 'data of the daemon')}, and nothing was changed: "
             "restore a copy, or run `invokerd rescue`: docs/faults.md, 'A database that is corrupt'"
         )
+
+
+def store_of(path: Path) -> str:
+    """Name the store that a database belongs to: `entities`, `ledger`, ..."""
+    return "ledger" if path.parent.name == "ledger" else path.stem
 
 
 def is_corruption(error: BaseException) -> bool:

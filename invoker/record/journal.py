@@ -30,6 +30,7 @@ from enum import Enum
 from pathlib import Path
 
 from invoker.errors import JournalFull
+from invoker.record.disk import sync
 from invoker.record.segment import FRAME_BYTES, INLINE_BYTES, START_BYTES, Allocate, Segment, frame_head, frame_tail
 from pool.errors import InvokerError, PlatformError
 
@@ -133,7 +134,7 @@ class Journal:
         self._current = self._spares.popleft()
         self._current.begin(self._appended + 1)
         self._stock()
-        _sync_directory(directory)
+        sync(directory)
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="journal")
@@ -364,7 +365,7 @@ class Journal:
         try:
             while len(self._spares) < self._wanted_spares:
                 self._spares.append(self._make(self._segment_bytes, zeroed=True))
-                _sync_directory(self._directory)
+                sync(self._directory)
         except OSError as error:
             if not self._disk_full:
                 log.warning(
@@ -418,11 +419,3 @@ def _segments(directory: Path) -> list[Segment]:
         return []
     found = [Segment.open(path) for path in sorted(directory.iterdir()) if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda segment: segment.first)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

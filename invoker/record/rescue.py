@@ -8,11 +8,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
-from invoker.record.corruption import StoreCorrupt, broken, is_corruption
+from invoker.record.corruption import StoreCorrupt, broken, is_corruption, store_of
 from invoker.record.damage import Damage
-from invoker.record.store import load_migrations, migrate
+from invoker.record.disk import sync
+from invoker.record.store import load_migrations, migrate, read_only
 
 #: Of the rows between the first and the last page that cannot be read, so many are asked for one by one.
 _PROBES = 1_000_000
@@ -55,13 +55,13 @@ def rescue(path: Path, damage: Damage) -> tuple[Path, list[Rescued]]:
         StoreTooNew: it was written by a newer invokerd. Nothing was changed.
         StoreBroken, OSError: the new one cannot be written.
     """
-    store = "ledger" if path.parent.name == "ledger" else path.stem
+    store = store_of(path)
     scratch = path.with_name(f"{path.name}.rescued")
     scratch.unlink(missing_ok=True)
     os.close(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         with (
-            contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as old,
+            contextlib.closing(sqlite3.connect(read_only(path), uri=True)) as old,
             contextlib.closing(sqlite3.connect(scratch, isolation_level=None)) as new,
         ):
             migrate(new, scratch, load_migrations(store))
@@ -70,7 +70,7 @@ def rescue(path: Path, damage: Damage) -> tuple[Path, list[Rescued]]:
                 raise StoreCorrupt(f"nothing of {path} can be read: {'; '.join({gap for each in told for gap in each.gaps})}")
             if store == "ledger" and any(each.gaps for each in told):  # then the journal is asked for what it still holds
                 new.execute("DELETE FROM journal_position")
-        _sync(scratch)
+        sync(scratch)
         aside = damage.set_database_aside(path, "its rows were read by invokerd rescue", then="what can be read is in a new one")
         scratch.replace(path)
     except sqlite3.Error as error:
@@ -135,11 +135,3 @@ def _note(error: sqlite3.DatabaseError, gaps: list[str]) -> None:
     if not is_corruption(error) and not isinstance(error, sqlite3.OperationalError):
         raise error
     gaps.append(str(error))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,6 +27,8 @@ from invoker.record.entries import (
 )
 from invoker.record.ledger import LedgerItem
 
+_decode_accepted = msgspec.json.Decoder(Accepted).decode
+
 
 class RecordRow(NamedTuple):
     """A record. `action` is `[package/]name`, `text` JSON of `Activation` without its result."""
@@ -51,6 +53,11 @@ class TextRow(NamedTuple):
     namespace: str
     start_ms: int
     text: str
+
+
+def read_promise(text: bytes | str, payload: bytes | str) -> Accepted:
+    """Read a promise as it stands in the database. Raises msgspec.MsgspecError where it cannot be read."""
+    return msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload))
 
 
 class PendingRow(msgspec.Struct, frozen=True):

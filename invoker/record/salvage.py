@@ -11,17 +11,15 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from invoker.model import Accepted
 from invoker.record.entries import TickEntry
-from invoker.record.store import load_queries
+from invoker.record.rows import read_promise
+from invoker.record.store import load_queries, read_only
 
 log = logging.getLogger(__name__)
-
-_decode_accepted = msgspec.json.Decoder(Accepted).decode
 
 
 class Salvaged(msgspec.Struct, frozen=True):
@@ -46,14 +44,14 @@ def salvage(path: Path) -> Salvaged:
     queries = load_queries("activations")
     found = Salvaged([], [], [], [], [])
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection = sqlite3.connect(read_only(path), uri=True)
     except sqlite3.Error as error:
         found.failures.append(str(error))
         return found
     try:
         for name, text, payload, may_have_run in _rows(connection, queries["read_pending"], {}, found):
             try:
-                accepted = msgspec.structs.replace(_decode_accepted(text), payload=msgspec.Raw(payload))
+                accepted = read_promise(text, payload)
             except msgspec.MsgspecError as error:
                 found.failures.append(f"promise {name}: {error}")
             else:

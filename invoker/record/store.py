@@ -45,6 +45,11 @@ class StoreTooNew(PlatformError):
         )
 
 
+def read_only(path: Path) -> str:
+    """Return the URI by which SQLite opens a database and changes nothing."""
+    return f"file:{quote(str(path))}?mode=ro"
+
+
 @functools.cache
 def load_queries(store: str) -> Mapping[str, str]:
     """Read the statements of `sql/queries_STORE.sql` by name. Each has a line of purpose."""
@@ -208,7 +213,7 @@ class Reader:
     async def _connect(self) -> tuple[aiosqlite.Connection, int]:
         inode = _inode_of(self._path, otherwise=0)
         with _foreign_errors_turned(self._path):
-            connection = await aiosqlite.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=_BUSY_S)
+            connection = await aiosqlite.connect(read_only(self._path), uri=True, timeout=_BUSY_S)
         self._all.append(connection)
         return connection, inode
 
