@@ -100,7 +100,13 @@ class Authenticator:
 
 
 def _decode(header: str) -> tuple[str, str]:
-    """Take `uuid` and `key` out of a header; a token without a colon is a user without a key.
+    """Take `uuid` and `key` out of a header; a token without a colon is a user without a key. Raises as `basic_credentials`."""
+    uuid, _, key = basic_credentials(header).decode("utf-8", errors="replace").partition(":")
+    return uuid, key
+
+
+def basic_credentials(header: str) -> bytes:
+    """Take `user:password` out of a header.
 
     Raises:
         Unauthenticated: another scheme, no token, or one that is not base64.
@@ -110,8 +116,6 @@ def _decode(header: str) -> tuple[str, str]:
     if scheme.lower() != "basic" or not token:
         raise Unauthenticated
     try:
-        text = base64.b64decode(token, validate=True).decode("utf-8", errors="replace")
+        return base64.b64decode(token, validate=True)
     except (binascii.Error, ValueError):
         raise Unauthenticated from None
-    uuid, _, key = text.partition(":")
-    return uuid, key

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 
-from invoker.errors import BadCredentials, Unauthenticated
+from invoker.errors import BadCredentials
+from invoker.http.auth import basic_credentials
 from invoker.http.exchange import TEXT, Reply, Request
 from invoker.http.rendering import render
 from invoker.http.services import Services
@@ -31,19 +30,8 @@ async def disable(services: Services, request: Request) -> Reply:
         Unauthenticated: no credentials.
         BadCredentials: others than the configuration's, or it has none.
     """
-    given = _credentials(request.headers.get("authorization"))
+    given = basic_credentials(request.headers.get("authorization", ""))
     if services.operator_credentials is None or not hmac.compare_digest(given, services.operator_credentials.encode()):
         raise BadCredentials("The username or password is wrong.")
     await services.disable()
     return Reply(b"controller is disabled", content_type=TEXT, cors=False)
-
-
-def _credentials(header: str | None) -> bytes:
-    scheme, _, token = (header or "").partition(" ")
-    try:
-        given = base64.b64decode(token.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        given = b""
-    if scheme.lower() != "basic" or not given:
-        raise Unauthenticated
-    return given
