@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,7 @@ from invoker.commands.cli import examples
 from invoker.commands.ctl_client import Client, Exit, Failure, refusal
 from invoker.commands.ctl_code import action_path, make_parameters
 from invoker.commands.ctl_options import parameter_options, user_verb
-from invoker.commands.ctl_output import print_json, progress
+from invoker.commands.ctl_output import annotation_of, print_json, progress
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -129,18 +129,16 @@ class _Sum:
         if not ended.success:
             self.failures.append(ended)
         if ended.cost is not None:
+            from invoker.record.rating import add
+
             amount, currency = ended.cost
-            with localcontext(prec=100):  # exact: no sum of prices has so many digits
-                self.costs[currency] = self.costs.get(currency, Decimal(0)) + Decimal(amount)
+            self.costs[currency] = add((self.costs.get(currency, Decimal(0)), Decimal(amount)))
 
     def text(self) -> str:
-        costs = "".join(f", {_plain(amount)} {currency}" for currency, amount in self.costs.items())
+        from invoker.record.rating import plain
+
+        costs = "".join(f", {plain(amount)} {currency}" for currency, amount in self.costs.items())
         return f"{self.calls} call{'' if self.calls == 1 else 's'}, {len(self.failures)} failed{costs}"
-
-
-def _plain(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class _Caller:
@@ -171,13 +169,12 @@ class _Caller:
             return None
         body = json.dumps(self._common | self._parameters(number, text)).encode()
         record = self._invoke(body)
-        annotations = {each["key"]: each["value"] for each in record.get("annotations", ())}
-        response, cost = record["response"], annotations.get("cost")
+        response, cost = record["response"], annotation_of(record, "cost")
         return _Ended(
             line=number,
             activation_id=record["activationId"],
             success=response["success"],
-            outcome=str(annotations.get("outcome", response["status"])),
+            outcome=str(annotation_of(record, "outcome") or response["status"]),
             result=response.get("result"),
             cost=(cost["amount"], cost["currency"]) if cost else None,
         )
