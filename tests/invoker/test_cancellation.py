@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from invoker_site import Site, action, site
+from invoker_site import Site, action, site, until
 
 from invoker.invocation import Accepted202
 from invoker.model import Exec, Status
@@ -24,12 +23,6 @@ async def begin(s: Site, **options: Any) -> ActivationId:
     accepted = await s.invoker.invoke(s.call(blocking=False, **options))
     assert isinstance(accepted, Accepted202)
     return accepted.activation_id
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0)
 
 
 async def check_cancelled(s: Site, activation_id: ActivationId) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, Site, action, error_of, site
+from invoker_site import ANNA, Site, action, error_of, site, until
 
 from invoker.invocation import Call
 from invoker.model import Action, Activation, Annotation, Identity, LimitOverrides, Limits, Parameter, Status
@@ -356,9 +356,3 @@ async def one_busy_one_waiting(s: Site, **changes: Any) -> tuple[Short, Short]:
     assert busy is not None
     assert waiting is not None
     return busy, waiting
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,13 @@ async def site(tmp_path: Path, **settings: Any) -> AsyncIterator[Site]:
             the_site.code.close()
         await recorder.close()
         table.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what other tasks of this loop bring about."""
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0)
 
 
 def error_of(activation: Activation) -> str:
