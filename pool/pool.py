@@ -22,7 +22,8 @@ from pool.door import Door, Serve
 from pool.errors import ContainerStartFailed, EngineError, InvokerError, PoolOverloaded, WaitedTooLong
 from pool.expiries import Expiries
 from pool.idle import FROZEN, IdleShare
-from pool.lease import Lease, Live, Told
+from pool.lease import Lease, Told
+from pool.live import Live
 from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import EARLY_S, Machine
 from pool.model import (

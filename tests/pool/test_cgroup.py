@@ -15,7 +15,7 @@ import pytest
 from pool import cgroup
 from pool.backend import Descriptors
 from pool.cgroup import CgroupFiles, CgroupNotFoundError, Directories, KernelHandle, find_directories, open_files
-from pool.lease import OOM_MARGIN
+from pool.live import OOM_MARGIN
 from pool.model import ContainerId, PeakQuality
 
 SPIN = "print('ready', flush=True)\nwhile True: pass"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
 
-from pool.connection import Connection
 from pool.errors import ConnectionLost, ContainerStartFailed
-from pool.fake import FakeBackend, FakeHandle
+from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.lease import CONNECTION_KEPT_S, Lease, Live
-from pool.model import ActivationId, ContainerId, ContainerSpec, PeakQuality, ReuseKey
+from pool.lease import Lease
+from pool.model import ActivationId, ContainerSpec, PeakQuality, ReuseKey
 from pool.pool import Pool, PoolHooks
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -87,45 +85,6 @@ async def test_each_of_several_leases_has_a_connection_of_its_own_and_they_are_k
     assert bench.backend.calls["create"] == 1
 
 
-async def test_connections_are_closed_when_their_time_is_over_and_not_while_they_are_used(bench):
-    loop = asyncio.get_running_loop()
-    live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=20.0), None, None, None)
-    assert live.stale_at() is None
-    pairs = [socket.socketpair() for _ in range(3)]
-    for near, _ in pairs:
-        near.setblocking(False)
-    first, second, busy = (Connection(near, loop, now=at) for (near, _), at in zip(pairs, (100.0, 101.0, 0.0), strict=True))
-    live.connection, live.others = first, [second, busy]
-    answer = busy.send(b"/run", b"{}", limit=10)
-    assert live.stale_at() == 110.0
-    live.close_stale(109.9)
-    assert live.connection is first
-    live.close_stale(110.0)
-    assert (first.usable, live.connection, live.others) == (False, None, [second, busy])
-    assert live.stale_at() == 111.0
-    live.close_stale(200.0)
-    assert live.others == [busy]
-    assert live.stale_at() is None
-    assert not answer.done()
-    live.close_connections()
-    with pytest.raises(ConnectionLost):
-        await answer
-    for _, far in pairs:
-        far.close()
-
-
-async def test_a_connection_that_could_be_used_for_a_day_is_kept_for_a_minute(bench):
-    live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=86400.0), None, None, None)
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    live.connection = Connection(near, asyncio.get_running_loop(), now=100.0)
-    assert live.stale_at() == 100.0 + CONNECTION_KEPT_S
-    assert live.kept_connection(5000.0) is live.connection, "one that is there is used"
-    live.close_stale(100.0 + CONNECTION_KEPT_S)
-    assert live.connection is None
-    far.close()
-
-
 async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):
     async with bench.lease("a") as a:
         start = bench.container.cpu
@@ -184,21 +143,6 @@ async def test_each_kill_for_memory_is_counted_once(bench):
             lease.clean = True
             counted.append(lease.read_usage().oom_kills)
     assert counted == [1, 0, 2]
-
-
-async def test_what_a_container_has_suffered_under_an_earlier_daemon_is_no_calls_of_this_one(bench):
-    async with bench.lease("a") as a:
-        a.clean = True
-    container = bench.container
-    container.oom_count, container.throttled, container.cpu = 2, 300, 4000
-    handle = FakeHandle(container)
-    successor = Live(container.container_id, SPEC, handle, None, None)
-    successor.take_over()
-    assert (successor.oom_kills, successor.throttled_us, successor.cpu_before_us) == (2, 300, 4000)
-    container.die()
-    successor.take_over()
-    assert successor.cpu_before_us == 4000, "what was last known"
-    handle.close()
 
 
 async def test_one_that_fails_leaves_the_others_their_connections_and_the_container_goes_after_them(bench):
