@@ -97,8 +97,10 @@ async def _key_of(entry: Entry, spec: ContainerSpec, entities: EntityStore, plan
         InvokerError: the action's image is gone.
     """
     namespace = entities.get_namespace(spec.namespace)
-    if namespace is None or (namespace.uid, namespace.gid, namespace.groups) != (spec.uid, spec.gid, spec.groups):
-        raise LookupError("its namespace is gone, or is somebody else now")
+    if namespace is None:
+        raise LookupError("it was the self-test's, or its namespace is gone")
+    if (namespace.uid, namespace.gid, namespace.groups) != (spec.uid, spec.gid, spec.groups):
+        raise LookupError("its namespace has another uid, gid or other groups by now")
     if entry.key_digest is None:
         return None
     owner, _, path = msgspec.json.decode(entry.facts, type=Facts).path.partition("/")

@@ -146,7 +146,7 @@ class ContainerBackend(Protocol):
         """Open the descriptors of a running container which an earlier daemon left.
 
         Raises:
-            EngineError, EngineUnavailable, ContainerStartFailed: it has ended meanwhile.
+            EngineError, EngineUnavailable, ContainerStartFailed: it has ended meanwhile, or its log lines would be lost.
         """
 
     async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:

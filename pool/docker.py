@@ -214,7 +214,12 @@ class DockerBackend:
     async def adopt(self, found: FoundContainer) -> ContainerHandle:
         """See `ContainerBackend`."""
         spec = recipe.spec_of(found)
-        return await self._open_handle(found.container_id, found.engine_id, spec.logs, None)
+        handle = await self._open_handle(found.container_id, found.engine_id, spec.logs, None)
+        opened = handle.descriptors
+        if spec.logs is LogTransport.PIPE and not fifo.is_seen_by(opened.pid, recipe.LOG_PIPE, opened.log):
+            handle.close()
+            raise EngineError("its log pipe is another one by now: state_dir was put back from a copy")
+        return handle
 
     async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:
         """See `ContainerBackend`."""

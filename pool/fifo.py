@@ -46,6 +46,21 @@ def open_fifo(run_dir: Path, container_id: ContainerId) -> int:
     return fd
 
 
+def is_seen_by(pid: int, path: str, fd: int) -> bool:
+    """Tell whether the FIFO at `path`, as process `pid` sees it, is the one behind `fd`.
+
+    It is another one when the state directory was put back from a copy: the container goes on writing into the old one,
+    which has no name any more and no reader. Where the kernel does not let us look, it is taken for the same.
+    """
+    try:
+        theirs = Path(f"/proc/{pid}/root{path}").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return os.path.samestat(theirs, os.fstat(fd))
+
+
 def remove_fifo(run_dir: Path, container_id: ContainerId) -> None:
     """Remove the container's directory. Gone already is success."""
     with contextlib.suppress(FileNotFoundError):

@@ -87,7 +87,7 @@ class PoolRow(Message, frozen=True, kw_only=True):
     Attributes:
         action: path of the action, or `stem KIND`.
         state: `ContainerState`'s value.
-        age_s: since it was created.
+        age_s: since this daemon made it or took it over.
         memory_mib: what is reserved for it: its limit, or while it is frozen and memory is short what it holds.
         leases: activations that run in it.
     """

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from pool.docker import DockerBackend
+from pool.errors import EngineError
+from pool.fifo import create_fifo
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
 
 pytestmark = pytest.mark.docker
@@ -260,3 +262,15 @@ async def test_a_foreign_image_gets_the_same_walls(look, spec, probe_images):
     assert int(found["CapBnd"], 16) == 0
     assert found["NoNewPrivs"] == "1"
     assert "invokerd" not in status.splitlines()[-1]
+
+
+async def test_a_container_whose_log_pipe_was_replaced_on_the_host_is_not_adopted(backend, spec, tmp_path):
+    """As after a restore of `state_dir` from a copy: it serves, but nobody would hear it."""
+    old = await backend.create(ContainerId(f"invokerd-inside-{uuid.uuid4().hex[:12]}"), spec)
+    old.close()
+    (found,) = await backend.list_containers()
+    (await backend.adopt(found)).close()
+    (tmp_path / "containers" / old.container_id).rename(tmp_path / "aside")
+    create_fifo(tmp_path / "containers", old.container_id, UID, GID)
+    with pytest.raises(EngineError, match="log pipe"):
+        await backend.adopt(found)

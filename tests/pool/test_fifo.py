@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from pool.fifo import FIFO_NAME, PIPE_BYTES, create_fifo, open_fifo, remove_fifo
+from pool.fifo import FIFO_NAME, PIPE_BYTES, create_fifo, is_seen_by, open_fifo, remove_fifo
 from pool.model import ContainerId
 
 NAME = ContainerId("invokerd-n-000000000001")
@@ -51,6 +51,19 @@ def test_the_pipe_holds_a_mebibyte_where_the_kernel_grants_it(tmp_path):
     finally:
         os.close(reader)
     assert size == PIPE_BYTES or os.getuid() != 0
+
+
+def test_a_fifo_that_was_put_in_the_place_of_another_is_not_taken_for_it(tmp_path):
+    path = create_fifo(tmp_path, NAME, *ME) / FIFO_NAME
+    reader = open_fifo(tmp_path, NAME)
+    try:
+        assert is_seen_by(os.getpid(), str(path), reader)
+        path.rename(path.with_name("old"))
+        assert not is_seen_by(os.getpid(), str(path), reader)
+        os.mkfifo(path)
+        assert not is_seen_by(os.getpid(), str(path), reader)
+    finally:
+        os.close(reader)
 
 
 def test_a_second_container_of_the_same_name_is_refused(tmp_path):
