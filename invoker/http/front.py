@@ -69,6 +69,8 @@ class Front(AiohttpLane):
         self._tasks: set[asyncio.Task[None]] = set()
         #: All and only connections with a request on the short way.
         self.short: set[_Connection] = set()
+        #: Replies on the short way that are sent with this turn of the loop, in order.
+        self._outbox: list[tuple[_Connection, Reply, str]] = []
         #: Done when `short` is empty; made only when somebody waits.
         self._no_short: asyncio.Future[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -115,6 +117,21 @@ class Front(AiohttpLane):
         if not self._open and self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+
+    def send_with_others(self, connection: _Connection, reply: Reply, transaction: str) -> None:
+        """Send a reply when this turn of the loop has come to its end.
+
+        Each write wakes a client, which may take the processor from us: written together, the replies of a turn cost one
+        such change instead of many.
+        """
+        if not self._outbox:
+            self._loop.call_soon(self._send_all)
+        self._outbox.append((connection, reply, transaction))
+
+    def _send_all(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        for connection, reply, transaction in outbox:
+            connection.end_short(reply, transaction)
 
     def end_short(self, connection: _Connection) -> None:
         """The connection's request on the short way has its reply."""
@@ -414,8 +431,15 @@ class _Connection(asyncio.Protocol):
 
     # ---- the short way
 
-    def _end_short(self, reply: Reply, transaction: str) -> None:
-        """Send the reply to a request that went the short way. What is to be waited for before the next one is for the task."""
+    def _answer_short(self, reply: Reply, transaction: str) -> None:
+        """Take the reply to a request that went the short way. With nobody else there it goes at once."""
+        if len(self._front.short) > 1:
+            self._front.send_with_others(self, reply, transaction)
+        else:
+            self.end_short(reply, transaction)
+
+    def end_short(self, reply: Reply, transaction: str) -> None:
+        """Send that reply. What is to be waited for before the next request is for the task."""
         self._short = False
         self._request = None
         self._front.end_short(self)
@@ -505,7 +529,7 @@ class _Connection(asyncio.Protocol):
         elif request.plain is not None and request.body_is_here():
             self._short = True
             self._front.short.add(self)
-            if not self._front.api.start_short(request, request.plain, self._end_short):
+            if not self._front.api.start_short(request, request.plain, self._answer_short):
                 self._short = False
                 self._front.end_short(self)
 

@@ -11,6 +11,7 @@ import pytest
 from lanes import both, read_response, same, serving, status_of
 
 from invoker.errors import IdempotencyConflict, NotAuthorised
+from invoker.http import front
 from invoker.http.front import build_front
 from invoker.model import Status
 from pool.errors import PlatformError, PoolClosed, PoolOverloaded
@@ -302,6 +303,42 @@ async def test_a_call_of_the_short_way_begins_no_task(site, fast, make_activatio
         await until(lambda: held.ends)
         held.end(make_activation())
         assert status_of(await read_response(reader)) == 200
+
+
+async def test_replies_of_one_turn_are_sent_together_at_its_end_and_a_lone_one_at_once(site, fast, make_activation, monkeypatch):
+    held, seen = Held(site), []
+    send = front._Connection._send
+    monkeypatch.setattr(front._Connection, "_send", lambda *of_it: (seen.append("sent"), send(*of_it)))
+    async with fast.connection() as (one, to_one), fast.connection() as (two, to_two):
+        for writer in (to_one, to_two):
+            writer.write(request(site, target=BLOCKING))
+        await until(lambda: len(held.ends) == 2)
+        for _ in range(2):
+            held.end(make_activation())
+            seen.append("ended")
+        assert len(fast.server.short) == 2, "they are in flight until they are sent"
+        for reader in (one, two):
+            assert status_of(await read_response(reader)) == 200
+        to_one.write(request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+        held.end(make_activation())
+        seen.append("ended")
+        assert status_of(await read_response(one)) == 200
+    assert seen == ["ended", "ended", "sent", "sent", "sent", "ended"]
+
+
+async def test_a_client_that_hangs_up_before_its_turn_has_ended_costs_the_others_nothing(site, fast, make_activation):
+    held = Held(site)
+    async with fast.connection() as (reader, writer), fast.connection() as (_, to_other):
+        to_other.write(request(site, target=BLOCKING))
+        await until(lambda: held.ends)
+        writer.write(request(site, target=BLOCKING))
+        await until(lambda: len(held.ends) == 2)
+        held.end(make_activation())
+        to_other.transport.abort()
+        held.end(make_activation())
+        assert status_of(await read_response(reader)) == 200
+    await until(lambda: not fast.server.short and not fast.server._open)
 
 
 async def test_a_client_that_hangs_up_does_not_end_its_call_on_the_short_way(site, fast, make_activation):
