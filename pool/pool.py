@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 #: How long the kernel may take to freeze a container before it is suspect, s.
 FREEZE_DEADLINE_S = 1.0
+#: Longest pause between two looks whether it has, s. From then on it is asked again at each: version 1 may stay half-way else.
+FREEZE_PAUSE_S = 0.05
 #: How long a container may take to answer an empty request, s.
 PROBE_DEADLINE_S = 5.0
 #: How long a stem cell may take to come up, s.
@@ -644,6 +646,8 @@ class Pool:
             frozen = live.handle.is_frozen()
             if frozen:
                 self._book_tail(live)
+            elif pause_s >= FREEZE_PAUSE_S:
+                live.handle.freeze()
         except OSError:
             frozen, deadline = False, 0.0
         if frozen:
@@ -653,7 +657,7 @@ class Pool:
             log.warning("%s was not frozen within %.1f s", live.container_id, FREEZE_DEADLINE_S)
             self._freeze_failed(live.container_id)
         else:
-            self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, 0.05))
+            self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, FREEZE_PAUSE_S))
 
     async def _measure(self, containers: tuple[ContainerId, ...]) -> None:
         """Let frozen containers give back what they can, then tell what each holds.

@@ -285,6 +285,15 @@ async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monke
         assert await b.call() is StartKind.WARM
 
 
+async def test_container_that_stands_still_at_the_second_wish_only_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pool.pool.FREEZE_DEADLINE_S", 60.0)
+    async with bench(tmp_path, freeze_grace_s=0.0) as b:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pool.fake.FakeContainer.freeze", lambda _: patch.undo())
+            await b.call()
+            await b.until(lambda: b.states() == [S.FROZEN])
+
+
 async def test_container_that_cannot_be_thawed_is_replaced_and_has_run_nothing(tmp_path: Path):
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
