@@ -142,16 +142,27 @@ class Courtesy:
         for file in self._files:
             try:
                 if idle:
-                    self._weights[file] = _weight_file(file).read_text()
-                file.write_text("1" if idle else "0")
-                if not idle and (weight := self._weights.pop(file, "")):
-                    _weight_file(file).write_text(weight)  # the kernel has set it to the default
+                    self._make_idle(file)
+                else:
+                    self._make_usual(file)
             except OSError as error:
                 done = False
                 if not self._failed:
                     log.warning("the engine cannot be made to give way: %s: %s ([engine] cgroups)", file, error.strerror)
         self._failed = not done
         return done
+
+    def _make_idle(self, file: Path) -> None:
+        self._weights[file] = _weight_file(file).read_text()
+        file.write_text("1")
+
+    def _make_usual(self, file: Path) -> None:
+        """Give its share back, unless systemd has made it a usual one: version 252 does when it reloads, with its own share."""
+        if file.read_text().strip() != "0":
+            file.write_text("0")
+            if weight := self._weights.get(file):
+                _weight_file(file).write_text(weight)  # the kernel has set it to the default
+        self._weights.pop(file, None)
 
 
 def _weight_file(file: Path) -> Path:

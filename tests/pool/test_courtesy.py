@@ -122,6 +122,20 @@ def test_the_share_of_the_cpu_is_what_it_was_before(group, clock, courtesy):
     assert (group / "cpu.weight").read_text() == "250"
 
 
+def test_a_share_that_somebody_else_gives_meanwhile_stays(group, clock, courtesy):
+    courtesy.began(starts_or_removes=True)
+    (group / "cpu.idle").write_text("0\n")  # as systemd does when it reads its units again
+    (group / "cpu.weight").write_text("400")
+    courtesy.ended()
+    clock.pass_s(LINGER_S + A_BIT)
+    assert (group / "cpu.weight").read_text() == "400"
+    courtesy.began(starts_or_removes=True)
+    (group / "cpu.weight").write_text("100")
+    courtesy.ended()
+    clock.pass_s(LINGER_S + A_BIT)
+    assert (group / "cpu.weight").read_text() == "400"
+
+
 def test_it_ends_with_a_usual_engine_and_without_a_timer(group, clock, courtesy):
     courtesy.began(starts_or_removes=True)
     courtesy.close()
