@@ -306,8 +306,9 @@ class DockerBackend:
             pause = min(pause * 2, longest)
 
     async def was_out_of_memory(self, container_id: ContainerId) -> bool:
-        """See `ContainerBackend`."""
+        """See `ContainerBackend`. The engine notes it with the container's end, of which we may know first: it is waited for."""
         try:
+            await self._engine.command("wait", CallClass.READ, "POST", f"containers/{container_id}/wait")
             return (await self._inspect(container_id)).oom_killed
         except InvokerError as error:
             log.info("%s: whether it was ended for its memory is not known: %s", container_id, error)

@@ -105,6 +105,18 @@ async def test_who_was_ended_for_its_memory_is_not_known_where_nobody_answers(en
     await backend.close()
 
 
+async def test_who_was_ended_for_its_memory_is_known_once_the_engine_has_noted_the_end(engine, backend):
+    state = {"OOMKilled": False}
+
+    async def end():
+        state["OOMKilled"] = True
+        return 200, {"StatusCode": 137}
+
+    engine.answers[f"POST /containers/{A}/wait"] = end
+    engine.answers[f"GET /containers/{A}/json"] = (200, {"State": state})
+    assert await backend.was_out_of_memory(A) is True
+
+
 async def test_opening_where_nobody_answers_ends_in_the_deadline(tmp_path):
     hole = await black_hole(str(tmp_path / "hole.sock"))
     with pytest.raises(EngineUnavailable, match="version"):
