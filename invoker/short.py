@@ -3,7 +3,7 @@
 Most calls of a busy node go it. Nothing here waits: a `ShortCall` takes a container that stands ready, or a place in the pool's
 queue; with the container it sends; with the response it comes to its end in the same breath: counters, journal, answer,
 container back. Where something is not plain (a container without code, no clean end, a record too large, a cancellation) the call
-goes on by the long way, `invoke.py`, from where it stands. Both ways are made of the same steps, and write the same records.
+goes on by the long way, `long.py`, from where it stands. Both ways are made of the same steps, and write the same records.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -21,10 +20,11 @@ from invoker.errors import JournalFull
 from invoker.ids import ActivationIds
 from invoker.in_flight import InFlight
 from invoker.invocation import Call
+from invoker.long import LongWay
 from invoker.model import MIB, Activation
 from invoker.plan import Plan
 from invoker.record.recorder import Recorder, RecordTooLarge
-from invoker.runtime import Outcome, classify_run, run_body
+from invoker.runtime import classify_run, run_body
 from invoker.ticket import Ticket, Trace, finished_activation
 from pool.connection import Connection, Response
 from pool.errors import InvokerError, ThawFailed
@@ -42,25 +42,6 @@ class ShortPlan(msgspec.Struct, frozen=True, gc=False):
 
     plan: Plan
     arguments: msgspec.Raw
-
-
-class LongWay(Protocol):
-    """Takes over what the short way cannot bring to its end; each in a task that begins with the loop's next turn."""
-
-    def start_over(self, ticket: Ticket) -> asyncio.Task[None]:
-        """Find a container, then all that comes after it. It has none, and is not in the queue."""
-
-    def fail(self, ticket: Ticket, error: Exception) -> asyncio.Task[None]:
-        """End it: there is no container for it."""
-
-    def take_over(self, ticket: Ticket, lease: Lease) -> asyncio.Task[None]:
-        """Have the work done in the container that it got, to which nothing was sent, then all that comes after it."""
-
-    def go_on(self, ticket: Ticket, lease: Lease, answer: asyncio.Future[Response]) -> asyncio.Task[None]:
-        """Wait for the response, then all that comes after it."""
-
-    def end_late(self, ticket: Ticket, lease: Lease, outcome: Outcome, lines: list[str]) -> asyncio.Task[None]:
-        """Write the record, then all that comes after it; counters and lines are taken already."""
 
 
 class ShortWay:

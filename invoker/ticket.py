@@ -11,7 +11,7 @@ import msgspec
 
 from invoker.composition import Course
 from invoker.invocation import Call
-from invoker.model import Activation, CpuQuality, Meter, Phases
+from invoker.model import Accepted, Activation, CpuQuality, Meter, Phases
 from invoker.plan import Plan
 from invoker.runtime import Outcome
 from pool.errors import InvokerError
@@ -21,6 +21,8 @@ from pool.model import ActivationId, MemoryReading, PeakQuality, Standing, Start
 if TYPE_CHECKING:
     from invoker.short import ShortCall
 
+#: Instead of the payload, in the promise of one that is never run again.
+NO_PAYLOAD = msgspec.Raw(b"{}")
 #: Counters of an activation that never had a container, or whose container's are gone.
 _NOTHING_USED = Usage(
     cpu_us=0,
@@ -112,6 +114,31 @@ def release(waiter: asyncio.Future[None]) -> None:
     """Wake one who waits, unless that is past."""
     if not waiter.done():
         waiter.set_result(None)
+
+
+def promise_of(ticket: Ticket, *, payload: msgspec.Raw | None = None, digest: str | None = None) -> Accepted:
+    """Make of an activation what the journal keeps of it until it has ended.
+
+    Args:
+        ticket: of the activation.
+        payload: in place of the call's own.
+        digest: SHA-256 of the body, where the call has an idempotency key.
+    """
+    call = ticket.call
+    return Accepted(
+        activation_id=ticket.activation_id,
+        namespace=call.identity.namespace.name,
+        subject=call.identity.namespace.name,
+        path=call.action.full_path,
+        payload=call.payload if payload is None else payload,
+        transaction=call.transaction,
+        cause=None if call.within is None else call.within.cause,
+        binding=call.binding,
+        composed=ticket.composes,
+        accepted_ms=int(ticket.wall * 1000),
+        idempotency_key=call.idempotency_key,
+        body_sha256=digest,
+    )
 
 
 def finished_activation(ticket: Ticket, outcome: Outcome, *, node: str) -> Activation:

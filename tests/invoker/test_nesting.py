@@ -97,8 +97,8 @@ async def test_a_call_waits_while_something_else_runs_that_will_come_free(tmp_pa
         await caller.running(group, "outer-other", 128)
         inner = group.create_task(s.invoker.invoke(s.call(action("inner", limits=Limits(memory=128)), origin=outer)))
         looks: list[set[ActivationId]] = []
-        look = s.invoker._nesting._find_stuck
-        s.invoker._nesting._find_stuck = lambda: (looks.append(look()), looks[-1])[1]  # type: ignore[method-assign]
+        look = s.invoker._long_way._nesting._find_stuck
+        s.invoker._long_way._nesting._find_stuck = lambda: (looks.append(look()), looks[-1])[1]  # type: ignore[method-assign]
         while len(looks) < 5:
             await asyncio.sleep(nesting.LOOK_S)
         assert looks == [set()] * len(looks)

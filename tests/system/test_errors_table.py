@@ -277,7 +277,8 @@ def check_record(site: WatchedSite, row: Row, activation_id: str, new: dict[str,
 def test_every_outcome_of_the_source_is_in_the_table_or_named_below():
     """A reason that code can give must be documented: in the table, or in the list at the end of the page."""
     root = Path(__file__).parents[2]
-    source = (root / "invoker/runtime.py").read_text() + (root / "invoker/invoke.py").read_text()
+    modules = ("runtime", "invoke", "long", "composed", "builtin", "ending", "composition")
+    source = "".join((root / f"invoker/{name}.py").read_text() for name in modules)
     given = set(re.findall(r'(?:reason|"outcome"|outcome)=?\s*"([a-z-]+)"', source)) | set(
         re.findall(r'ERROR, [^\n]*?, "([a-z-]+)"', source)
     )
