@@ -10,7 +10,7 @@ import msgspec
 from invoker.config.model import LimitsConfig
 from invoker.errors import InvalidRequest, MalformedContent
 from invoker.http import entities
-from invoker.http.bodies import ActionBody, ExecBody, LimitsBody, is_base64
+from invoker.http.bodies import ActionBody, ExecBody, LimitsBody, SentCode
 from invoker.http.limits import check_action_limits, default_limits
 from invoker.manifest import BLACKBOX, SEQUENCE, Manifest, check_image
 from invoker.model import Action, Annotation, Exec, Limits, Parameter
@@ -27,23 +27,10 @@ class WrittenExec(NamedTuple):
     """
 
     exec: Exec
-    code: str | None
+    code: SentCode | None
 
 
-def check_sizes(body: ActionBody, site: LimitsConfig) -> None:
-    """Refuse what is too large; asked before anything else.
-
-    Raises:
-        TooLarge: naming the field.
-    """
-    if body.exec is not None:
-        sent = body.exec
-        size = sum(_utf8_bytes(text) for text in (_code(sent), sent.main, sent.image) if text)
-        entities.check_size("exec", size, site.code_bytes)
-    entities.check_sizes(body)
-
-
-def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
+def resolve_exec(sent: ExecBody, code: SentCode | None, manifest: Manifest) -> WrittenExec:
     """Find out what an `exec` object of any kind but `sequence` means on this node.
 
     Raises:
@@ -52,13 +39,12 @@ def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
         InvalidRequest: the image's name.
     """
     kind = normalise_kind(sent.kind)
-    code = _code(sent)
     main = sent.main or None
     if kind == BLACKBOX:
         if not sent.image:
             raise MalformedContent.because("'image' must be a string defined in 'exec' for 'blackbox' actions")
         image = check_image(sent.image)
-        code = code if code and code.strip() else None
+        code = None if code is None or code.blank else code
     else:
         runtime = manifest.resolve(kind)
         kind, image = runtime.kind, None
@@ -68,8 +54,8 @@ def resolve_exec(sent: ExecBody, manifest: Manifest) -> WrittenExec:
             raise MalformedContent.because(f"'main' must be a string defined in 'exec' for '{kind}' actions")
     execution = Exec(
         kind=kind,
-        code_bytes=_utf8_bytes(code) if code else 0,
-        binary=code is not None and is_base64(code),
+        code_bytes=len(code.utf8) if code is not None else 0,
+        binary=code is not None and code.binary,
         main=main,
         image=image,
     )
@@ -160,12 +146,3 @@ def _annotations(entries: Iterable[Annotation], kind: str) -> tuple[Annotation, 
 def _limits(base: Limits, sent: LimitsBody) -> Limits:
     given = {name: value for name in sent.__struct_fields__ if (value := getattr(sent, name)) is not None}
     return msgspec.structs.replace(base, **given) if given else base
-
-
-def _code(sent: ExecBody) -> str | None:
-    return sent.jar if sent.code is None else sent.code
-
-
-def _utf8_bytes(text: str) -> int:
-    """Length in UTF-8; without a copy of 48 MB for the common case."""
-    return len(text) if text.isascii() else len(text.encode())

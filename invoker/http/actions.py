@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import msgspec
 
 from invoker.entitlement import authorise_components
 from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, WrongCollection
+from invoker.http import apart
 from invoker.http.action_writes import (
     WrittenExec,
-    check_sizes,
     create_action,
     normalise_kind,
     resolve_exec,
     update_action,
 )
-from invoker.http.bodies import ActionBody, ExecBody, parse_action
+from invoker.http.bodies import ActionBody, ExecBody, SentCode, parse_action
+from invoker.http.code_answers import render_action
 from invoker.http.components import sequence_exec
-from invoker.http.documents import action_document, action_entry
+from invoker.http.documents import action_entry
 from invoker.http.entities import check_put, check_shown, find, find_replaced, list_page, now_ms, seal, shown
 from invoker.http.exchange import REASON, Exchange, Reply
 from invoker.http.limits import KEY_LENGTH, REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, parse_invoke_options, parse_payload
-from invoker.http.rendering import is_array, render, render_accepted, render_activation, render_result
+from invoker.http.rendering import is_array, render_accepted, render_activation, render_result
 from invoker.http.services import Services
+from invoker.http.sizes import check_action_sizes
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import SEQUENCE
 from invoker.model import Action, Activation, Collection, Exec, Status
@@ -97,27 +100,27 @@ async def get_action(services: Services, exchange: Exchange) -> Reply:
     found = _find(services, exchange)
     check_shown(services, exchange, found.action.namespace)
     code = await _read_code(services, found.action) if with_code else None
-    return Reply(render(action_document(shown(services, exchange, found.action), code, binding=found.binding_path)))
+    return Reply(await render_action(shown(services, exchange, found.action), code, binding=found.binding_path))
 
 
 async def put_action(services: Services, exchange: Exchange) -> Reply:
     """PUT: create an action, or with `?overwrite=true` write it anew."""
     check_put(exchange)
-    body = parse_action(await exchange.read_json(REQUEST_BYTES, required=True))
-    check_sizes(body, services.limits())
+    check = functools.partial(check_action_sizes, code_bytes=services.limits().code_bytes)
+    body = await apart.read(parse_action, check, await exchange.read_json(REQUEST_BYTES, required=True))
     _refuse_binding(services, exchange)
     old = find_replaced(services, exchange, Action)
     body = seal(services, exchange, body, old)
-    written = None if body.exec is None else _resolve_exec(services, exchange, body.exec)
-    execution, code = written or (None, None)
+    written = None if body.exec is None else _resolve_exec(services, exchange, body.exec, body.code)
+    execution, sent_code = written or (None, None)
     action = _write(services, exchange, old, body, execution)
-    if code is not None:
-        digest = await services.entities.code.put(code)
+    if sent_code is not None:
+        digest = await services.entities.code.put(sent_code.utf8)
         _refuse_binding(services, exchange)  # the package may have gone meanwhile
         action = msgspec.structs.replace(action, exec=msgspec.structs.replace(action.exec, code=digest))
     await services.entities.put(action, expected_revision=old.revision if old is not None else None)
-    code = code if code is not None else await _read_code(services, action)
-    return Reply(render(action_document(shown(services, exchange, action), code)))
+    code = sent_code.utf8 if sent_code is not None else await _read_code(services, action)
+    return Reply(await render_action(shown(services, exchange, action), code))
 
 
 async def delete_action(services: Services, exchange: Exchange) -> Reply:
@@ -126,7 +129,7 @@ async def delete_action(services: Services, exchange: Exchange) -> Reply:
     action = find(services, exchange, Action)
     code = await _read_code(services, action)
     await services.entities.delete(action)
-    return Reply(render(action_document(shown(services, exchange, action), code)))
+    return Reply(await render_action(shown(services, exchange, action), code))
 
 
 async def list_actions(services: Services, exchange: Exchange) -> Reply:
@@ -182,7 +185,7 @@ def _refuse_binding(services: Services, exchange: Exchange) -> None:
         raise InvalidRequest("Operation not permitted on package binding.")
 
 
-def _resolve_exec(services: Services, exchange: Exchange, sent: ExecBody) -> WrittenExec:
+def _resolve_exec(services: Services, exchange: Exchange, sent: ExecBody, code: SentCode | None) -> WrittenExec:
     """Find out what the `exec` object means, and whether the caller may have it.
 
     Raises:
@@ -192,12 +195,12 @@ def _resolve_exec(services: Services, exchange: Exchange, sent: ExecBody) -> Wri
         own_path = f"{exchange.namespace}/{exchange.path}"
         written = WrittenExec(sequence_exec(services.entities, exchange.identity, sent.components, own_path=own_path), None)
     else:
-        written = resolve_exec(sent, services.manifest)
+        written = resolve_exec(sent, code, services.manifest)
     allowed = exchange.identity.namespace.limits.allowed_kinds
     if allowed is not None and written.exec.kind not in allowed:
         raise KindNotAllowed(f"The supplied authentication is not authorized to create actions of kind '{written.exec.kind}'.")
     return written
 
 
-async def _read_code(services: Services, action: Action) -> str | None:
-    return None if action.exec.code is None else await services.entities.code.read(action.exec.code)
+async def _read_code(services: Services, action: Action) -> bytes | None:
+    return None if action.exec.code is None else await services.entities.code.read_utf8(action.exec.code)

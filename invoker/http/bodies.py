@@ -6,6 +6,7 @@ Fields that we do not know are ignored, and JSON's null is the same as a field t
 from __future__ import annotations
 
 import binascii
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class ParameterBody(msgspec.Struct, frozen=True):
 
 
 class ExecBody(msgspec.Struct, frozen=True):
-    """The `exec` object, as sent; `jar` is an old name of `code`."""
+    """The `exec` object, as sent but for the code, which is in `ActionBody.code`; `jar` is an old name of `code`."""
 
     kind: str
     code: str | None = None
@@ -95,6 +96,30 @@ class _StatusBody(msgspec.Struct, frozen=True):
 # --- as read ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class SentCode:
+    """The code of an action, and what is asked of it: it has up to 48 MB, and is looked through once.
+
+    Attributes:
+        utf8: the string that was sent.
+        binary: it is base64; see `is_base64`.
+        blank: there is nothing in it but blanks.
+    """
+
+    utf8: bytes
+    binary: bool
+    blank: bool
+
+    @classmethod
+    def of(cls, text: str) -> SentCode:
+        """Look through a string."""
+        return cls(text.encode(), is_base64(text), not text.strip())
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[type[SentCode], tuple[pickle.PickleBuffer, bool, bool]]:
+        """Be pickled with the string beside it, so that it need not be copied."""
+        return SentCode, (pickle.PickleBuffer(self.utf8), self.binary, self.blank)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntityBody:
     """What the bodies of all collections share; None is *not given*.
@@ -114,10 +139,13 @@ class ActionBody(EntityBody):
     """The body of a PUT of an action.
 
     Attributes:
+        exec: without its code.
+        code: of `exec`; None when there is none.
         delete_annotations: keys.
     """
 
     exec: ExecBody | None
+    code: SentCode | None
     limits: LimitsBody
     delete_annotations: tuple[str, ...]
 
@@ -159,9 +187,14 @@ def parse_action(body: bytes) -> ActionBody:
         MalformedContent: with what is wrong, and where.
     """
     sent = _decode(_ACTION, body)
+    execution, code = sent.exec, None
+    if execution is not None:
+        code = execution.jar if execution.code is None else execution.code
+        execution = msgspec.structs.replace(execution, code=None, jar=None)
     return ActionBody(
         **_common(sent),
-        exec=sent.exec,
+        exec=execution,
+        code=None if code is None else SentCode.of(code),
         limits=sent.limits or LimitsBody(),
         delete_annotations=sent.del_annotations or (),
     )

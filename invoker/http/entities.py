@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from invoker.errors import EntityCorrupted, EntityExists, EntityNotFound, NotAuthorised, TooLarge, WrongCollection
-from invoker.http.bodies import EntityBody, entries_bytes, next_patch
+from invoker.errors import EntityCorrupted, EntityExists, EntityNotFound, NotAuthorised, WrongCollection
+from invoker.http.bodies import EntityBody, next_patch
 from invoker.http.exchange import Exchange, Reply
-from invoker.http.limits import ANNOTATIONS_BYTES, PARAMETERS_BYTES
 from invoker.http.parsing import boolean, check_name, parse_page
 from invoker.http.rendering import render, render_count
 from invoker.http.services import Services
@@ -116,28 +115,6 @@ def list_page(
         return Reply(render_count(collection.value, max(total - page.skip, 0)))
     found = services.entities.list(namespace, collection, limit=page.limit, skip=page.skip, package=package)
     return Reply(render([document(entity) for entity in found]))
-
-
-def check_sizes(body: EntityBody) -> None:
-    """Refuse what is too large; asked before anything else.
-
-    Raises:
-        TooLarge: naming the field.
-    """
-    if body.parameters is not None:
-        check_size("parameters", entries_bytes(body.parameters), PARAMETERS_BYTES)
-    if body.annotations is not None:
-        check_size("annotations", entries_bytes(body.annotations), ANNOTATIONS_BYTES)
-
-
-def check_size(field: str, size: int, allowed: int) -> None:
-    """Refuse one thing that is too large; sizes are bytes.
-
-    Raises:
-        TooLarge: naming it.
-    """
-    if size > allowed:
-        raise TooLarge.measured(field, size, allowed)
 
 
 def seal(services: Services, exchange: Exchange, body: B, old: Entity | None) -> B:

@@ -132,7 +132,7 @@ class Reply(msgspec.Struct):
         cors: whether upstream sends the CORS headers with this one.
     """
 
-    body: bytes
+    body: bytes | bytearray
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = {}

@@ -6,12 +6,12 @@ import msgspec
 
 from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import EntityConflict, EntityNotFound, InvalidRequest, WrongCollection
+from invoker.http import apart
 from invoker.http.bodies import PackageBody, parse_package
 from invoker.http.documents import package_contents, package_document, package_entry
 from invoker.http.entities import (
     check_put,
     check_shown,
-    check_sizes,
     find,
     find_replaced,
     list_page,
@@ -25,6 +25,7 @@ from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import boolean, check_name, check_namespace
 from invoker.http.rendering import render
 from invoker.http.services import Services
+from invoker.http.sizes import check_sizes
 from invoker.model import PUBLISHED, Action, Annotation, Binding, Collection, Package
 from invoker.resolve import resolve_package
 
@@ -56,8 +57,7 @@ async def put_package(services: Services, exchange: Exchange) -> Reply:
     check_put(exchange)
     if exchange.path == _RESERVED:
         raise InvalidRequest(f"Package name '{_RESERVED}' is reserved.")
-    body = parse_package(await exchange.read_json(REQUEST_BYTES, required=True))
-    check_sizes(body)
+    body = await apart.read(parse_package, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
     binding = None if body.binding is None else _resolve(body.binding, exchange)
     if binding is not None:
         authorise(services.entities, exchange.identity, Right.READ, Resource(binding.namespace, "packages", binding.name))

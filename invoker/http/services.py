@@ -26,11 +26,14 @@ from pool.model import ActivationId
 class CodeStore(Protocol):
     """Code as content-addressed text."""
 
-    async def put(self, text: str) -> str:
-        """Store a text, and return its SHA-256, hexadecimal."""
+    async def put(self, text: str | bytes) -> str:
+        """Store a text, or the UTF-8 of one, and return its SHA-256, hexadecimal."""
 
     async def read(self, digest: str) -> str:
         """Return a text that was stored."""
+
+    async def read_utf8(self, digest: str) -> bytes:
+        """Return it as UTF-8."""
 
 
 class Entities(Protocol):

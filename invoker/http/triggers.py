@@ -7,14 +7,16 @@ import os
 import msgspec
 
 from invoker.errors import InvalidRequest
+from invoker.http import apart
 from invoker.http.bodies import EntityBody, parse_trigger
 from invoker.http.documents import trigger_document, trigger_entry
-from invoker.http.entities import check_put, check_sizes, find, find_replaced, list_page, now_ms, seal, shown, written_fields
+from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms, seal, shown, written_fields
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.limits import REQUEST_BYTES
 from invoker.http.parsing import is_name
 from invoker.http.rendering import render
 from invoker.http.services import Services
+from invoker.http.sizes import check_sizes
 from invoker.model import Annotation, Collection, Trigger
 
 #: Its value names the action that feeds the trigger. Clients call that action; here it is only a name.
@@ -34,8 +36,7 @@ async def get_trigger(services: Services, exchange: Exchange) -> Reply:
 async def put_trigger(services: Services, exchange: Exchange) -> Reply:
     """PUT: create a trigger, or with `?overwrite=true` write it anew; its rules stay linked."""
     check_put(exchange)
-    body = parse_trigger(await exchange.read_json(REQUEST_BYTES, required=True))
-    check_sizes(body)
+    body = await apart.read(parse_trigger, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
     old = find_replaced(services, exchange, Trigger)
     body = seal(services, exchange, body, old)
     trigger = write_trigger(old, body, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))

@@ -43,15 +43,15 @@ class CodeFiles:
             raise EntityCorrupted
         return self._directory / digest
 
-    async def put(self, text: str) -> str:
-        """Store a string, durably.
+    async def put(self, text: str | bytes) -> str:
+        """Store a string, durably; bytes are its UTF-8.
 
         It stays until an entity that names it was written and deleted again, or until the daemon ends.
 
         Returns:
             Its SHA-256, hexadecimal.
         """
-        data = text.encode()
+        data = text.encode() if isinstance(text, str) else text
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         self._pinned[digest] += 1
         self._condemned.discard(digest)
@@ -64,17 +64,24 @@ class CodeFiles:
         Raises:
             EntityCorrupted: it is not there, or not what its name says.
         """
-        return await asyncio.to_thread(self.read_blocking, digest)
+        return (await self.read_utf8(digest)).decode()
+
+    async def read_utf8(self, digest: str) -> bytes:
+        """Do as `read`, without decoding it, which takes 50 to 100 ms for 48 MB."""
+        return await asyncio.to_thread(self._read, digest)
 
     def read_blocking(self, digest: str) -> str:
         """Do as `read`, on the caller's thread: 1 ms for 1 MB."""
+        return self._read(digest).decode()
+
+    def _read(self, digest: str) -> bytes:
         try:
             data = self.path(digest).read_bytes()
         except OSError as error:
             raise EntityCorrupted(f"The code {digest} cannot be read.") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise EntityCorrupted(f"The code {digest} is damaged.")
-        return data.decode()
+        return data
 
     def unpin(self, digest: str) -> None:
         """Say that an entity names it now, once for each `put`."""

@@ -69,12 +69,16 @@ class MemoryCode:
         self.texts = {}
 
     async def put(self, text):
+        text = text.decode() if isinstance(text, bytes) else text
         digest = hashlib.sha256(text.encode()).hexdigest()
         self.texts[digest] = text
         return digest
 
     async def read(self, digest):
         return self.texts[digest]
+
+    async def read_utf8(self, digest):
+        return self.texts[digest].encode()
 
     def unpin(self, digest):
         pass

@@ -9,12 +9,10 @@ from invoker.errors import (
     MalformedContent,
     RuntimeDeprecated,
     RuntimeNotSupported,
-    TooLarge,
 )
-from invoker.http.action_writes import check_sizes, create_action, resolve_exec, update_action
-from invoker.http.bodies import ExecBody, parse_action
+from invoker.http.action_writes import create_action, resolve_exec, update_action
+from invoker.http.bodies import parse_action
 from invoker.manifest import Manifest
-from invoker.model import MIB
 
 SITE = LimitsConfig.of_profile("openwhisk")
 MANIFEST = Manifest.parse(
@@ -37,15 +35,20 @@ def body(**fields):
     return parse_action(json.dumps(fields).encode())
 
 
+def resolve(**execution):
+    sent = body(exec=execution)
+    return resolve_exec(sent.exec, sent.code, MANIFEST)
+
+
 def create(now_ms=1000, **fields):
     sent = body(**({"exec": PYTHON} | fields))
-    execution = resolve_exec(sent.exec, MANIFEST).exec if sent.exec else None
+    execution = resolve_exec(sent.exec, sent.code, MANIFEST).exec if sent.exec else None
     return create_action("guest", "hello", sent, execution=execution, site=SITE, concurrent=30, now_ms=now_ms)
 
 
 def update(old, now_ms=2000, **fields):
     sent = body(**fields)
-    execution = resolve_exec(sent.exec, MANIFEST).exec if sent.exec else None
+    execution = resolve_exec(sent.exec, sent.code, MANIFEST).exec if sent.exec else None
     return update_action(old, sent, execution=execution, site=SITE, concurrent=30, now_ms=now_ms)
 
 
@@ -58,48 +61,48 @@ def pairs(**values):
 
 
 def test_family_default_is_stored_resolved():
-    assert resolve_exec(ExecBody(kind="Python:default", code="x"), MANIFEST).exec.kind == "python:3"
+    assert resolve(kind="Python:default", code="x").exec.kind == "python:3"
 
 
 def test_code_may_be_empty_but_not_missing():
-    assert resolve_exec(ExecBody(kind="python:3", code=""), MANIFEST).code == ""
+    assert resolve(kind="python:3", code="").code.utf8 == b""
     with pytest.raises(MalformedContent, match="'code'"):
-        resolve_exec(ExecBody(kind="python:3"), MANIFEST)
+        resolve(kind="python:3")
 
 
 def test_jar_is_an_old_name_of_code():
-    assert resolve_exec(ExecBody(kind="java:8", jar="AAAA", main="Main"), MANIFEST).code == "AAAA"
+    assert resolve(kind="java:8", jar="AAAA", main="Main").code.utf8 == b"AAAA"
 
 
 def test_a_kind_that_needs_main_is_refused_without():
     with pytest.raises(MalformedContent, match=r"'main'.*'java:8'"):
-        resolve_exec(ExecBody(kind="java:8", code="AAAA"), MANIFEST)
+        resolve(kind="java:8", code="AAAA")
 
 
 def test_binary_is_computed_and_code_is_measured():
-    assert resolve_exec(ExecBody(kind="python:3", code="UEsDBA=="), MANIFEST).exec.binary
-    text = resolve_exec(ExecBody(kind="python:3", code="é = 1"), MANIFEST).exec
+    assert resolve(kind="python:3", code="UEsDBA==").exec.binary
+    text = resolve(kind="python:3", code="é = 1").exec
     assert (text.binary, text.code_bytes) == (False, 6)
 
 
 def test_a_black_box_needs_an_image_and_no_code():
     with pytest.raises(MalformedContent, match="'image'"):
-        resolve_exec(ExecBody(kind="blackbox"), MANIFEST)
-    written = resolve_exec(ExecBody(kind="blackbox", image="example/none", code=" "), MANIFEST)
+        resolve(kind="blackbox")
+    written = resolve(kind="blackbox", image="example/none", code=" ")
     assert (written.code, written.exec.image, written.exec.binary) == (None, "example/none", False)
     with pytest.raises(InvalidRequest, match="could not parse image name"):
-        resolve_exec(ExecBody(kind="blackbox", image="Example/None"), MANIFEST)
+        resolve(kind="blackbox", image="Example/None")
 
 
 def test_native_is_a_black_box_with_an_image_of_a_known_name():
-    written = resolve_exec(ExecBody(kind="blackbox", image="openwhisk/dockerskeleton", code="UEsDBA=="), MANIFEST)
+    written = resolve(kind="blackbox", image="openwhisk/dockerskeleton", code="UEsDBA==")
     assert (written.exec.image, written.exec.binary) == ("openwhisk/dockerskeleton", True)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("cobol:1", RuntimeNotSupported), ("python:2", RuntimeDeprecated)])
 def test_kinds_that_cannot_be_written(kind, error):
     with pytest.raises(error):
-        resolve_exec(ExecBody(kind=kind, code="x"), MANIFEST)
+        resolve(kind=kind, code="x")
 
 
 def test_a_new_action_has_the_defaults():
@@ -181,18 +184,3 @@ def test_stored_limits_above_a_lowered_ceiling_do_not_stop_an_update_of_somethin
 )
 def test_a_conductor_is_an_action_whose_annotation_is_truthy(value, is_composed):
     assert create(annotations=pairs(conductor=value)).is_composed is is_composed
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"exec": {"kind": "python:3", "code": "x" * 2000}}, "exec larger than allowed: 2000 > 1024 bytes."),
-        ({"exec": {"kind": "x", "code": "x" * 1000, "main": "m" * 25}}, "exec larger than allowed: 1025 > 1024 bytes."),
-        ({"parameters": pairs(a="x" * MIB)}, f"parameters larger than allowed: {MIB + 3} > {MIB} bytes."),
-        ({"annotations": pairs(a="x" * MIB)}, f"annotations larger than allowed: {MIB + 3} > {MIB} bytes."),
-    ],
-)
-def test_what_is_too_large_is_named_with_both_sizes(fields, sentence):
-    with pytest.raises(TooLarge) as refused:
-        check_sizes(body(**fields), LimitsConfig.of_profile("openwhisk", code_bytes=1024))
-    assert str(refused.value) == sentence

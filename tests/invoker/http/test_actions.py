@@ -379,3 +379,16 @@ async def test_too_many_in_flight_are_429_with_both_numbers(site):
     assert "concurrent requests in flight (count: 30, allowed: 30)" in refused.error
     site.invoker.running = 29
     assert (await site.ask("POST", "actions/hello")).status == 202
+
+
+# --- long code
+
+
+async def test_long_code_is_written_answered_and_read_back_as_short_code_is(site):
+    code = '# é 😀 "quoted"\n' * 300_000
+    created = await site.ask("PUT", "actions/long", {"exec": {"kind": "python:3", "code": code}})
+    assert (created.status, created.json["exec"]) == (200, {"kind": "python:3", "code": code, "binary": False})
+    assert (await site.ask("GET", "actions/long")).text == created.text
+    kept = await site.ask("PUT", "actions/long?overwrite=true", {"publish": True})
+    assert kept.json["exec"] == created.json["exec"]
+    assert (await site.ask("DELETE", "actions/long")).json["exec"] == created.json["exec"]
