@@ -36,6 +36,8 @@ class MinuteFile:
         self._admission = admission
         self._wall_clock = wall_clock
         self._saved = 0
+        #: Whether the last try failed: said once, not at each try.
+        self._failing = False
 
     def load(self) -> None:
         """Go on where the last daemon stopped. A file that cannot be read counts nothing, and is said to."""
@@ -56,9 +58,12 @@ class MinuteFile:
             unfinished.write_bytes(msgspec.json.encode(self._admission.counts(self._wall_clock())))
             unfinished.replace(self._path)
         except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error)
+            if not self._failing:
+                log.warning("%s cannot be written; after a restart this minute counts anew: %s", self._path, error)
+            self._failing = True
         else:
             self._saved = counted
+            self._failing = False
 
     @asynccontextmanager
     async def kept(self, group: asyncio.TaskGroup) -> AsyncIterator[None]:

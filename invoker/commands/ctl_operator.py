@@ -315,7 +315,7 @@ def status(target: Target, as_json: bool) -> None:
         sys.exit(Exit.REFUSED)
 
 
-@click.command(epilog=examples("invokerctl drain", "invokerctl drain --wait --timeout 600 && systemctl stop invokerd"))
+@click.command(epilog=examples("invokerctl drain", "invokerctl drain --wait --timeout 600 && systemctl restart invokerd"))
 @click.option("--wait", is_flag=True, help="Return when nothing runs any more.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
 @json_option
