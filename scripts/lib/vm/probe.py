@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from budget import try_reclaim, try_slice
+from engine_group import try_engine_group
 from hands import try_hands
 from machine import api, cgroup_of, check, engine, frozen, operate, ours, pool, read, run, section, tell, wait, wait_state
 from unit import show, try_reload, try_restarts, try_unwritable, try_watchdog
@@ -160,6 +161,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "hands": try_hands,
     "reclaim": try_reclaim,
     "reload": try_reload,
+    "engine-group": try_engine_group,
     "restarts": try_restarts,
     "unwritable": try_unwritable,
     "watchdog": try_watchdog,
