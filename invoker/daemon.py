@@ -62,7 +62,8 @@ from pool.disk import room_on
 from pool.docker import DockerBackend
 from pool.errors import InvokerError
 from pool.guard import CallClass
-from pool.pool import Pool, PoolHooks
+from pool.hooks import PoolHooks
+from pool.pool import Pool
 
 log = logging.getLogger("invokerd")
 

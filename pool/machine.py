@@ -1,8 +1,8 @@
 """The pool as a state machine: events in, commands out, no I/O, no clock of its own.
 
 `Machine.handle` is synchronous, so nothing can interleave with a decision, and no lock is needed. The shell
-(`pool.py`) carries the commands out; the end of each comes back as an event. The containers and their states are in
-`books.py`, the queue in `queueing.py`; what is started and what goes for it is decided in `launcher.py`.
+(`pool.py`, `operations.py`) carries the commands out; the end of each comes back as an event. The containers and their states
+are in `books.py`, the queue in `queueing.py`; what is started and what goes for it is decided in `launcher.py`.
 """
 
 from __future__ import annotations

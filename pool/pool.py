@@ -1,7 +1,6 @@
-"""The shell around the machine: it carries commands out, and tells the machine how they ended.
+"""The shell around the machine: who gets which container, and when the machine is told what.
 
-`Pool.lease` is the one thing that callers need. Everything that waits runs as a named task of the group that the
-pool was given; everything that does not, a thaw, a freeze, a counter, is a system call right here.
+`Pool.lease` is the one thing that callers need. What the machine wants done with containers is done by `operations.py`.
 """
 
 from __future__ import annotations
@@ -10,29 +9,21 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
-from pool.books import Container, Observer
-from pool.door import Door, Serve
-from pool.errors import ContainerStartFailed, EngineError, InvokerError, PoolOverloaded, WaitedTooLong
-from pool.expiries import Expiries
-from pool.idle import FROZEN, IdleShare
+from pool.books import Container
+from pool.errors import InvokerError, PoolOverloaded, WaitedTooLong
+from pool.hooks import PoolHooks
+from pool.idle import IdleShare
 from pool.lease import Lease, Told
-from pool.live import Live
-from pool.logs import AttachedLogReader, LogReader, PipeLogReader
 from pool.machine import EARLY_S, Machine
 from pool.model import (
     ActivationId,
     ContainerId,
     ContainerSpec,
-    ContainerState,
-    LogTransport,
-    MemoryReading,
     PoolStatistics,
     Reactive,
     ReuseKey,
@@ -40,49 +31,11 @@ from pool.model import (
     StartKind,
 )
 from pool.netns import has_ended
+from pool.operations import Operations
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
 log = logging.getLogger(__name__)
-
-#: How long the kernel may take to freeze a container before it is suspect, s.
-FREEZE_DEADLINE_S = 1.0
-#: Longest pause between two looks whether it has, s. From then on it is asked again at each: version 1 may stay half-way else.
-FREEZE_PAUSE_S = 0.05
-#: How long a container may take to answer an empty request, s.
-PROBE_DEADLINE_S = 5.0
-#: How long a stem cell may take to come up, s.
-EXERCISE_DEADLINE_S = 60.0
-#: How long operations may still take when the pool closes, s.
-CLOSE_DEADLINE_S = 10.0
-#: Pauses between attempts to remove a container that the engine would not remove, s: doubled up to the second.
-REMOVE_RETRY_S = (0.25, 30.0)
-
-
-@dataclass(slots=True)
-class PoolHooks:
-    """What the pool tells whoever wants to know. None may raise.
-
-    Attributes:
-        transition: each change of a container's state.
-        tail: CPU microseconds used after the reply of an activation: (activation, container id, microseconds).
-        late_lines: log lines that came after their activation was over.
-        dropped_lines: log lines that a runtime could not write, because the pipe was full.
-        repaired: a container was found frozen with a call in flight, and thawed.
-        freeze_failed: the kernel would not freeze a container.
-        lived: a container was `created` or `removed`: (container id, namespace, path of its action or empty, which, CPU
-            microseconds it has used).
-        serve: gets each connection that a container makes to the API; None opens no doors.
-    """
-
-    transition: Observer | None = None
-    tail: Callable[[ActivationId, ContainerId, int], None] | None = None
-    late_lines: Callable[[int], None] | None = None
-    dropped_lines: Callable[[int], None] | None = None
-    repaired: Callable[[ContainerId], None] | None = None
-    freeze_failed: Callable[[], None] | None = None
-    lived: Callable[[ContainerId, str, str, str, int], None] | None = None
-    serve: Serve | None = None
 
 
 class Waiter(Protocol):
@@ -141,12 +94,6 @@ class Leasing:
         self._pool.give_back(self._activation, self._lease)
 
 
-def _reclaim(caches: Sequence[tuple[ContainerHandle, int]]) -> None:
-    """In a thread."""
-    for handle, amount in caches:
-        handle.reclaim(amount)
-
-
 class Pool:
     """Containers of one node, leased to activations."""
 
@@ -171,15 +118,14 @@ class Pool:
             hooks: observers.
         """
         self.backend = backend
-        self._group = group
         self._loop = asyncio.get_running_loop()
-        self._table = table
         self._hooks = hooks or PoolHooks()
         self._told = Told(self._initialised, self._hooks.tail, self._hooks.repaired)
         self._node = node
         self.machine = Machine(settings, name=self._new_name, observer=self._hooks.transition)
+        self._operations = Operations(backend, self.machine.books, self._feed, group=group, table=table, hooks=self._hooks)
         #: Every container that has a handle.
-        self._lives: dict[ContainerId, Live] = {}
+        self._lives = self._operations.lives
         #: Activation -> its lease, from the grant to the end.
         self._leases: dict[ActivationId, Lease] = {}
         #: Activation -> who waits for its lease: those that did not get one at once, and were told nothing yet.
@@ -190,23 +136,11 @@ class Pool:
         #: When it rings, seconds of the loop's clock. Kept apart: uvloop's handle of a time that is due already has no `when`.
         self._wake_due = 0.0
         self._closing = False
-        #: When to close connections of which frozen container. It may have thawed by then, and frozen again.
-        self._stale = Expiries()
-        #: CPU time of containers that are gone, microseconds.
-        self._gone_cpu_us = 0
-        #: Creations, probes and removals under way.
-        self._operations: set[asyncio.Task[None]] = set()
-        #: Readers of attached streams.
-        self._readers: set[asyncio.Task[None]] = set()
+        #: What is done on which command.
         self._run: dict[type[ev.Command], Callable[[Any], None]] = {
-            ev.Create: lambda command: self._spawn(self._create(command), f"create {command.container}"),
-            ev.Exercise: lambda command: self._spawn(self._exercise(command.container), f"exercise {command.container}"),
+            **self._operations.commands,
             ev.Grant: self._grant,
             ev.Reject: self._reject,
-            ev.Freeze: self._freeze,
-            ev.Probe: lambda command: self._spawn(self._probe(command.container), f"probe {command.container}"),
-            ev.Measure: lambda command: self._spawn(self._measure(command.containers), "measure"),
-            ev.Remove: lambda command: self._spawn(self._remove(command.container), f"remove {command.container}"),
         }
 
     # ---- what callers need
@@ -351,7 +285,7 @@ class Pool:
 
     def kernel_cpu_us(self) -> int:
         """CPU time that the kernel has counted in all containers of this daemon's time, microseconds."""
-        return self._gone_cpu_us + sum(live.total_cpu_us() - live.cpu_before_us for live in self._lives.values())
+        return self._operations.kernel_cpu_us()
 
     def now(self) -> float:
         """Seconds of the pool's clock, which `Container.since` and its like are of."""
@@ -407,7 +341,7 @@ class Pool:
         takes_one: bool = False,
     ) -> None:
         """Take over an idle container of an earlier daemon; it is probed before it serves."""
-        live = self._live(found.container_id, spec, handle)
+        live = self._operations.add(found.container_id, spec, handle)
         live.take_over()
         held_mib = None
         with contextlib.suppress(OSError):  # it has ended: the probe finds that
@@ -422,26 +356,11 @@ class Pool:
     async def close(self) -> None:
         """Let operations end, freeze what the next daemon may adopt, and let go of all containers. Leases must have ended."""
         self._feed(ev.Closed())
-        if self._operations:
-            await asyncio.wait(self._operations, timeout=CLOSE_DEADLINE_S)
+        await self._operations.wait_ended()
         self._closing = True
         if self._wake:
             self._wake.cancel()
-        leftovers = self._operations | self._readers
-        for task in leftovers:
-            task.cancel()
-        if leftovers:
-            await asyncio.wait(leftovers)
-        for live in self._lives.values():
-            container = self.machine.books.containers.get(live.container_id)
-            if container is not None and container.state in {ContainerState.WARM, ContainerState.STEM}:
-                try:
-                    live.handle.freeze()
-                except OSError as error:
-                    log.warning("%s stays runnable: %s", live.container_id, error)
-            self._let_go(live)
-            live.handle.close()
-        self._lives.clear()
+        await self._operations.close()
 
     # ---- the machine's door
 
@@ -455,7 +374,7 @@ class Pool:
 
     def _plan_wake(self) -> None:
         """One timer for the whole pool. One that rings too early costs a look; it is moved only to an earlier time."""
-        wakes = [due for due in (self.machine.next_wake(), self._stale.soonest()) if due is not None]
+        wakes = [due for due in (self.machine.next_wake(), self._operations.stale.soonest()) if due is not None]
         if not wakes or self._closing:
             return
         due = min(wakes)
@@ -468,33 +387,8 @@ class Pool:
 
     def _on_wake(self) -> None:
         self._wake = None
-        self._close_stale(self._loop.time() + EARLY_S)
+        self._operations.close_stale(self._loop.time() + EARLY_S)
         self._feed(ev.Tick())
-
-    def _close_stale(self, now: float) -> None:
-        """Close what is hardly used any more: a frozen container is to cost no descriptor for it."""
-        for container_id in self._stale.due(now):
-            if self.machine.books.containers[container_id].state in FROZEN:
-                self._lives[container_id].close_stale(now)
-                self._plan_closing(self._lives[container_id])
-
-    def _plan_closing(self, live: Live) -> None:
-        """Look at its connections once their time is over. A look that is planned for an earlier time stays."""
-        if live.container_id not in self._stale and (at := live.stale_at()) is not None:
-            self._stale.plan(live.container_id, at)
-
-    def _spawn(self, operation: Coroutine[Any, Any, None], name: str, kept: set[asyncio.Task[None]] | None = None) -> None:
-        if self._closing:
-            operation.close()
-            return
-        kept = self._operations if kept is None else kept
-        try:
-            task = self._group.create_task(operation, name=name)
-        except RuntimeError:  # the group is being cancelled: a bug elsewhere ends the daemon
-            operation.close()
-            return
-        kept.add(task)
-        task.add_done_callback(kept.discard)
 
     def _new_name(self) -> ContainerId:
         return ContainerId(f"invokerd-{self._node}-{secrets.token_hex(6)}")
@@ -535,201 +429,3 @@ class Pool:
         key = self.machine.books.containers[container_id].key
         assert key is not None
         return key.digest
-
-    # ---- operations: the end of each is an event
-
-    async def _create(self, command: ev.Create) -> None:
-        container_id, began = command.container, time.monotonic()
-        try:
-            handle = await self.backend.create(container_id, command.spec)
-        except InvokerError as error:
-            log.warning("%s could not be created: %s", container_id, error)
-            self._feed(ev.CreateFailed(container_id, error))
-            return
-        live = self._live(container_id, command.spec, handle)
-        live.create_began, live.create_ended = began, time.monotonic()
-        self._tell_life(live, "created")
-        await self._open_door(live)
-        self._feed(ev.Created(container_id, exercised=False))
-
-    async def _open_door(self, live: Live) -> None:
-        """Let the container reach the API. One that has something else at that place does without."""
-        if self._hooks.serve is None:
-            return
-        try:
-            listener = await self.backend.listen(live.handle)
-        except OSError as error:
-            log.warning("%s cannot call the API: %s", live.container_id, error)
-            return
-        if self._lives.get(live.container_id) is live:
-            live.door = Door(listener, live.container_id, self._hooks.serve, self._loop)
-        else:  # it went meanwhile
-            listener.close()
-
-    async def _exercise(self, container_id: ContainerId) -> None:
-        live = self._lives[container_id]
-        try:
-            if live.handle.is_frozen():  # a stem cell whose taker was cancelled before it sent anything
-                live.handle.thaw()
-            await live.exercise(self.backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
-        except (InvokerError, OSError, TimeoutError) as error:
-            log.warning("stem cell %s does not answer: %s", container_id, error)
-            failure = error if isinstance(error, InvokerError) else ContainerStartFailed(str(error))
-            self._feed(ev.CreateFailed(container_id, failure))
-            return
-        self._feed(ev.Created(container_id, exercised=True))
-
-    async def _remove(self, container_id: ContainerId) -> None:
-        await self._destroy(container_id)
-        self._feed(ev.Removed(container_id))
-
-    async def _destroy(self, container_id: ContainerId) -> None:
-        """Remove it, however often the engine refuses; its memory counts until it is gone."""
-        live = self._lives.pop(container_id, None)
-        if live is not None:
-            self._let_go(live)
-            self._gone_cpu_us += live.total_cpu_us() - live.cpu_before_us
-        pause, longest = REMOVE_RETRY_S
-        while True:
-            try:
-                await self.backend.remove(container_id, live.handle if live else None)
-            except EngineError as error:
-                log.warning("%s could not be removed, next attempt in %.2f s: %s", container_id, pause, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, longest)
-            else:
-                break
-        if live is not None:
-            live.handle.close()
-            live.slot.release()
-            self._tell_life(live, "removed")
-
-    async def _probe(self, container_id: ContainerId) -> None:
-        """A found container that stands still is as it should be; any other must answer."""
-        live = self._lives[container_id]
-        adopting = self.machine.books.containers[container_id].state is ContainerState.ADOPTING
-        usable, frozen = False, False
-        if live.door is None:
-            await self._open_door(live)
-        try:
-            if adopting and live.handle.is_frozen():
-                usable = frozen = True
-            else:
-                if live.handle.is_frozen():  # on a node that cannot freeze nothing can be thawed either
-                    live.handle.thaw()
-                await live.exercise(self.backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
-                usable = True
-        except (InvokerError, OSError, TimeoutError) as error:
-            log.warning("%s does not answer and is removed: %s", container_id, error)
-        self._feed(ev.Probed(container_id, usable, frozen))
-
-    def _freeze(self, command: ev.Freeze) -> None:
-        live = self._lives.get(command.container)
-        if live is None:
-            return
-        try:
-            live.handle.freeze()
-        except OSError as error:
-            log.warning("%s cannot be frozen and stays warm: %s", command.container, error)
-            self._loop.call_soon(self._freeze_failed, command.container)
-            return
-        live.freezes += 1
-        self._confirm_freeze(live, live.freezes, self._loop.time() + FREEZE_DEADLINE_S, 0.0005)
-
-    def _confirm_freeze(self, live: Live, attempt: int, deadline: float, pause_s: float) -> None:
-        """Believe the kernel, not the write. Looks again until it stands still, or was wanted again meanwhile."""
-        container = self.machine.books.containers.get(live.container_id)
-        stopping = container is not None and container.state in {ContainerState.FREEZING, ContainerState.STEM}
-        if not stopping or live.freezes != attempt or live.container_id not in self._lives:
-            return
-        try:
-            frozen = live.handle.is_frozen()
-            if frozen:
-                self._book_tail(live)
-            elif pause_s >= FREEZE_PAUSE_S:
-                live.handle.freeze()
-        except OSError:
-            frozen, deadline = False, 0.0
-        if frozen:
-            self._plan_closing(live)
-            self._feed(ev.FreezeConfirmed(live.container_id))
-        elif self._loop.time() >= deadline:
-            log.warning("%s was not frozen within %.1f s", live.container_id, FREEZE_DEADLINE_S)
-            self._freeze_failed(live.container_id)
-        else:
-            self._loop.call_later(pause_s, self._confirm_freeze, live, attempt, deadline, min(pause_s * 2, FREEZE_PAUSE_S))
-
-    async def _measure(self, containers: tuple[ContainerId, ...]) -> None:
-        """Let frozen containers give back what they can, then tell what each holds.
-
-        Read and told in one breath, after the wait: who was called meanwhile, and frozen again, is told of as it is now.
-        """
-        caches = [(live.handle, memory.cache) for live, memory in self._read_memory(containers) if memory.cache]
-        await asyncio.to_thread(_reclaim, caches)
-        held_mib = {live.container_id: -(-memory.held // 2**20) for live, memory in self._read_memory(containers)}
-        self._feed(ev.Measured(held_mib))
-
-    def _read_memory(self, containers: Iterable[ContainerId]) -> Iterator[tuple[Live, MemoryReading]]:
-        for container_id in containers:
-            live = self._lives.get(container_id)
-            if live is None:
-                continue
-            try:
-                yield live, live.handle.memory()
-            except OSError as error:
-                log.warning("%s: its memory cannot be read: %s", container_id, error)
-
-    def _freeze_failed(self, container_id: ContainerId) -> None:
-        if self._hooks.freeze_failed:
-            self._hooks.freeze_failed()
-        self._feed(ev.FreezeFailed(container_id))
-
-    def _book_tail(self, live: Live) -> None:
-        activation, tail_us = live.take_tail()
-        if activation is not None and tail_us > 0 and self._hooks.tail:
-            self._hooks.tail(activation, live.container_id, tail_us)
-
-    # ---- what a running container needs
-
-    def _live(self, container_id: ContainerId, spec: ContainerSpec, handle: ContainerHandle) -> Live:
-        slot = self._table.claim(container_id)
-        logs: LogReader
-        if spec.logs is LogTransport.PIPE:
-            hooks = self._hooks
-            logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=hooks.late_lines, on_dropped=hooks.dropped_lines)
-        else:
-            logs = AttachedLogReader(self._loop, on_late=self._hooks.late_lines)
-            self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}", self._readers)
-        live = self._lives[container_id] = Live(container_id, spec, handle, slot, logs)
-        self._loop.add_reader(handle.descriptors.pidfd, self._on_death, container_id)
-        return live
-
-    async def _read_attached(self, container_id: ContainerId, handle: ContainerHandle, logs: AttachedLogReader) -> None:
-        try:
-            await logs.read(self.backend.attach_logs(handle))
-        except EngineError as error:
-            log.warning("log lines of %s are lost: %s", container_id, error)
-
-    def _tell_life(self, live: Live, fact: str) -> None:
-        if self._hooks.lived is not None:
-            known = self.machine.books.containers.get(live.container_id)
-            path = known.key.action if known is not None and known.key is not None else ""
-            self._hooks.lived(live.container_id, live.spec.namespace, path, fact, live.last_cpu_us)
-
-    def _let_go(self, live: Live) -> None:
-        """Stop watching it. Its descriptors stay open for the removal."""
-        self._stale.forget(live.container_id)
-        if not live.dead:
-            self._loop.remove_reader(live.handle.descriptors.pidfd)
-        live.logs.close()
-        if live.door is not None:
-            live.door.close()
-        live.close_connections()
-
-    def _on_death(self, container_id: ContainerId) -> None:
-        live = self._lives.get(container_id)
-        if live is None:
-            return
-        self._loop.remove_reader(live.handle.descriptors.pidfd)
-        live.dead = True
-        self._feed(ev.Died(container_id))

@@ -16,10 +16,11 @@ from invoker.manifest import Manifest
 from invoker.systemd import Notifier
 from pool.backend import Image
 from pool.fake import FakeBackend, FakeContainer
+from pool.hooks import PoolHooks
 from pool.lease import Lease
 from pool.machine import PoolSettings
 from pool.model import ActivationId, ContainerSpec, ContainerState, LogTransport, ReuseKey, StartKind
-from pool.pool import Pool, PoolHooks
+from pool.pool import Pool
 from pool.table import ContainerTable
 
 SPEC = ContainerSpec(
@@ -164,7 +165,7 @@ async def test_a_test_whose_error_says_nothing_is_told_of_by_the_errors_name(tmp
 
 async def test_containers_that_do_not_go_are_told_of_and_the_node_takes_work_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(keeper_module, "REMOVED_WITHIN_S", 0.0)
-    monkeypatch.setattr("pool.pool.REMOVE_RETRY_S", (0.01, 0.01))
+    monkeypatch.setattr("pool.operations.REMOVE_RETRY_S", (0.01, 0.01))
     async with running(tmp_path) as node:
         await node.call()
         stuck = node.backend.hold("remove")

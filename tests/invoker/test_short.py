@@ -116,7 +116,7 @@ async def test_one_that_will_not_thaw_has_run_nothing_and_is_replaced(tmp_path: 
     async with site(tmp_path, freeze_grace_s=0.0) as s:
         await s.run(action(limits=QUICK))
         await until(lambda: [each.state for each in s.pool.containers()] == [ContainerState.FROZEN])
-        ((name, live),) = s.pool._lives.items()
+        ((name, live),) = s.pool._operations.lives.items()
         live.handle.thaw = refuse  # type: ignore[method-assign]
         done = await run(s)
         assert (done.status, done.meter.start_kind) == (Status.SUCCESS, StartKind.COLD)
@@ -132,7 +132,7 @@ def refuse() -> None:
 async def test_without_a_connection_it_is_dialled_by_the_long_way(tmp_path: Path):
     async with site(tmp_path, freeze_grace_s=10.0) as s:
         await s.run(action(limits=QUICK))
-        (live,) = s.pool._lives.values()
+        (live,) = s.pool._operations.lives.values()
         live.close_connections()
         done = await run(s)
         assert (done.status, done.meter.start_kind, done.container) == (Status.SUCCESS, StartKind.WARM, live.container_id)

@@ -16,7 +16,7 @@ from pool.fake import FakeBackend
 from pool.frames import FrameParser
 from pool.model import ContainerId, ContainerSpec, LogTransport
 from pool.netns import Dialer, has_ended
-from pool.pool import FREEZE_PAUSE_S
+from pool.operations import FREEZE_PAUSE_S
 from pool.recipe import spec_of
 
 ACTIVATION = "a" * 32

@@ -11,9 +11,10 @@ import pytest
 from pool.errors import ConnectionLost, ContainerStartFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
+from pool.hooks import PoolHooks
 from pool.lease import Lease
 from pool.model import ActivationId, ContainerSpec, PeakQuality, ReuseKey
-from pool.pool import Pool, PoolHooks
+from pool.pool import Pool
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
 

@@ -18,9 +18,10 @@ from pool.backend import FoundContainer
 from pool.errors import ConnectionLost, EngineError, EngineUnavailable, PoolClosed, ThawFailed, WaitedTooLong
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
+from pool.hooks import PoolHooks
 from pool.lease import Lease
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
-from pool.pool import Pool, PoolHooks
+from pool.pool import Pool
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
@@ -252,7 +253,7 @@ async def test_hanging_engine_leaves_warm_calls_untouched(tmp_path: Path):
 
 
 async def test_removal_is_tried_until_the_engine_obeys_and_memory_counts_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.pool.REMOVE_RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("pool.operations.REMOVE_RETRY_S", (0.01, 0.02))
     async with bench(tmp_path) as b:
         await b.call()
         b.backend.fail_next("remove", EngineError("device busy"), times=2)
@@ -274,7 +275,7 @@ async def test_dead_idle_container_is_noticed_without_the_engine(tmp_path: Path)
 
 
 async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.pool.FREEZE_DEADLINE_S", 0.02)
+    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 0.02)
     async with bench(tmp_path, freeze_grace_s=0.01) as b:
         await b.call()
         (container,) = b.backend.containers.values()
@@ -286,7 +287,7 @@ async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monke
 
 
 async def test_container_that_stands_still_at_the_second_wish_only_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.pool.FREEZE_DEADLINE_S", 60.0)
+    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 60.0)
     async with bench(tmp_path, freeze_grace_s=0.0) as b:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pool.fake.FakeContainer.freeze", lambda _: patch.undo())
