@@ -75,6 +75,7 @@ class ComposedWay:
             ticket.resolve(activation)
             self._on_finished(activation)
         finally:
+            course.coming.close()
             self._in_flight.leave(ticket)
 
     async def _run_part(self, course: Course, call: Call) -> Activation:
@@ -86,7 +87,9 @@ class ComposedWay:
         course.running = ticket.activation_id
         self._in_flight.enter(ticket)
         self._begin(ticket)
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(course.coming.close)  # after the first step of the part, by which it has a container or waits for one
+        waiter = loop.create_future()
         ticket.waiters.append(waiter)
         await waiter
         assert ticket.done is not None, "what was not promised has a record"

@@ -7,6 +7,7 @@ parts and bears no cost: docs/decisions/0030-a-sequence-costs-what-its-parts-cos
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from invoker.conductor import Conductor, Counts, Finish, RunComponent, RunConduc
 from invoker.errors import EntityNotFound, NotAuthorised, WrongCollection
 from invoker.invocation import Call, Within
 from invoker.manifest import SEQUENCE
-from invoker.model import Activation, Composition, Identity, Limits, Meter, Phases, Status
+from invoker.model import Action, Activation, Composition, Identity, Limits, Meter, Phases, Status
 from invoker.resolve import ResolvedAction
 from invoker.runtime import Outcome
 from invoker.sequence import MISSING, Length, RunNext, Sequence
@@ -73,6 +74,8 @@ class Course:
     #: Largest limit of the parts.
     memory_mib: int = 0
     began: float = 0.0
+    #: Holds its place among those that are about to wait for a container; closed when its first part does.
+    coming: ExitStack = field(default_factory=ExitStack)
 
     def add(self, part: Activation) -> None:
         """A part has ended."""
@@ -80,6 +83,23 @@ class Course:
         self.parts.append(part.activation_id)
         self.duration_ms += part.duration_ms
         self.memory_mib = max(self.memory_mib, part.limits.memory)
+
+
+def first_of(resolve: Resolve, identity: Identity, action: Action) -> Action | None:
+    """Find what is run first when an action is: of a sequence its first component, of a conductor itself.
+
+    None where that is nothing, or not for this caller: it will be said when it runs.
+    """
+    for _ in range(MOST_NESTED):
+        if action.exec.kind != SEQUENCE:
+            return action
+        if not action.exec.components:
+            return None
+        try:
+            action = resolve(identity, action.exec.components[0]).action
+        except _UNRESOLVED:
+            return None
+    return None
 
 
 class _Cancelled(Exception):

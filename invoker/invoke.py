@@ -26,7 +26,7 @@ import msgspec
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.builtin import BuiltinWay
 from invoker.composed import ComposedWay
-from invoker.composition import Course, Resolve
+from invoker.composition import Course, Resolve, first_of
 from invoker.ending import Endings
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
@@ -92,8 +92,9 @@ class Invoker:
         self._vault = vault
         self._group = group
         self._loop = asyncio.get_running_loop()
-        #: Reuse key's digest -> how many are being promised and will want a container. No zeros.
+        #: Reuse key's digest -> how many were let in and will want a container, and do not yet. No zeros.
         self._promised: dict[str, int] = {}
+        self._resolve = resolve
         self._stopping = False
         self._ids = ids = ActivationIds()
         self._in_flight = in_flight = InFlight(code)
@@ -198,33 +199,52 @@ class Invoker:
         if not self._recorder.room(len(self._in_flight) + 1):
             raise JournalFull
         durable = not call.blocking or digest is not None
-        plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
+        composed = call.action.is_composed
+        plan = self._first_plan(call) if composed else self._planner.find(call.identity.namespace, call.action)
         ready = plan is not None and self._pool.is_ready(plan.key)
-        if plan is not None and (not ready or (durable and plan.key.digest in self._promised)):
+        if plan is not None and (not ready or ((durable or composed) and plan.key.digest in self._promised)):
             self._check_queue(call, plan)
         wall = time.time()
         activation_id = self._ids.new(wall)
-        ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received), plan)
+        ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received), None if composed else plan)
         self._in_flight.enter(ticket)
+        if composed:
+            ticket.course = Course(activation_id, call)
+            ticket.course.coming.enter_context(self._coming(plan))
         if durable:
-            try:
-                with self._coming(plan):
-                    # Sealed: callers give keys to the actions they trust, as to a feed.
-                    written = self._vault.seal_payload(call.identity.namespace.name, call.payload)
-                    await self._recorder.accepted(promise_of(ticket, payload=written, digest=digest))
-            except BaseException:
-                self._in_flight.leave(ticket)
-                raise
+            await self._promise(ticket, digest)
         self._begin(ticket)
         if not call.blocking:
             return Accepted202(activation_id=activation_id)
         return await self._wait(ticket, call.wait_s)
 
+    async def _promise(self, ticket: Ticket, digest: str | None) -> None:
+        """Make an activation durable; where that fails it was never there."""
+        call = ticket.call
+        try:
+            with self._coming(ticket.plan):
+                # Sealed: callers give keys to the actions they trust, as to a feed.
+                written = self._vault.seal_payload(call.identity.namespace.name, call.payload)
+                await self._recorder.accepted(promise_of(ticket, payload=written, digest=digest))
+        except BaseException:
+            if ticket.course is not None:
+                ticket.course.coming.close()
+            self._in_flight.leave(ticket)
+            raise
+
     def check_queue(self, call: Call) -> None:
         """Look whether a call that will be promised finds a queue where it may wait. Raises PoolOverloaded where it may not."""
-        plan = None if call.action.is_composed else self._planner.find(call.identity.namespace, call.action)
+        plan = self._first_plan(call)
         if plan is not None and not self._pool.is_ready(plan.key):
             self._check_queue(call, plan)
+
+    def _first_plan(self, call: Call) -> Plan | None:
+        """Find the plan of what a call runs first; None while it is not known.
+
+        A sequence is taken or refused as its first part would be. Those after it are never refused: what has begun ends.
+        """
+        action = first_of(self._resolve, call.identity, call.action)
+        return None if action is None else self._planner.find(call.identity.namespace, action)
 
     def _check_queue(self, call: Call, plan: Plan) -> None:
         """Refuse what may not even wait, before anything is made of it. What a container waits for may in any case."""
@@ -237,7 +257,7 @@ class Invoker:
 
     @contextmanager
     def _coming(self, plan: Plan | None) -> Iterator[None]:
-        """Count one that is being promised while the disk takes its time, so that those after it do not find its place free."""
+        """Count one that was let in and will wait in a moment, so that those after it do not find its place free."""
         if plan is None:
             yield
             return
@@ -376,7 +396,7 @@ class Invoker:
         """Give an activation its way, in a task of its own."""
         call = ticket.call
         if ticket.composes:
-            ticket.course = Course(ticket.activation_id, call)
+            ticket.course = ticket.course or Course(ticket.activation_id, call)
             way = self._composed_way.conduct(ticket, ticket.course)
         elif call.action.exec.kind == BUILTIN:
             way = self._builtin_way.conduct(ticket)
