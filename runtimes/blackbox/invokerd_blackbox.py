@@ -63,8 +63,8 @@ class BlackBoxRuntime(Runtime):
             is_fit = False
         if not is_fit:
             self.log.write("o", [last_line] if last_line else [])
-            if status:
-                sys.stderr.write(f"The action's program ended with {_tell(status)}.\n")
+            reason = f"ended with {_tell(status)}" if status else "gave no JSON object or array as its last line of output"
+            sys.stderr.write(f"The action's program {reason}.\n")
             raise Refused(502, NOT_AN_OBJECT)
         return last_line
 

@@ -60,13 +60,15 @@ function plain(error) {
   return { ...error, name: error.name, message: error.message, stack: error.stack };
 }
 
-// Calls the action. What it throws at once is thrown; what its promise rejects with becomes `{error}`, a result.
+// Calls the action. What it throws at once is thrown; what its promise rejects with becomes `{error}`, a result: an Error is
+// logged too, for its stack is where its author looks for the line.
 exports.call = async (entryPoint, argument) => {
   const pending = entryPoint(argument);
   try {
     const result = await pending;
     return result === undefined ? {} : result;
   } catch (error) {
+    if (error instanceof Error) console.error(error);
     return { error: error ? plain(error) : {} };
   }
 };

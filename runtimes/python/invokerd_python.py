@@ -183,6 +183,7 @@ def _load_directory(directory: str) -> object:
 def _entry_point(module: object, name: str) -> object:
     function = getattr(module, name, None)
     if not callable(function):
+        sys.stderr.write(f"The code defines no function {name!r}, which is to be the action's entry point.\n")
         raise Refused(502, f"{NOT_STARTED} The code defines no function {name!r}.")
     return function
 
@@ -221,11 +222,11 @@ def _encode(result: object) -> bytes:
 
 
 def _print_exception(error: BaseException) -> None:
-    """Print a traceback without our own frames."""
+    """Print a traceback without our own frames, nor those of the import that we began."""
     import traceback
 
     frames = error.__traceback__
-    while frames and frames.tb_frame.f_code.co_filename == __file__:
+    while frames and frames.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
         frames = frames.tb_next
     traceback.print_exception(type(error), error, frames)
 

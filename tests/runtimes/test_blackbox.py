@@ -192,3 +192,11 @@ def test_hundred_runs_leave_no_descriptors_and_no_zombies(blackbox):
         blackbox.run()
     assert descriptors_of(blackbox) == before
     assert Path(f"/proc/{blackbox.process.pid}/task/{blackbox.process.pid}/children").read_text() == ""
+
+
+@pytest.mark.parametrize("said", ["echo done", "true", "echo '{}'; echo 7"])
+def test_log_tells_that_the_last_line_is_no_result(blackbox, said):
+    assert blackbox.init(f"#!/bin/sh\n{said}\n").status == 200
+    answer = blackbox.run()
+    assert (answer.status, answer.json) == (502, {"error": "The action did not return a dictionary or array."})
+    assert blackbox.logs(answer, "e") == ["The action's program gave no JSON object or array as its last line of output."]

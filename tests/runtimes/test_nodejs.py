@@ -54,6 +54,35 @@ def test_rejected_error_keeps_its_fields(nodejs):
     assert "at main" in error["stack"]
 
 
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("function main() {\n  throw new TypeError('bad');\n}", "TypeError: bad"),
+        ("async function main() {\n  throw new TypeError('bad');\n}", "TypeError: bad"),
+        ("function main() {\n  return Promise.reject(new RangeError('far'));\n}", "RangeError: far"),
+    ],
+)
+def test_log_shows_the_line_of_an_error_that_ends_a_run(nodejs, code, sentence):
+    load(nodejs, code)
+    answer = nodejs.run()
+    log = nodejs.logs(answer, "e")
+    assert log[0] == sentence
+    assert "main (/action/index.js:2:" in log[1]
+
+
+def test_what_is_no_error_is_a_result_and_no_line_of_the_log(nodejs):
+    load(nodejs, "async function main() { throw { code: 7 }; }")
+    answer = nodejs.run()
+    assert (answer.json, nodejs.logs(answer, "e")) == ({"error": {"code": 7}}, [])
+
+
+def test_log_shows_the_line_of_an_error_at_init(nodejs):
+    answer = nodejs.init("function main() {}\nno_such_thing();", env={"__OW_ACTIVATION_ID": A})
+    log = nodejs.logs(answer, "e", A)
+    assert log[0] == "Error during initialization: ReferenceError: no_such_thing is not defined"
+    assert "/action/index.js:2" in log[1]
+
+
 def test_result_that_cannot_be_json_is_a_502(nodejs):
     load(nodejs, "function main(args) { if (args.big) return { n: 1n }; const a = {}; a.a = a; return a; }")
     for argument in ({}, {"big": 1}):

@@ -31,6 +31,32 @@ def test_exception_is_an_application_error_whose_trace_shows_the_users_lines(pyt
     assert not any("invokerd" in line for line in trace)
 
 
+def test_message_of_an_error_is_the_result_and_its_type_and_line_are_in_the_log(python):
+    load(python, "def main(args):\n    return lookup(args)\n\ndef lookup(args):\n    return args['missing']\n")
+    answer = python.run()
+    assert (answer.status, answer.json) == (200, {"error": "'missing'"})
+    log = python.logs(answer, "e")
+    assert '  File "exec__.py", line 5, in lookup' in log
+    assert log[-1] == "KeyError: 'missing'"
+
+
+@pytest.mark.parametrize("zip_it", [False, True])
+def test_log_shows_the_line_of_an_error_at_init(python, zipped, zip_it):
+    code = "import os\n\nos.environ['NOT_THERE']\n\ndef main(args):\n    return {}\n"
+    answer = python.init(zipped({"__main__.py": code}) if zip_it else code, binary=zip_it, env={"__OW_ACTIVATION_ID": A})
+    assert answer.status == 502
+    log = python.logs(answer, "e", A)
+    assert log[0] == "Traceback (most recent call last):"
+    assert log[1].endswith(('__main__.py", line 3, in <module>', '"exec__.py", line 3, in <module>')), log
+    assert log[-1] == "KeyError: 'NOT_THERE'"
+
+
+def test_code_without_its_entry_point_says_so_in_the_log(python):
+    answer = python.init("def other(args): ...", env={"__OW_ACTIVATION_ID": A})
+    assert answer.status == 502
+    assert python.logs(answer, "e", A) == ["The code defines no function 'main', which is to be the action's entry point."]
+
+
 def test_exit_is_a_failed_command_not_a_result_and_its_log_survives(python):
     load(python, "import sys\ndef main(args):\n    print('last words')\n    sys.exit(3)\n")
     answer = python.run()
