@@ -3,9 +3,6 @@
 The warm path is `finish`: encode, one write to the journal, one entry in a queue; no SQLite, no waiting. Readers see
 their own writes: what the writer has not committed yet is found in memory, and a list waits for the commit.
 
-A record becomes visible once its logs are there, at the latest `LOGS_WAIT_S` after its end: clients ask for logs as soon
-as they see a record, and take what they get for all there is.
-
 Memory is bounded: `room` refuses new work while more than `max_queued` records, or `max_queued_bytes`, wait for the
 writer; what was admitted before may still end, and its number is bounded by admission.
 """
@@ -15,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +22,7 @@ import msgspec
 
 from invoker.errors import JournalFull
 from invoker.model import Accepted, Activation
-from invoker.record.activations import IDEMPOTENCY_MS, ActivationReader, Retention
+from invoker.record.activations import ActivationReader, Retention
 from invoker.record.damage import Damage
 from invoker.record.entries import (
     AcceptedEntry,
@@ -44,21 +40,19 @@ from invoker.record.entries import (
     encode_entry,
     split_byte_us,
 )
+from invoker.record.idempotency import IdempotencyKeys
 from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
 from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
 from invoker.record.ledger import Rounding, UsageRow, read_usage
-from invoker.record.rows import IdempotencyRow, idempotency_row
+from invoker.record.rows import idempotency_row
 from invoker.record.segment import Allocate
+from invoker.record.uncommitted import Uncommitted
 from invoker.record.writer import Follower, Restored, Writer, Written
 from invoker.record.writer_client import WriterProcess
 from pool.model import ActivationId, ContainerId
 
 __all__ = ["Lag", "RecordTooLarge", "Recorder", "Recovery"]
 
-#: How long a record waits for its logs before it is shown without them, seconds.
-LOGS_WAIT_S = 2.0
-#: How long after that late logs are still taken, seconds.
-_LATE_LOGS_S = 10.0
 _RESULT_NOT_KEPT = msgspec.Raw(b'{"error":"The result was not kept: the disk of the node is full."}')
 
 
@@ -106,16 +100,8 @@ class Recorder:
         self.ticks = {each.alarm_id: each for each in restored.ticks}
         #: Promises without a finished record.
         self._open = {each.activation_id: each for each in (*restored.unbegun, *restored.begun)}
-        #: Finished, and not yet committed by the writer: what readers would miss.
-        self._recent: dict[str, FinishedEntry] = {}
-        #: Lines given apart and not yet committed.
-        self._recent_logs: dict[str, Sequence[str]] = {}
-        #: Finished, logs awaited: namespace, start, and until when the record is hidden. Oldest first.
-        self._awaiting: dict[str, tuple[str, int, float]] = {}
-        #: Idempotency keys that count. Oldest first.
-        self._keys: dict[tuple[str, str, str], IdempotencyRow] = {}
-        for row in restored.keys:
-            self._keys[row.namespace, row.action, row.key] = row
+        self._uncommitted = Uncommitted(clock)
+        self._keys = IdempotencyKeys(restored.keys, wall_ms)
         #: Last number given to a row that has a part.
         self._part = 0
 
@@ -242,18 +228,16 @@ class Recorder:
             raise JournalFull
         entry = AcceptedEntry.of(accepted)
         row = idempotency_row(accepted)
-        key = None if row is None else (row.namespace, row.action, row.key)
-        if row is not None and key is not None:
-            self._drop_old_keys()
-            self._keys[key] = row
+        if row is not None:
+            self._keys.add(row)
         try:
             position = self._intake.append_any(entry)
             self._open[accepted.activation_id] = entry.accepted
             await self._journal.wait_synced(position)
         except (JournalFull, JournalBroken):
             self._open.pop(accepted.activation_id, None)
-            if key is not None and self._keys.get(key) is row:
-                del self._keys[key]
+            if row is not None:
+                self._keys.take_back(row)
             raise
 
     async def fired(
@@ -286,10 +270,10 @@ class Recorder:
             position = self._intake.append_any(entry)
             self._open.update((each.activation_id, each) for each in entry.promised)
             if stored:
-                self._remember(entry.record)
+                self._uncommitted.add(entry.record)
             await self._journal.wait_synced(position)
         except (JournalFull, JournalBroken):
-            self._recent.pop(activation.activation_id, None)
+            self._uncommitted.drop(activation.activation_id)
             for each in promised:
                 self._open.pop(each.activation_id, None)
             raise
@@ -354,7 +338,8 @@ class Recorder:
             encoded = encode_entry(entry)
             if len(encoded) <= INLINE_ENTRY_BYTES:
                 self._intake.append(entry, encoded)
-                self._remember(entry)
+                self._open.pop(activation.activation_id, None)
+                self._uncommitted.add(entry)
                 return
         if not logs:
             raise RecordTooLarge
@@ -386,7 +371,8 @@ class Recorder:
 
         def done(error: OSError | None) -> None:
             if error is None:
-                self._remember(entry)
+                self._open.pop(activation.activation_id, None)
+                self._uncommitted.add(entry)
                 if logs is not None:
                     self.logs(activation.activation_id, logs)
             if waiter.done():
@@ -409,12 +395,10 @@ class Recorder:
         Few lines go through the journal. Many go to the store at once: a crash within that moment loses them, and the
         record says so.
         """
-        awaiting = self._awaiting.pop(activation_id, None)
-        if awaiting is None:
+        record = self._uncommitted.add_lines(activation_id, lines)
+        if record is None:
             return
-        namespace, start_ms, _ = awaiting
-        entry = LogsEntry(activation_id, namespace, start_ms, lines)
-        self._recent_logs.setdefault(activation_id, lines)
+        entry = LogsEntry(activation_id, record.namespace, record.start_ms, lines)
         size = sum(map(len, lines))
         if size <= INLINE_ENTRY_BYTES:
             encoded = encode_entry(entry)
@@ -451,9 +435,9 @@ class Recorder:
 
     async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
         """Find a record; None as long as it waits for its logs."""
-        if self._is_hidden(activation_id):
+        if self._uncommitted.is_hidden(activation_id):
             return None
-        entry = self._recent.get(activation_id)
+        entry = self._uncommitted.records.get(activation_id)
         if entry is None:
             return await self._reader.get(namespace, activation_id)
         if entry.activation.namespace != namespace:
@@ -464,14 +448,14 @@ class Recorder:
 
     async def get_logs(self, namespace: str, activation_id: ActivationId) -> builtins.list[str] | None:
         """Find the log lines of a record, None when there is no such record (yet)."""
-        if self._is_hidden(activation_id):
+        if self._uncommitted.is_hidden(activation_id):
             return None
-        entry = self._recent.get(activation_id)
+        entry = self._uncommitted.records.get(activation_id)
         if entry is not None:
-            return None if entry.activation.namespace != namespace else list(self._lines_of(entry))
+            return None if entry.activation.namespace != namespace else list(self._uncommitted.lines_of(entry))
         found = await self._reader.get_logs(namespace, activation_id)
         # The record may be committed while its lines are still on their way.
-        return list(self._recent_logs.get(activation_id, found)) if found is not None else None
+        return list(self._uncommitted.lines.get(activation_id, found)) if found is not None else None
 
     async def list(
         self,
@@ -495,7 +479,7 @@ class Recorder:
         """
         await self._intake.wait_committed()
         return await self._reader.list(
-            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, limit=limit, skip=skip, hidden=self._hidden()
+            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, limit=limit, skip=skip, hidden=self._uncommitted.hidden()
         )
 
     async def count(
@@ -509,7 +493,9 @@ class Recorder:
     ) -> int:
         """Count what `list` would list without limit, after `skip` of them."""
         await self._intake.wait_committed()
-        found = await self._reader.count(namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, hidden=self._hidden())
+        found = await self._reader.count(
+            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, hidden=self._uncommitted.hidden()
+        )
         return max(found - skip, 0)
 
     async def parts_of(self, namespace: str, cause: ActivationId, *, since_ms: int) -> builtins.list[Activation]:
@@ -525,10 +511,8 @@ class Recorder:
 
     def find_idempotent(self, namespace: str, path: str, key: str) -> tuple[ActivationId, str] | None:
         """Find (activation id, SHA-256 of the body) of the first call with this key; None when 24 h are over."""
-        row = self._keys.get((namespace, path, key))
-        if row is None or row.accepted_ms + IDEMPOTENCY_MS <= self._wall_ms():
-            return None
-        return ActivationId(row.activation_id), row.body_sha256
+        row = self._keys.find(namespace, path, key)
+        return None if row is None else (ActivationId(row.activation_id), row.body_sha256)
 
     async def usage(
         self, *, namespace: str | None = None, since_ms: int, upto_ms: int, rounding: Rounding | None = None
@@ -569,54 +553,13 @@ class Recorder:
         """Tell how far the databases are behind."""
         return self._intake.lag()
 
-    # ---- memory
-
-    def _remember(self, entry: FinishedEntry) -> None:
-        """Let readers find a finished record before it is committed. The first record of an activation counts."""
-        activation = entry.activation
-        self._open.pop(activation.activation_id, None)
-        if activation.activation_id in self._recent:
-            return
-        self._recent[activation.activation_id] = entry
-        if entry.lines is None:
-            now = self._clock()
-            # At most as many are forgotten as are added, and one more: nobody waits for it, and it does not grow.
-            for each, (_, _, until) in list(itertools.islice(self._awaiting.items(), 2)):
-                if until + _LATE_LOGS_S <= now:
-                    del self._awaiting[each]
-            self._awaiting[activation.activation_id] = (activation.namespace, activation.start_ms, now + LOGS_WAIT_S)
-
     def _on_committed(self, group: Sequence[Written]) -> None:
         """Forget what readers find in the databases now."""
         for written in group:
-            for entry in written.entries:
-                if isinstance(entry, FinishedEntry | FiredEntry):
-                    self._recent.pop(entry.activation.activation_id, None)
-                elif isinstance(entry, LogsEntry):
-                    self._recent_logs.pop(entry.activation_id, None)
+            self._uncommitted.forget(written.entries)
         self._intake.on_committed(group)
-
-    def _is_hidden(self, activation_id: str) -> bool:
-        awaiting = self._awaiting.get(activation_id)
-        return awaiting is not None and awaiting[2] > self._clock()
-
-    def _hidden(self) -> builtins.list[str]:
-        now = self._clock()
-        return [activation_id for activation_id, (_, _, until) in self._awaiting.items() if until > now]
-
-    def _lines_of(self, entry: FinishedEntry) -> Sequence[str]:
-        if entry.lines is not None:
-            return entry.lines
-        return self._recent_logs.get(entry.activation.activation_id, ())
 
     def _next_part(self) -> int:
         """Number a row: never twice, and not over restarts either, because it begins at the wall clock."""
         self._part = max(self._part + 1, self._wall_ms() * 1000)
         return self._part
-
-    def _drop_old_keys(self) -> None:
-        """Forget the oldest keys whose time is over, as `_remember` does."""
-        before = self._wall_ms() - IDEMPOTENCY_MS
-        for key in list(itertools.islice(self._keys, 2)):
-            if self._keys[key].accepted_ms <= before:
-                del self._keys[key]

@@ -520,7 +520,7 @@ async def test_fired_trigger_is_read_at_once_and_what_it_promised_is_run_after_a
         assert (await recorder.get("guest", f"{100:032x}")).result == msgspec.Raw(b'{"x": 1.10}')
         assert await recorder.get_logs("guest", f"{100:032x}") == ["one", "two"]
         assert [each.path for each in await recorder.list("guest", name="t")] == ["guest/t"]
-        assert not recorder._recent
+        assert not recorder._uncommitted.records
         recorder.finish(an_activation(1), logs=[])
     finally:
         await recorder.close()

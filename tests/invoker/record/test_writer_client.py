@@ -90,7 +90,7 @@ async def test_lines_that_pass_the_journal_by_are_committed(open_recorder):
     lines = ["y" * 1000] * 40
     recorder.finish(an_activation(1), logs=lines)
     await committed(recorder)
-    assert recorder._recent_logs == {}
+    assert recorder._uncommitted.lines == {}
     assert await recorder.get_logs("g", f"{1:032x}") == lines
 
 
