@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 #: What to do about what may keep the daemon from starting, where its message does not say it.
 _START_HINTS = {
     "engine-unavailable": ": start the engine (systemctl start docker), or name its socket ([engine] url, or DOCKER_HOST)",
-    "store-too-new": ": start the newer invokerd again, or restore a copy of state_dir from before",
 }
 
 

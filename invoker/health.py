@@ -11,11 +11,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: stable, kebab case.
         detail: for the operator: what was seen, and what to do.
+        warning: the node serves as it should, and an operator has something to do all the same.
     """
 
     name: str
     ok: bool
     detail: str = ""
+    warning: bool = False
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,10 +73,11 @@ class Stores:
         behind = f"{lag.rows} records, {lag.seconds:.1f} s behind"
         stopped = f"nothing more is written and new work is refused; the journal keeps what was recorded: {failure}"
         self.damage.look()  # the writer's process finds some
+        damaged = self.damage.summary()
         return [
             Check(name="journal", ok=not full, detail=full),
             Check(name="ledger", ok=lag.seconds < LEDGER_BEHIND_S and not failure, detail=stopped if failure else behind),
-            Check(name="databases", ok=True, detail=self.damage.summary() or "every row can be read"),
+            Check(name="databases", ok=True, detail=damaged or "every row can be read", warning=bool(damaged)),
         ]
 
 

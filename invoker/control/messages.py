@@ -115,7 +115,7 @@ class StatusReply(Message, frozen=True, kw_only=True):
     """How the daemon fares.
 
     Attributes:
-        state: `ready`, `draining`, or `degraded` (see `problems`).
+        state: `ready`, `draining`, or `degraded`: some check of `/health` fails.
         started_ms: wall clock.
         running: activations under way.
         waiting: activations that wait for a container.

@@ -65,7 +65,7 @@ class Operations:
             usage: sums of the ledger, priced: (namespace, since, until, by action).
             bill: the bills of a month: (namespace, month).
             correct: writes a correction.
-            health: whose failed checks are the daemon's problems.
+            health: whose failed checks and warnings are the daemon's problems.
             drain: makes the daemon refuse new work.
             on_deleted: told the name of each deleted namespace.
             on_changed: told when what a namespace may see has changed: no plan made before is good any more.
@@ -174,8 +174,9 @@ class Operations:
     def status(self) -> StatusReply:
         """See `Control`."""
         statistics = self._pool.statistics()
-        problems = tuple(f"{check.name}: {check.detail}" for check in self._health().checks if not check.ok)
-        state = "draining" if self._draining else "degraded" if problems else "ready"
+        health = self._health()
+        problems = tuple(f"{check.name}: {check.detail}" for check in health.checks if check.warning or not check.ok)
+        state = "draining" if self._draining else "ready" if health.ok else "degraded"
         return StatusReply(
             node=self._config().node,
             version=__version__,

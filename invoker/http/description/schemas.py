@@ -73,6 +73,7 @@ _PUT: dict[str, Schema] = {
     "publish": _nullable(_BOOLEAN),
     "annotations": _nullable(_array(ref("KeyValuePut"))),
 }
+_CHECK = {"name": _text(), "ok": _BOOLEAN, "detail": _text(), "warning": _BOOLEAN}
 _ACTION_LIMITS = {
     "timeout": _integer("Milliseconds."),
     "memory": _integer("MB of 2**20 bytes."),
@@ -306,9 +307,7 @@ SCHEMAS: dict[str, Schema] = {
             "swagger_paths": _object({"ui": _text(), "api-docs": _text()}),
         }
     ),
-    "Health": _object(
-        {"ok": _BOOLEAN, "checks": _array(_object({"name": _text(), "ok": _BOOLEAN, "detail": _text()}, ["name", "ok"]))}
-    ),
+    "Health": _object({"ok": _BOOLEAN, "checks": _array(_object(_CHECK, ["name", "ok"]))}),
     # --- the API gateway
     "ApiError": _object({"error": _text()}, closed=True, description="A failure of the API gateway has no code, as upstream's."),
     "ApiPut": _object(

@@ -277,7 +277,7 @@ async def test_health_is_503_when_a_check_fails_and_says_which(site):
     for path in ("/health", "/ready"):
         answered = await site.ask("GET", path, auth=False)
         assert answered.status == 503
-        assert answered.json == {"ok": False, "checks": [{"name": "engine", "ok": False, "detail": "start it"}]}
+        assert answered.json == {"ok": False, "checks": [{"name": "engine", "ok": False, "detail": "start it", "warning": False}]}
 
 
 async def test_a_client_that_hangs_up_does_not_end_the_call(site):

@@ -132,7 +132,10 @@ def test_health_is_the_sum_of_its_checks():
     bad = Health(checks=(Check(name="a", ok=True), Check(name="b", ok=False, detail="start it")))
     assert json.loads(render_health(bad)) == {
         "ok": False,
-        "checks": [{"name": "a", "ok": True, "detail": ""}, {"name": "b", "ok": False, "detail": "start it"}],
+        "checks": [
+            {"name": "a", "ok": True, "detail": "", "warning": False},
+            {"name": "b", "ok": False, "detail": "start it", "warning": False},
+        ],
     }
 
 
