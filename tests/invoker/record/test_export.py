@@ -1,4 +1,6 @@
+import re
 import sqlite3
+from pathlib import Path
 
 from invoker.record.entries import TailEntry, encode_entry
 from invoker.record.export import COLUMNS, read_rows
@@ -20,6 +22,12 @@ def fill(directory, count: int) -> None:
 async def read(directory, **options) -> list[dict]:
     span = {"namespace": None, "since_ms": 0, "upto_ms": 2**63 - 1} | options
     return [dict(zip(COLUMNS, row, strict=True)) async for row in read_rows(directory, **span)]
+
+
+def test_every_column_is_told_of_by_the_page_on_billing():
+    page = (Path(__file__).parents[3] / "docs/billing.md").read_text(encoding="utf-8")
+    told = {word for span in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"\w+", span)}
+    assert set(COLUMNS) - told == set()
 
 
 async def test_every_row_is_read_once_in_the_order_of_its_time_whatever_the_page_and_over_months(tmp_path):
