@@ -10,6 +10,9 @@ from pool.model import ContainerId
 #: Entries of containers that are gone are swept out once there are this many more than live ones.
 STALE = 64
 
+#: A timer may fire a hair early, s.
+EARLY_S = 1e-6
+
 
 class Expiries:
     """Looks that are planned.

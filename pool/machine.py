@@ -2,12 +2,12 @@
 
 `Machine.handle` is synchronous, so nothing can interleave with a decision, and no lock is needed. The shell
 (`pool.py`, `operations.py`) carries the commands out; the end of each comes back as an event. The containers and their states
-are in `books.py`, the queue in `queueing.py`; what is started and what goes for it is decided in `launcher.py`.
+are in `books.py`, the queue in `queueing.py`; what is started and what goes for it is decided in `launcher.py`,
+what becomes of a container that nobody uses in `resting.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,18 +15,15 @@ from pool import events as ev
 from pool.books import EVICTABLE, Books, Container, Observer
 from pool.bounds import Bounds
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed
-from pool.grace import grace_s
 from pool.launcher import Launcher, Orders
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, Standing, StartKind
 from pool.queueing import FairQueue, Line, Waiter
+from pool.resting import Resting
 from pool.settings import PoolSettings
 from pool.sick_keys import SickKeys
 
 S = ContainerState
 
-
-#: A timer may fire a hair early, s.
-EARLY_S = 1e-6
 
 #: What an activation finds that is granted a container in this state.
 _START_KINDS = {
@@ -55,7 +52,11 @@ class Machine:
         #: How far ahead anything can be planned from now on at the soonest, seconds.
         self.soonest_s = _soonest_s(settings)
         self._name = name
-        self.books = Books(freezing=lambda: self.settings.freezing, keep_s=self._keep_s, observer=observer)
+        self.books = Books(
+            freezing=lambda: self.settings.freezing,
+            keep_s=lambda container: self._resting.keep_s(container),  # noqa: PLW0108 - it is made below, of these books
+            observer=observer,
+        )
         #: Every activation that waits.
         self._queue = FairQueue()
         orders = Orders(
@@ -66,6 +67,8 @@ class Machine:
         )
         #: What is to be started, and what goes for it.
         self.launcher = Launcher(lambda: self.settings, self.books, self._queue, orders)
+        #: What becomes of containers that nobody uses.
+        self._resting = Resting(lambda: self.settings, self.books, self.launcher, freeze=self._freeze, remove=self._remove)
         #: Who may wait.
         self.bounds = Bounds(lambda: self.settings, self._queue, self.launcher.expected_wait_s)
         #: Activation -> the container it holds.
@@ -121,16 +124,8 @@ class Machine:
 
     def next_wake(self) -> float | None:
         """When the next `Tick` is due, seconds of the pool's clock; None when nothing is planned."""
-        wakes = []
-        if self.books.warm and self.settings.freezing:
-            wakes.append(next(iter(self.books.warm.values())).since + self.settings.freeze_grace_s)
-        if (look := self.books.lingers.soonest()) is not None:
-            wakes.append(look)
-        if (look := self.books.expiries.soonest()) is not None:
-            wakes.append(look)
-        if self.launcher.again is not None:
-            wakes.append(self.launcher.again)
-        return min(wakes, default=None)
+        wakes = (self._resting.next_look(), self.launcher.again)
+        return min((due for due in wakes if due is not None), default=None)
 
     def holder(self, activation: ActivationId) -> ContainerId | None:
         """Which container the activation holds now."""
@@ -535,47 +530,9 @@ class Machine:
             self._freeze_stem(container)
 
     def _on_tick(self, _: ev.Tick) -> None:
-        settings = self.settings
-        if settings.freezing:
-            for container in self._due(self.books.warm, settings.freeze_grace_s):
-                self._freeze_unless_expected(container)
-        for container_id in self.books.lingers.due(self.books.now + EARLY_S):
-            if settings.freezing and (lingering := self.books.lingering.get(container_id)) is not None:
-                self._freeze_unless_expected(lingering)
-        for container_id in self.books.expiries.due(self.books.now + EARLY_S):
-            container = self.books.containers[container_id]
-            if container_id in self.books.resting:
-                self._expire(container)
+        self._resting.look()
         if self.launcher.again is not None and self.launcher.again <= self.books.now:
             self.launcher.launch()
-
-    def _keep_s(self, container: Container) -> float:
-        """For how long a container may rest from now on, or until it is looked at again, s."""
-        settings = self.settings
-        if container.key is not None:
-            return min(settings.policy.keep_s(self.launcher.idle(container)), settings.keep_alive_s)
-        target = self.launcher.stems.get(container.spec.digest)
-        reactive = target.reactive if target else None
-        return min(reactive.ttl_s, settings.stem_keep_s) if reactive else settings.stem_keep_s
-
-    def _expire(self, container: Container) -> None:
-        """Remove a container that has rested for as long as it may; else plan the next look at it."""
-        now, keep_s = self.books.now, self._keep_s(container)
-        if container.since + keep_s > now + EARLY_S:
-            self.books.expiries.plan(container.container_id, container.since + keep_s)
-        elif container.key is not None or self._is_surplus(container):
-            self._remove(container)
-        else:
-            self.books.expiries.plan(container.container_id, now + keep_s)
-
-    def _is_surplus(self, stem: Container) -> bool:
-        """Whether there are more stem cells like this one than wanted: its user was not active, or demand has gone."""
-        digest, now = stem.spec.digest, self.books.now
-        target = self.launcher.stems.get(digest)
-        if target is None or now - target.asked_at >= self.settings.stem_keep_s - EARLY_S:
-            self.launcher.stems.drop(digest)
-            return True
-        return len(self.books.stems.get(digest, ())) > target.wanted(now)
 
     def _on_draining(self, _: ev.Draining) -> None:
         self._draining = True
@@ -590,25 +547,9 @@ class Machine:
         for waiter in self._queue.all():
             self._reject(waiter, PoolClosed())
 
-    def _due(self, ordered: dict[ContainerId, Container], after_s: float) -> list[Container]:
-        """Take from the front of a dictionary ordered by `since` those whose time is up."""
-        limit = self.books.now - after_s + EARLY_S
-        return list(itertools.takewhile(lambda container: container.since <= limit, ordered.values()))
-
     def _reject(self, waiter: Waiter, error: InvokerError) -> None:
         self._queue.remove(waiter.activation)
         self._commands.append(ev.Reject(waiter.activation, error))
-
-    def _freeze_unless_expected(self, container: Container) -> None:
-        """Freeze a container whose grace is over, unless its action is usually called again within a while that is not."""
-        settings, key = self.settings, container.key
-        pace = self.launcher.find_pace(key.digest) if key is not None else None
-        grace = grace_s(pace.habits if pace else None, least_s=settings.freeze_grace_s, most_s=settings.freeze_grace_most_s)
-        until = container.since + grace
-        if until > self.books.now + EARLY_S:
-            self.books.linger(container, until)
-        else:
-            self._freeze(container)
 
     def _freeze(self, container: Container) -> None:
         self.books.move(container, S.FREEZING)

@@ -16,10 +16,11 @@ from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle, FoundContainer
 from pool.books import Container
 from pool.errors import InvokerError, PoolOverloaded, WaitedTooLong
+from pool.expiries import EARLY_S
 from pool.hooks import PoolHooks
 from pool.idle import IdleShare
 from pool.lease import Lease, Told
-from pool.machine import EARLY_S, Machine
+from pool.machine import Machine
 from pool.model import (
     ActivationId,
     ContainerId,
