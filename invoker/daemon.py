@@ -235,6 +235,7 @@ class Daemon:
             drain=self._refuse,
             on_deleted=self.observer.forget_namespace,
             on_changed=self.planner.forget,
+            kinds=self.manifest.kinds,
         )
         self.front = build_front(self._services(), group)
         hooks.serve = self.front.serve_container

@@ -177,6 +177,11 @@ class Manifest:
             raise ManifestError(f"kinds must differ, and be none of {', '.join(sorted(reserved))}: {sorted(names)}")
         return cls(families, tuple(_reference(image) for image in file.blackboxes))
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """All that an action may be of."""
+        return frozenset((*self.runtimes, BLACKBOX, SEQUENCE))
+
     def is_native(self, image: str) -> bool:
         """Tell whether a black box's image is a name for our own black-box runtime. The tag `latest` is the same as none."""
         return _without_latest(image) in self.blackboxes
@@ -211,7 +216,7 @@ class Manifest:
     def _usable(self, kind: str) -> Runtime:
         runtime = self.runtimes.get(kind)
         if runtime is None:
-            valid = "', '".join(sorted([*self.runtimes, BLACKBOX, SEQUENCE]))
+            valid = "', '".join(sorted(self.kinds))
             raise RuntimeNotSupported(
                 f"The specified runtime '{kind}' is not supported by this platform. Valid values are '{valid}'."
             )

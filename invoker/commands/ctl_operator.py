@@ -179,7 +179,12 @@ def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
 @click.option("--invocations-per-minute", type=click.IntRange(min=0), help="Invocations in a clock minute; 0 allows none.")
 @click.option("--concurrent-invocations", type=click.IntRange(min=0), help="Activations in flight.")
 @click.option("--fires-per-minute", type=click.IntRange(min=0), help="Triggers fired in a clock minute.")
-@click.option("--kind", "allowed_kinds", multiple=True, help="A kind that it may write actions of; may be repeated.")
+@click.option(
+    "--kind",
+    "allowed_kinds",
+    multiple=True,
+    help="A kind that it may write actions of, such as python:3, blackbox or sequence; may be repeated.",
+)
 @click.option("--store-activations/--no-store-activations", default=None, help="Whether records, results and logs are kept.")
 @click.option("--reset", is_flag=True, help="Begin with the site's limits; else what is not named stays as it is.")
 @json_option

@@ -53,6 +53,7 @@ class Operations:
         drain: Callable[[], None],
         on_deleted: Callable[[str], None],
         on_changed: Callable[[], None],
+        kinds: frozenset[str],
     ) -> None:
         """Use the parts.
 
@@ -69,6 +70,7 @@ class Operations:
             drain: makes the daemon refuse new work.
             on_deleted: told the name of each deleted namespace.
             on_changed: told when what a namespace may see has changed: no plan made before is good any more.
+            kinds: those that an action may be of.
         """
         self._config = config
         self._entities = entities
@@ -82,6 +84,7 @@ class Operations:
         self._drain = drain
         self._on_deleted = on_deleted
         self._on_changed = on_changed
+        self._kinds = kinds
         self._started_ms = time.time_ns() // 1_000_000
         self._draining = False
 
@@ -162,9 +165,17 @@ class Operations:
 
     async def change_limits(self, name: str, limits: LimitOverrides) -> None:
         """See `Control`."""
-        if problems := limits.problems():
+        namespace = self._namespace(name)
+        problems = limits.problems()
+        present = namespace.limits.allowed_kinds or ()  # one that the manifest has lost since may stay
+        problems += [
+            f"allowed_kinds: there is no kind {kind!r} on this node; there are {', '.join(sorted(self._kinds))}"
+            for kind in limits.allowed_kinds or ()
+            if kind not in self._kinds and kind not in present
+        ]
+        if problems:
             raise InvalidRequest("; ".join(problems))
-        await self._entities.put_namespace(msgspec.structs.replace(self._namespace(name), limits=limits))
+        await self._entities.put_namespace(msgspec.structs.replace(namespace, limits=limits))
 
     def pool_rows(self) -> Sequence[PoolRow]:
         """See `Control`."""
