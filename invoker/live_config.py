@@ -49,7 +49,8 @@ class LiveConfig:
             Whether the file can be used. A bad one changes nothing.
         """
         try:
-            reload = reloadable_changes(self.config, load(self._path).config)
+            loaded = load(self._path)
+            reload = reloadable_changes(self.config, loaded.config, written=loaded.written)
             prices = load_prices(reload.config)
         except ConfigError as error:
             log.error("reload: the old configuration stays: %s", error)  # noqa: TRY400 - the file's fault, not a bug

@@ -13,13 +13,13 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from invoker.config.keys import Address, ConfigError, walk
-from invoker.config.model import Config, LimitsConfig, PoolConfig, SiteMount
+from invoker.config.model import Config, LimitsConfig, SiteMount
 from invoker.config.rules import find_problems
 
 #: Read when no file is named and it exists.
@@ -49,6 +49,11 @@ class Loaded:
     config: Config
     path: Path | None
     origins: Mapping[str, Origin]
+
+    @property
+    def written(self) -> frozenset[str]:
+        """Dotted keys that somebody wrote."""
+        return frozenset(name for name, origin in self.origins.items() if origin is not Origin.DEFAULT)
 
 
 class _Setting(NamedTuple):
@@ -177,18 +182,25 @@ def _build(cls: type[Any], prefix: str, written: Mapping[str, _Setting], base: P
     if cls is LimitsConfig:
         return LimitsConfig.of_profile(values.pop("profile", "site"), **values)
     if cls is Config:
-        values["limits"] = _fit_limits(values["limits"], values["pool"], written)
+        values["limits"] = fit_limits(values["limits"], values["pool"].memory_mib, written)
     return cls(**values)
 
 
-def _fit_limits(limits: LimitsConfig, pool: PoolConfig, written: Mapping[str, _Setting]) -> LimitsConfig:
-    """Lower a profile's memory limits to what the pool has; limits that somebody wrote are left to be judged."""
+def fit_limits(limits: LimitsConfig, pool_mib: int, written: Container[str]) -> LimitsConfig:
+    """Fit a profile's memory limits to what the pool has; limits that somebody wrote are left to be judged.
+
+    Args:
+        limits: as written, the rest from their profile, whatever pool that was fitted to before.
+        pool_mib: memory of the pool.
+        written: dotted keys that somebody wrote.
+    """
+    profile = LimitsConfig.of_profile(limits.profile)
     most = limits.memory_max_mib
     if "limits.memory_max_mib" not in written:
-        most = pool.memory_mib if limits.profile == "site" else min(most, pool.memory_mib)
+        most = pool_mib if limits.profile == "site" else min(profile.memory_max_mib, pool_mib)
     default = limits.memory_default_mib
     if "limits.memory_default_mib" not in written:
-        default = min(default, most)
+        default = min(profile.memory_default_mib, most)
     return dataclasses.replace(limits, memory_max_mib=most, memory_default_mib=default)
 
 

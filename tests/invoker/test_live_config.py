@@ -12,6 +12,8 @@ from invoker.config.keys import ConfigError
 from invoker.config.load import load
 from invoker.live_config import LiveConfig
 
+MOST, DEFAULT = "limits.memory_max_mib", "limits.memory_default_mib"
+
 
 class Site:
     """A configuration file and what the daemon has of it."""
@@ -60,6 +62,43 @@ def test_what_is_applied_and_what_is_not_have_a_line_each(site: Site) -> None:
     assert applied == "INFO reload: applied: limits.memory_max_mib, limits.payload_bytes, log.level"
     assert waiting == "WARNING reload: changed, but these need a restart: pool.memory_mib"
     assert (site.live.config.limits.payload_bytes, logging.getLogger().level) == (4096, logging.DEBUG)
+
+
+@pytest.mark.parametrize(
+    ("pool_mib", "limits", "in_force", "applied", "waiting"),
+    [
+        (1024, "", (2048, 256), set(), {MOST}),
+        (4096, "", (2048, 256), set(), {MOST}),
+        (128, "", (2048, 256), set(), {MOST, DEFAULT}),
+        (4096, "memory_max_mib = 4096", (2048, 256), set(), {MOST}),
+        (4096, "memory_max_mib = 4096\nmemory_default_mib = 3072", (2048, 2048), {DEFAULT}, {DEFAULT, MOST}),
+        (1024, "memory_max_mib = 512", (512, 256), {MOST}, set()),
+        (4096, "memory_max_mib = 512\nmemory_default_mib = 512", (512, 512), {MOST, DEFAULT}, set()),
+    ],
+)
+def test_limits_follow_the_pool_that_runs_until_the_restart(
+    site: Site, pool_mib: int, limits: str, in_force: tuple[int, int], applied: set[str], waiting: set[str]
+) -> None:
+    site.write(pool=f"memory_mib = {pool_mib}", limits=limits)
+    *first, last = site.reload()
+    live = site.live.config
+    assert (live.pool.memory_mib, live.limits.memory_max_mib, live.limits.memory_default_mib) == (2048, *in_force)
+    assert named(last) == {"pool.memory_mib", *waiting}
+    assert [named(line) for line in first] == ([applied] if applied else [])
+
+
+def test_a_profile_is_fitted_to_the_pool_that_runs(site: Site) -> None:
+    site.write(pool="memory_mib = 256", limits='profile = "openwhisk"')
+    site.reload()
+    assert site.live.config.limits.memory_max_mib == 512
+    site.write(pool="memory_mib = 2048", limits="")
+    site.reload()
+    assert site.live.config.limits.memory_max_mib == 2048
+
+
+def named(line: str) -> set[str]:
+    """Keys that a line of the log names."""
+    return set(line.rpartition(": ")[2].split(", "))
 
 
 def test_what_is_no_error_any_more_is_not_written_not_even_that_the_level_was_taken_over(site: Site) -> None:
