@@ -8,7 +8,7 @@
 - `builtin.py`: what the daemon carries out itself.
 
 All end by `ending.py`. Whatever happens, exactly one finished record is written; none of a call that was refused before it could
-even wait.
+even wait (`places.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -26,7 +25,7 @@ import msgspec
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.builtin import BuiltinWay
 from invoker.composed import ComposedWay
-from invoker.composition import Course, Resolve, first_of
+from invoker.composition import Course, Resolve
 from invoker.ending import Endings
 from invoker.errors import IdempotencyConflict, JournalFull
 from invoker.ids import ActivationIds
@@ -36,7 +35,8 @@ from invoker.long import LongWay
 from invoker.lost import Lost
 from invoker.manifest import BUILTIN
 from invoker.model import Accepted, Action, Activation, Identity
-from invoker.plan import Plan, Planner
+from invoker.places import Places
+from invoker.plan import Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder
 from invoker.short import ShortPlan, ShortWay
@@ -92,15 +92,15 @@ class Invoker:
         self._vault = vault
         self._group = group
         self._loop = asyncio.get_running_loop()
-        #: Reuse key's digest -> how many were let in and will want a container, and do not yet. No zeros.
-        self._promised: dict[str, int] = {}
-        self._resolve = resolve
         self._stopping = False
         self._ids = ids = ActivationIds()
         self._in_flight = in_flight = InFlight(code)
         self._endings = endings = Endings(
             recorder=recorder, in_flight=in_flight, node=node, on_finished=on_finished, on_throttled=on_throttled
         )
+        self._places = places = Places(pool, planner, resolve, endings.note_refusal)
+        #: Look whether a call that will be promised finds a queue where it may wait. Raises PoolOverloaded where it may not.
+        self.check_queue = places.check_first
         self._long_way = LongWay(
             pool=pool,
             planner=planner,
@@ -129,7 +129,7 @@ class Invoker:
             in_flight=in_flight,
             ids=ids,
             node=node,
-            check_queue=self._check_queue,
+            check_queue=places.check,
             max_wait_s=max_wait_s,
             result_bytes=result_bytes,
             on_finished=on_finished,
@@ -200,17 +200,17 @@ class Invoker:
             raise JournalFull
         durable = not call.blocking or digest is not None
         composed = call.action.is_composed
-        plan = self._first_plan(call) if composed else self._planner.find(call.identity.namespace, call.action)
+        plan = self._places.plan_first(call) if composed else self._planner.find(call.identity.namespace, call.action)
         ready = plan is not None and self._pool.is_ready(plan.key)
-        if plan is not None and (not ready or ((durable or composed) and plan.key.digest in self._promised)):
-            self._check_queue(call, plan)
+        if plan is not None and (not ready or ((durable or composed) and self._places.has_coming(plan))):
+            self._places.check(call, plan)
         wall = time.time()
         activation_id = self._ids.new(wall)
         ticket = Ticket(activation_id, call, wall, durable, Trace(received=call.received), None if composed else plan)
         self._in_flight.enter(ticket)
         if composed:
             ticket.course = Course(activation_id, call)
-            ticket.course.coming.enter_context(self._coming(plan))
+            ticket.course.coming.enter_context(self._places.keep(plan))
         if durable:
             await self._promise(ticket, digest)
         self._begin(ticket)
@@ -222,7 +222,7 @@ class Invoker:
         """Make an activation durable; where that fails it was never there."""
         call = ticket.call
         try:
-            with self._coming(ticket.plan):
+            with self._places.keep(ticket.plan):
                 # Sealed: callers give keys to the actions they trust, as to a feed.
                 written = self._vault.seal_payload(call.identity.namespace.name, call.payload)
                 await self._recorder.accepted(promise_of(ticket, payload=written, digest=digest))
@@ -231,44 +231,6 @@ class Invoker:
                 ticket.course.coming.close()
             self._in_flight.leave(ticket)
             raise
-
-    def check_queue(self, call: Call) -> None:
-        """Look whether a call that will be promised finds a queue where it may wait. Raises PoolOverloaded where it may not."""
-        plan = self._first_plan(call)
-        if plan is not None and not self._pool.is_ready(plan.key):
-            self._check_queue(call, plan)
-
-    def _first_plan(self, call: Call) -> Plan | None:
-        """Find the plan of what a call runs first; None while it is not known.
-
-        A sequence is taken or refused as its first part would be. Those after it are never refused: what has begun ends.
-        """
-        action = first_of(self._resolve, call.identity, call.action)
-        return None if action is None else self._planner.find(call.identity.namespace, action)
-
-    def _check_queue(self, call: Call, plan: Plan) -> None:
-        """Refuse what may not even wait, before anything is made of it. What a container waits for may in any case."""
-        if call.origin is not None and call.blocking:
-            return
-        refusal = self._pool.refusal(plan.key, coming=self._promised.get(plan.key.digest, 0))
-        if refusal is not None:
-            self._endings.note_refusal(call, refusal)
-            raise refusal
-
-    @contextmanager
-    def _coming(self, plan: Plan | None) -> Iterator[None]:
-        """Count one that was let in and will wait in a moment, so that those after it do not find its place free."""
-        if plan is None:
-            yield
-            return
-        promised, digest = self._promised, plan.key.digest
-        promised[digest] = promised.get(digest, 0) + 1
-        try:
-            yield
-        finally:
-            promised[digest] -= 1
-            if not promised[digest]:
-                del promised[digest]
 
     async def run_promised(
         self, calls: Sequence[tuple[ActivationId, Call]], promise: Callable[[Sequence[Accepted]], Awaitable[None]]
