@@ -100,6 +100,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
                     daemon = Daemon(live, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group)
                     async with daemon.running(signals):
                         await signals.drain.wait()
+    log.info("stopped: all that was recorded is on the disk")
     return 0
 
 

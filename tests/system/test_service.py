@@ -147,6 +147,7 @@ def test_the_manager_hears_that_it_is_ready_well_and_stopping(make, manager, mak
         manager.hear("WATCHDOG=1", 10)
         assert call.result().status == 200
     assert service._process.wait(DEADLINE_S) == 0
+    assert "stopped: all that was recorded" in service.log
 
 
 def test_functions_do_not_inherit_the_managers_variables(make, manager, make_user):
