@@ -41,7 +41,7 @@ LAG_EVERY_S = 0.5
 #: A container that takes longer to go is told of.
 REMOVED_WITHIN_S = 60.0
 #: Checks without which a node takes work all the same.
-WITHOUT_WHICH = frozenset({"freezing", "removals"})
+WITHOUT_WHICH = frozenset({"freezing", "removals", "state-disk"})
 #: The loop is not well above this, s.
 LAG_LIMIT_S = 0.2
 
@@ -113,7 +113,7 @@ class Keeper:
         return Check(name="removals", ok=False, detail=detail)
 
     def ready(self) -> Health:
-        """Tell whether the node takes work. It does without freezing, and beside containers that do not go."""
+        """Tell whether the node takes work. It does without what `WITHOUT_WHICH` names."""
         draining = Check(name="not-draining", ok=not self.draining, detail="the daemon is stopping" if self.draining else "")
         return Health(checks=(draining, *(check for check in self.health().checks if check.name not in WITHOUT_WHICH)))
 

@@ -72,10 +72,13 @@ class Stores:
         full = "" if room or failure else "no room: new work is refused; free space on the disk of state_dir"
         behind = f"{lag.rows} records, {lag.seconds:.1f} s behind"
         stopped = f"nothing more is written and new work is refused; the journal keeps what was recorded: {failure}"
+        refusal = self.recorder.refusal
+        tight = f"{refusal}; calls go on while the journal has room: free space on the disk of state_dir"
         self.damage.look()  # the writer's process finds some
         damaged = self.damage.summary()
         return [
             Check(name="journal", ok=not full, detail=full),
+            Check(name="state-disk", ok=not refusal, detail=tight if refusal else ""),
             Check(name="ledger", ok=lag.seconds < LEDGER_BEHIND_S and not failure, detail=stopped if failure else behind),
             Check(name="databases", ok=True, detail=damaged or "every row can be read", warning=bool(damaged)),
         ]

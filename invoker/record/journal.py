@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 #: Longest record that `append` takes.
 INLINE_RECORD_BYTES = INLINE_BYTES - FRAME_BYTES
 _NAME = re.compile(r"\d{8}\.seg")
+#: How often a full disk is asked whether it has room for a segment again, s.
+_ASK_AGAIN_S = 0.5
 
 
 class RecordTooLarge(InvokerError):
@@ -127,7 +129,7 @@ class Journal:
         self._nudged = False
         self._stopping = False
         self._failure: OSError | None = None
-        self._disk_full = False
+        self._refusal = ""
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         if not self._spares:
             self._spares.append(self._make(segment_bytes, zeroed=True))
@@ -146,6 +148,11 @@ class Journal:
     def position(self) -> int:
         """Sequence of the last record appended."""
         return self._appended
+
+    @property
+    def refusal(self) -> str:
+        """Why the disk has no room for a further segment, though what is there may still do; empty while it has."""
+        return self._refusal
 
     def append(self, record: bytes) -> int:
         """Write a record of at most `INLINE_RECORD_BYTES` bytes: one synchronous write.
@@ -305,8 +312,11 @@ class Journal:
         self._loop.call_soon_threadsafe(self._stopped.set_result, None)
 
     def _collect(self) -> None:
-        """Take jobs until a sync is due."""
-        job = self._jobs.get()
+        """Take jobs until a sync is due, or the disk is to be asked again."""
+        try:
+            job = self._jobs.get(timeout=_ASK_AGAIN_S if self._refusal else None)
+        except queue.Empty:
+            return
         due = time.monotonic() + self._sync_s
         with contextlib.suppress(queue.Empty):
             while self._take(job):
@@ -367,13 +377,12 @@ class Journal:
                 self._spares.append(self._make(self._segment_bytes, zeroed=True))
                 sync(self._directory)
         except OSError as error:
-            if not self._disk_full:
-                log.warning(
-                    "no room for another journal segment in %s: %s", self._directory, os.strerror(error.errno or errno.EIO)
-                )
-            self._disk_full = True
+            refusal = f"no room for another journal segment in {self._directory}: {os.strerror(error.errno or errno.EIO)}"
+            if not self._refusal:
+                log.warning("%s", refusal)
+            self._refusal = refusal
         else:
-            self._disk_full = False
+            self._refusal = ""
 
     # ---- on the loop, at the thread's call
 

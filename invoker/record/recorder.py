@@ -545,6 +545,11 @@ class Recorder:
         """Why nothing is written to the databases any more; empty while all is well."""
         return self._writer.failure
 
+    @property
+    def refusal(self) -> str:
+        """Why the disk does not take a write just now, which is tried again until it does; empty while it takes all."""
+        return self._writer.refusal or self._journal.refusal
+
     def on_journal_write(self, told: Callable[[float], None]) -> None:
         """Tell `told` from now on how long each write to the journal held the loop, seconds. It may not raise."""
         self._journal.on_write = told

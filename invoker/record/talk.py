@@ -75,6 +75,12 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The databases do not take what is written, for this reason, and it is tried again; empty: they do now."""
+
+    reason: str
+
+
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
     """Readers of the databases find all records up to `position` now, and the first `asides` ones told aside."""
 
@@ -93,7 +99,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 ToWriter = Upto | Aside | Renew | End
-FromWriter = Started | Failed | Committed | Released | Ended
+FromWriter = Started | Failed | Refused | Committed | Released | Ended
 
 decode_to_writer = msgspec.json.Decoder(ToWriter).decode
 decode_from_writer = msgspec.json.Decoder(FromWriter).decode

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 
 from invoker.model import Accepted
 from invoker.record.activations import ActivationDatabase, Retention
-from invoker.record.corruption import StoreCorrupt, broken, is_corruption
+from invoker.record.corruption import StoreBroken, StoreCorrupt, broken, is_corruption
 from invoker.record.entries import Entry, FinishedEntry, LogsEntry, TickEntry, decode_record
 from invoker.record.journal import read_records
 from invoker.record.ledger import Ledger
@@ -90,6 +90,10 @@ class Follower(Protocol):
     def failure(self) -> str:
         """Why it has ended though nobody asked it to: nothing more will be committed. Empty while all is well."""
 
+    @property
+    def refusal(self) -> str:
+        """Why the databases do not take what it writes, again and again; empty as soon as they do."""
+
     async def start(self) -> Restored:
         """Open the databases, replay the journal, and go on from there."""
 
@@ -120,6 +124,7 @@ class Writer:
         wall_ms: Callable[[], int],
         linger_s: float,
         on_failed: Callable[[Exception], None] | None = None,
+        on_refused: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -132,6 +137,7 @@ class Writer:
             wall_ms: wall clock.
             linger_s: how long a group gathers before it is committed.
             on_failed: called on the loop with the bug that ended it after its start.
+            on_refused: called on the loop with each `refusal`, and with the empty one after it.
         """
         self._state_dir = state_dir
         self._node = node
@@ -141,6 +147,7 @@ class Writer:
         self._wall_ms = wall_ms
         self._linger_s = linger_s
         self._on_failed = on_failed
+        self._on_refused = on_refused
         self._queue: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
         #: Set to commit what there is at once.
         self._hurry = threading.Event()
@@ -156,6 +163,8 @@ class Writer:
         self._renewals = 0
         #: Why the thread has ended though nobody asked it to, and nothing more will be committed; empty while all is well.
         self.failure = ""
+        #: See `Follower`.
+        self.refusal = ""
 
     # ---- on the loop
 
@@ -356,21 +365,31 @@ class Writer:
         while True:
             try:
                 self._apply(entries, group[-1].position)
-            except sqlite3.DatabaseError as error:
-                if not isinstance(error, sqlite3.OperationalError):
+            except (sqlite3.DatabaseError, StoreBroken, OSError) as error:
+                if not _may_pass(error):
+                    if isinstance(error, StoreBroken):
+                        raise
                     self._renew_after(error)
                     continue
                 if not told:
                     log.error("the databases cannot be written, trying again: %s", error)  # noqa: TRY400 - not a bug of ours
+                    self._loop.call_soon_threadsafe(self._tell_refusal, str(error))
                 told = True
                 if self._stop.wait(_RETRY_S):
                     return False
             else:
                 break
+        if told:
+            self._loop.call_soon_threadsafe(self._tell_refusal, "")
         self._committed = group[-1].position
         self._unretained += sum(written.size for written in group)
         self._loop.call_soon_threadsafe(self._on_committed, group)
         return True
+
+    def _tell_refusal(self, refusal: str) -> None:
+        self.refusal = refusal
+        if self._on_refused is not None:
+            self._on_refused(refusal)
 
     def _checkpoint(self) -> None:
         """Bring both databases to the disk, and let the journal use again what they hold."""
@@ -391,3 +410,8 @@ class Writer:
         # The order does not matter: each has its own position, and a repeated row changes nothing.
         self._ledger.apply(rows.items, position)
         self._activations.apply(rows.batch, position)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether a disk that is full, or fails, may take it another time; also where the file of a new month was to be made."""
+    return isinstance(error.__cause__ if isinstance(error, StoreBroken) else error, sqlite3.OperationalError | OSError)

@@ -28,6 +28,7 @@ from invoker.record.talk import (
     Failed,
     FromWriter,
     Options,
+    Refused,
     Released,
     Renew,
     Started,
@@ -96,6 +97,8 @@ class WriterProcess(asyncio.Protocol):
         self._asides_taken = 0
         #: Why it is gone though nobody asked it to, and nothing more will be committed; empty while all is well.
         self.failure = ""
+        #: See `Follower`.
+        self.refusal = ""
 
     # ---- as `Follower`
 
@@ -182,6 +185,8 @@ class WriterProcess(asyncio.Protocol):
                 self._restored.set_result(Restored(message.position, unbegun, begun, keys, ticks))
             case Committed():
                 self._take_committed(message)
+            case Refused():
+                self.refusal = message.reason
             case Released():
                 self._release(message.position)
             case Failed():

@@ -31,6 +31,7 @@ from invoker.record.talk import (
     Failed,
     FromWriter,
     Options,
+    Refused,
     Released,
     Renew,
     Started,
@@ -67,6 +68,7 @@ class Host(asyncio.Protocol):
             wall_ms=lambda: time.time_ns() // 1_000_000,
             linger_s=0.0,  # the daemon gathers before it tells
             on_failed=self._on_failed,
+            on_refused=lambda reason: self._send(Refused(reason)),
         )
 
     async def run(self) -> None:

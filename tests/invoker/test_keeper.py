@@ -38,11 +38,12 @@ class Node:
         hooks = PoolHooks(freeze_failed=self._freeze_failed)
         settings = PoolSettings(memory_mib=2048, freeze_grace_s=0.0)
         self.pool = Pool(self.backend, settings, node="n", group=group, table=table, hooks=hooks)
+        self.stores: list[Check] = []
         self.keeper = Keeper(
             pool=self.pool,
             notifier=Notifier.from_environment(),
             engine=lambda: Check(name="engine", ok=True),
-            extra_checks=list,
+            extra_checks=lambda: self.stores,
             on_lag=lambda _s: None,
         )
         self._calls = 0
@@ -238,3 +239,10 @@ async def test_the_self_test_runs_on_the_default_python_unless_it_is_not_here_or
     assert python.image in told
     assert "scripts/images" in told
     await backend.close()
+
+
+async def test_a_full_disk_is_no_health_and_the_node_takes_work_as_long_as_the_journal_has_room(tmp_path):
+    async with running(tmp_path) as node:
+        node.stores = [Check(name="journal", ok=True), Check(name="state-disk", ok=False, detail="database or disk is full")]
+        assert "state-disk" in [check.name for check in node.keeper.health().checks if not check.ok]
+        assert {"journal", "state-disk"} & {check.name for check in node.keeper.ready().checks} == {"journal"}

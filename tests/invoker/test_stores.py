@@ -26,9 +26,9 @@ def test_a_secret_that_cannot_be_made_is_named(tmp_path):
         _secret(tmp_path / "missing" / "secret")
 
 
-def stores(*, room: bool = True, behind_s: float = 0.0, damaged: str = "", failure: str = "") -> Stores:
+def stores(*, room: bool = True, behind_s: float = 0.0, damaged: str = "", failure: str = "", refusal: str = "") -> Stores:
     lag = SimpleNamespace(rows=7, seconds=behind_s)
-    recorder = SimpleNamespace(lag=lambda: lag, room=lambda: room, failure=failure)
+    recorder = SimpleNamespace(lag=lambda: lag, room=lambda: room, failure=failure, refusal=refusal)
     damage = SimpleNamespace(look=lambda: None, summary=lambda: damaged)
     others = ("entities", "apis", "alarms", "table", "code", "pepper", "parameter_key")
     return Stores(recorder=recorder, damage=damage, **dict.fromkeys(others))
@@ -40,7 +40,7 @@ def stores(*, room: bool = True, behind_s: float = 0.0, damaged: str = "", failu
 )
 def test_stores_tell_whether_there_is_room_and_how_far_the_ledger_is_behind(room, behind_s, unwell):
     checks = {check.name: check for check in stores(room=room, behind_s=behind_s).checks()}
-    assert set(checks) == {"journal", "ledger", "databases"}
+    assert set(checks) == {"journal", "state-disk", "ledger", "databases"}
     assert [name for name, check in checks.items() if not check.ok] == unwell
     assert checks["ledger"].detail == f"7 records, {behind_s:.1f} s behind"
     assert ("free space" in checks["journal"].detail) is not room
@@ -50,6 +50,12 @@ def test_a_writer_that_has_failed_is_told_of_with_its_reason_and_not_as_a_full_d
     checks = {check.name: check for check in stores(room=False, failure="disk I/O error").checks()}
     assert [name for name, check in checks.items() if not check.ok] == ["ledger"]
     assert checks["ledger"].detail.endswith(": disk I/O error")
+
+
+def test_a_disk_that_does_not_take_a_write_is_told_of_while_there_is_room():
+    checks = {check.name: check for check in stores(refusal="database or disk is full").checks()}
+    assert [name for name, check in checks.items() if not check.ok] == ["state-disk"]
+    assert checks["state-disk"].detail.startswith("database or disk is full; ")
 
 
 def test_rows_that_cannot_be_read_are_told_and_are_no_illness():

@@ -197,6 +197,17 @@ async def test_a_full_disk_refuses_new_work_and_still_takes_the_records_of_admit
             await asyncio.sleep(0.01)
 
 
+async def test_a_disk_without_room_for_the_next_segment_is_told_of_before_the_journal_is_full_and_asked_again(open_journal):
+    disk = Disk(2 * 64 * KIB)  # of the current segment and two spares, one does not fit
+    journal = open_journal(allocate=disk.allocate)
+    assert "no room for another journal segment" in journal.refusal
+    assert journal.has_room()
+    disk.room = 64 * KIB
+    async with asyncio.timeout(30):
+        while journal.refusal:  # nobody writes meanwhile
+            await asyncio.sleep(0.01)
+
+
 async def test_room_is_asked_for_all_that_may_follow(open_journal):
     journal = open_journal(allocate=Disk(3 * 64 * KIB).allocate)
     fits = next(number for number in range(1000) if not journal.has_room(number)) - 1

@@ -112,7 +112,8 @@ async def test_what_may_not_be_kept_is_deleted_faster_than_it_is_written(new_wri
 
 
 async def test_a_refusing_disk_is_asked_again_and_nothing_is_lost(new_writer, seen, tmp_path, monkeypatch):
-    writer = new_writer()
+    told = []
+    writer = new_writer(on_refused=lambda reason: told.append((reason, writer.refusal)))
     await writer.start()
     real, refusals = writer._ledger.apply, [sqlite3.OperationalError("database or disk is full")] * 2
 
@@ -127,6 +128,8 @@ async def test_a_refusing_disk_is_asked_again_and_nothing_is_lost(new_writer, se
     await seen.wait(1)
     assert refusals == []
     assert await count(tmp_path) == 1
+    full = "database or disk is full"
+    assert told == [(full, full), ("", "")]
 
 
 async def test_a_disk_that_refuses_at_the_end_does_not_hold_up_the_end(new_writer, seen, tmp_path, monkeypatch):

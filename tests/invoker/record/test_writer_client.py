@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -108,6 +109,22 @@ async def test_a_process_that_is_killed_stops_admission_and_the_next_start_has_e
     with pytest.raises(WriterEnded):
         await recorder.close()
     assert await (await open_recorder()).count("g") == 2
+
+
+async def test_a_disk_that_takes_nothing_is_told_of_at_the_first_write_and_no_longer_than_it_does(open_recorder):
+    recorder = await open_recorder()
+    pid, unlimited = writer_pid(recorder), resource.RLIM_INFINITY
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, unlimited))
+    recorder.finish(an_activation(1), logs=[])
+    async with asyncio.timeout(DEADLINE_S):
+        while not recorder.refusal:
+            await asyncio.sleep(0.01)
+        assert recorder.failure == ""
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        await recorder._intake.wait_committed()
+        while recorder.refusal:
+            await asyncio.sleep(0.01)
+    assert await recorder.count("g") == 1
 
 
 async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder):
