@@ -276,6 +276,12 @@ async def test_the_files_of_a_dead_container_say_no(world):
         handle.freeze()
 
 
+async def test_a_container_that_somebody_killed_was_not_out_of_memory(world):
+    handle = await world.create()
+    await world.kill(handle)
+    assert await world.backend.was_out_of_memory(handle.container_id) is False
+
+
 async def test_a_frozen_container_is_adopted_as_it_is(world):
     old = await world.create()
     await world.ask(old)
