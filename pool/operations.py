@@ -202,11 +202,24 @@ class Operations:
             else:
                 if live.handle.is_frozen():  # on a node that cannot freeze nothing can be thawed either
                     live.handle.thaw()
-                await live.exercise(self._backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
+                await self._ask(live)
                 usable = True
         except (InvokerError, OSError, TimeoutError) as error:
             log.warning("%s does not answer and is removed: %s", container_id, error)
         self._feed(ev.Probed(container_id, usable, frozen))
+
+    async def _ask(self, live: Live) -> None:
+        """Let it answer; asked once more when that takes long, since a slow node makes no container a bad one.
+
+        Raises:
+            TimeoutError: it was slow both times.
+            InvokerError, OSError: it cannot answer.
+        """
+        try:
+            await live.exercise(self._backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
+        except TimeoutError:
+            log.info("%s has not answered within %.1f s and is asked once more", live.container_id, PROBE_DEADLINE_S)
+            await live.exercise(self._backend, self._loop, deadline=self._loop.time() + PROBE_DEADLINE_S)
 
     def _freeze(self, command: ev.Freeze) -> None:
         live = self.lives.get(command.container)

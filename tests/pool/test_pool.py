@@ -20,6 +20,7 @@ from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.hooks import PoolHooks
 from pool.lease import Lease
+from pool.live import Live
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
 from pool.pool import Pool
 from pool.settings import PoolSettings
@@ -284,6 +285,33 @@ async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monke
             await b.until(lambda: S.SUSPECT in b.states())
         await b.until(lambda: b.states() == [S.WARM])
         assert await b.call() is StartKind.WARM
+
+
+@pytest.mark.parametrize(("silences", "left"), [(1, 1), (2, 0)])
+async def test_suspect_container_is_asked_twice_before_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silences: int, left: int
+):
+    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 0.02)
+    asked: list[float] = []
+    exercise = Live.exercise
+
+    async def ask(self: Live, backend: Any, loop: asyncio.AbstractEventLoop, *, deadline: float) -> None:
+        asked.append(deadline)
+        await exercise(self, backend, loop, deadline=loop.time() if len(asked) <= silences else deadline)
+
+    def answer(path: str, body: Any) -> Answer | Misbehaviour:
+        return Misbehaviour.HANG if path == "/" and len(asked) <= silences else echo(path, body)
+
+    async with bench(tmp_path, freeze_grace_s=0.01) as b:
+        await b.call()
+        (container,) = b.backend.containers.values()
+        container.action = answer
+        monkeypatch.setattr(Live, "exercise", ask)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(container), "freeze", _refuse)
+            await b.until(lambda: S.SUSPECT in b.states())
+        await b.until(lambda: not {S.SUSPECT, S.REMOVING} & set(b.states()))
+        assert (len(asked), len(b.states())) == (2, left)
 
 
 async def test_container_that_stands_still_at_the_second_wish_only_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
