@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -243,22 +244,13 @@ class Writer:
         directory = self._state_dir / "journal"
         of_ledger, of_activations = self._ledger.position(), self._activations.position()
         last = position = min(of_ledger, of_activations)
-        group: list[Entry] = []
-        size = 0
         awaited: dict[str, FinishedEntry] = {}
-        for sequence, record in read_records(directory, position):
-            entries = decode_record(record)
-            for entry in entries:
+        for last, group in _grouped(read_records(directory, position), cuts=(of_ledger, of_activations)):
+            for entry in group:
                 if isinstance(entry, FinishedEntry) and entry.lines is None:
                     awaited[entry.activation.activation_id] = entry
                 elif isinstance(entry, LogsEntry):
                     awaited.pop(entry.activation_id, None)
-            if group and (size >= _GROUP_BYTES or last <= of_activations < sequence or last <= of_ledger < sequence):
-                self._apply_missing(group, last, of_ledger, of_activations)
-                group, size = [], 0
-            group += entries
-            last, size = sequence, size + len(record)
-        if group:
             self._apply_missing(group, last, of_ledger, of_activations)
         # Lines that were on their way when the daemon was killed. Lines that had arrived stay: the first ones count.
         lost = (entry.activation for entry in awaited.values())
@@ -317,17 +309,9 @@ class Writer:
         if self._renewals > _RENEWALS or not (isinstance(error, StoreCorrupt) or is_corruption(error)):
             raise error
         self._activations.renew(error)
-        group: list[Entry] = []
-        size = 0
-        for sequence, record in read_records(self._state_dir / "journal"):
-            if sequence > self._committed:
-                break
-            group += decode_record(record)
-            size += len(record)
-            if size >= _GROUP_BYTES:
-                self._activations.apply(Rows(group).batch, 0)
-                group, size = [], 0
-        self._activations.apply(Rows(group).batch, 0)
+        records = read_records(self._state_dir / "journal")
+        for _, group in _grouped(itertools.takewhile(lambda each: each[0] <= self._committed, records)):
+            self._activations.apply(Rows(group).batch, 0)
         self._forget_kept()
         self._activations.apply(ActivationBatch(), self._committed)
 
@@ -410,6 +394,25 @@ class Writer:
         # The order does not matter: each has its own position, and a repeated row changes nothing.
         self._ledger.apply(rows.items, position)
         self._activations.apply(rows.batch, position)
+
+
+def _grouped(records: Iterable[tuple[int, bytes]], *, cuts: Sequence[int] = ()) -> Iterator[tuple[int, list[Entry]]]:
+    """Gather what records say into groups: for each the sequence of its last record, and the entries.
+
+    Args:
+        records: of the journal, each with its sequence, in order.
+        cuts: no group goes over one of these sequences.
+    """
+    group: list[Entry] = []
+    size = last = 0
+    for sequence, record in records:
+        if size >= _GROUP_BYTES or (size and any(last <= cut < sequence for cut in cuts)):
+            yield last, group
+            group, size = [], 0
+        group += decode_record(record)
+        last, size = sequence, size + len(record)
+    if size:
+        yield last, group
 
 
 def _may_pass(error: Exception) -> bool:
