@@ -34,7 +34,6 @@ class ComposedWay:
         endings: Endings,
         node: str,
         begin: Callable[[Ticket], None],
-        on_finished: Callable[[Activation], None],
     ) -> None:
         """Join the parts; see `Invoker`.
 
@@ -46,7 +45,6 @@ class ComposedWay:
             endings: write the records.
             node: in every record.
             begin: has a part go its way.
-            on_finished: told of each finished whole; may not raise.
         """
         self._composer = Composer(resolve, self._run_part)
         self._recorder = recorder
@@ -55,7 +53,6 @@ class ComposedWay:
         self._endings = endings
         self._node = node
         self._begin = begin
-        self._on_finished = on_finished
 
     async def conduct(self, ticket: Ticket, course: Course) -> None:
         """The whole way of a sequence or a composition. Raises only bugs."""
@@ -71,9 +68,7 @@ class ComposedWay:
                 return
             outcome = await self._composer.conduct(course)
             activation = finished_composition(course, outcome, node=self._node, wall=ticket.wall)
-            await self._endings.record(activation, [], stored=ticket.call.identity.namespace.limits.store_activations)
-            ticket.resolve(activation)
-            self._on_finished(activation)
+            await self._endings.finish(ticket, activation, logs=[])
         finally:
             course.coming.close()
             self._in_flight.leave(ticket)

@@ -127,7 +127,12 @@ class Endings:
 
     async def end(self, ticket: Ticket, outcome: Outcome, *, logs: list[str] | None, error: InvokerError | None = None) -> None:
         """Write the finished record, then answer: in this order, so that no answer is without its record."""
-        activation = finished_activation(ticket, outcome, node=self._node)
+        await self.finish(ticket, finished_activation(ticket, outcome, node=self._node), logs=logs, error=error)
+
+    async def finish(
+        self, ticket: Ticket, activation: Activation, *, logs: list[str] | None, error: InvokerError | None = None
+    ) -> None:
+        """Do as `end`, with the record as it is."""
         await self.record(activation, logs, stored=ticket.call.identity.namespace.limits.store_activations)
         ticket.resolve(activation, error)
         self._on_finished(activation)

@@ -120,7 +120,6 @@ class Invoker:
             endings=endings,
             node=node,
             begin=self._begin,
-            on_finished=on_finished,
         )
         self._builtin_way = BuiltinWay(builtins, recorder=recorder, vault=vault, in_flight=in_flight, endings=endings)
         short_way = ShortWay(
