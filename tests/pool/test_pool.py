@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,95 +11,10 @@ import msgspec
 import pytest
 import uvloop
 
-from pool.backend import FoundContainer
 from pool.errors import ConnectionLost, EngineError, EngineUnavailable, PoolClosed, ThawFailed, WaitedTooLong
-from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
-from pool.hooks import PoolHooks
-from pool.lease import Lease
-from pool.live import Live
-from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, ReuseKey, StartKind
-from pool.pool import Pool
-from pool.settings import PoolSettings
-from pool.table import ContainerTable
-
-S = ContainerState
-SPEC = ContainerSpec(
-    namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="python:3", memory_mib=256, server_keep_alive_s=86400.0
-)
-KEY = ReuseKey(spec=SPEC, action="anna/hello", revision="r1")
-
-
-def key(name: str) -> ReuseKey:
-    return ReuseKey(spec=SPEC, action=f"anna/{name}", revision="r1")
-
-
-class Bench:
-    """A pool on a fake backend, and a watch on its transitions."""
-
-    def __init__(self, backend: FakeBackend, group: asyncio.TaskGroup, table: ContainerTable, settings: PoolSettings) -> None:
-        self.backend = backend
-        self.table = table
-        self.tails: list[tuple[str, int]] = []
-        self._changed = asyncio.Event()
-        hooks = PoolHooks(
-            transition=lambda *_: self._changed.set(), tail=lambda activation, _c, us: self.tails.append((activation, us))
-        )
-        self.pool = Pool(backend, settings, node="test", group=group, table=table, hooks=hooks)
-        self._names = itertools.count(1)
-
-    def states(self) -> list[ContainerState]:
-        return [container.state for container in self.pool.containers()]
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a transition after which the condition holds."""
-        async with asyncio.timeout(30):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-    @asynccontextmanager
-    async def lease(self, a_key: ReuseKey = KEY, *, wait_s: float = 5.0) -> AsyncIterator[Lease]:
-        name = ActivationId(f"{next(self._names):032x}")
-        deadline = asyncio.get_running_loop().time() + wait_s
-        async with self.pool.lease(name, a_key, facts=b"{}", deadline=deadline) as lease:
-            yield lease
-
-    async def call(self, a_key: ReuseKey = KEY, *, timeout_s: float = 5.0) -> StartKind:
-        """One whole activation."""
-        async with self.lease(a_key) as lease:
-            deadline = asyncio.get_running_loop().time() + timeout_s
-            if lease.needs_init:
-                await lease.request(b"/init", b'{"value":{}}', deadline=deadline, limit=1000)
-                lease.initialised()
-            response = await lease.request(b"/run", b'{"value":{"x":1}}', deadline=deadline, limit=1000)
-            assert response.body == b'{"x":1}'
-            lease.clean = True
-            return lease.start_kind
-
-
-@asynccontextmanager
-async def bench(tmp_path: Path, *, backend: FakeBackend | None = None, **changes: Any) -> AsyncIterator[Bench]:
-    """Run a pool; at its end every container must be accounted for."""
-    fake = backend or FakeBackend()
-    table = ContainerTable.open(tmp_path / "containers.table", "boot")
-    settings = PoolSettings(**{"memory_mib": 2048, **changes})
-    try:
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            the_bench = Bench(fake, group, table, settings)
-            yield the_bench
-            the_bench.pool.machine.check_invariants()
-            the_bench.pool.stop_starting()
-            await the_bench.until(lambda: not {S.STARTING, S.REMOVING, S.SUSPECT} & set(the_bench.states()))
-            known = {container.container_id for container in the_bench.pool.containers()}
-            assert known == set(fake.containers), "the pool and the engine disagree"
-            assert {entry.container_id for entry in table.entries()} == known
-            assert all(not entry.activations for entry in table.entries())
-            await the_bench.pool.close()
-    finally:
-        fake.bury_all()
-        await fake.close()
-        table.close()
+from pool.model import ReuseKey, StartKind
+from tests.pool.pool_bench import KEY, SPEC, S, bench, key, refuse
 
 
 async def test_first_call_is_cold_the_next_is_warm_and_after_the_grace_frozen(tmp_path: Path):
@@ -209,22 +121,6 @@ async def test_a_frozen_stem_cell_whose_taker_sent_nothing_is_one_again_at_once(
         assert b.backend.calls["create"] == 1
 
 
-async def test_frozen_container_gives_back_what_it_does_not_hold_when_another_wants_memory(tmp_path: Path):
-    other = ReuseKey(spec=msgspec.structs.replace(SPEC, memory_mib=250), action="anna/other", revision="1")
-    async with bench(tmp_path, memory_mib=300, freeze_grace_s=0.0) as b:
-        await b.call()
-        await b.until(lambda: b.states() == [S.FROZEN])
-        (kept,) = b.pool.containers()
-        async with b.pool.lease(
-            ActivationId("f" * 32), other, facts=b"{}", deadline=asyncio.get_running_loop().time() + 10
-        ) as lease:
-            assert lease.container_id != kept.container_id
-            assert kept.state is S.FROZEN
-            assert kept.held_mib == 6 + b.pool.machine.settings.frozen_margin_mib, "its page cache was given back"
-        assert await b.call() is StartKind.FROZEN
-        assert kept.held_mib == SPEC.memory_mib
-
-
 async def test_waiting_ends_at_the_deadline(tmp_path: Path):
     async with bench(tmp_path, memory_mib=256) as b:
         async with b.lease() as held:
@@ -253,76 +149,6 @@ async def test_hanging_engine_leaves_warm_calls_untouched(tmp_path: Path):
         b.backend.black_hole = False
 
 
-async def test_removal_is_tried_until_the_engine_obeys_and_memory_counts_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.operations.REMOVE_RETRY_S", (0.01, 0.02))
-    async with bench(tmp_path) as b:
-        await b.call()
-        b.backend.fail_next("remove", EngineError("device busy"), times=2)
-        b.pool.retire("anna/hello", revision=None)
-        assert b.pool.statistics().memory_used_mib == 256
-        await b.until(lambda: b.states() == [])
-        assert b.backend.calls["remove"] == 3
-        assert b.pool.statistics().memory_used_mib == 0
-
-
-async def test_dead_idle_container_is_noticed_without_the_engine(tmp_path: Path):
-    async with bench(tmp_path) as b:
-        await b.call()
-        (container,) = b.pool.containers()
-        listed = b.backend.calls["list_containers"]
-        b.backend.kill(container.container_id)
-        await b.until(lambda: b.states() == [])
-        assert b.backend.calls["list_containers"] == listed
-
-
-async def test_container_that_cannot_be_frozen_serves_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 0.02)
-    async with bench(tmp_path, freeze_grace_s=0.01) as b:
-        await b.call()
-        (container,) = b.backend.containers.values()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(container), "freeze", _refuse)
-            await b.until(lambda: S.SUSPECT in b.states())
-        await b.until(lambda: b.states() == [S.WARM])
-        assert await b.call() is StartKind.WARM
-
-
-@pytest.mark.parametrize(("silences", "left"), [(1, 1), (2, 0)])
-async def test_suspect_container_is_asked_twice_before_it_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silences: int, left: int
-):
-    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 0.02)
-    asked: list[float] = []
-    exercise = Live.exercise
-
-    async def ask(self: Live, backend: Any, loop: asyncio.AbstractEventLoop, *, deadline: float) -> None:
-        asked.append(deadline)
-        await exercise(self, backend, loop, deadline=loop.time() if len(asked) <= silences else deadline)
-
-    def answer(path: str, body: Any) -> Answer | Misbehaviour:
-        return Misbehaviour.HANG if path == "/" and len(asked) <= silences else echo(path, body)
-
-    async with bench(tmp_path, freeze_grace_s=0.01) as b:
-        await b.call()
-        (container,) = b.backend.containers.values()
-        container.action = answer
-        monkeypatch.setattr(Live, "exercise", ask)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(container), "freeze", _refuse)
-            await b.until(lambda: S.SUSPECT in b.states())
-        await b.until(lambda: not {S.SUSPECT, S.REMOVING} & set(b.states()))
-        assert (len(asked), len(b.states())) == (2, left)
-
-
-async def test_container_that_stands_still_at_the_second_wish_only_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 60.0)
-    async with bench(tmp_path, freeze_grace_s=0.0) as b:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pool.fake.FakeContainer.freeze", lambda _: patch.undo())
-            await b.call()
-            await b.until(lambda: b.states() == [S.FROZEN])
-
-
 async def test_container_that_cannot_be_thawed_is_replaced_and_has_run_nothing(tmp_path: Path):
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -331,7 +157,7 @@ async def test_container_that_cannot_be_thawed_is_replaced_and_has_run_nothing(t
         await b.until(lambda: b.states() == [S.FROZEN])
         (container,) = b.backend.containers.values()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(container), "thaw", _refuse)
+            patch.setattr(type(container), "thaw", refuse)
             with pytest.raises(ThawFailed):
                 await b.call()
         await b.until(lambda: b.states() == [])
@@ -411,10 +237,6 @@ async def test_many_callers_share_few_containers_and_every_call_is_answered(tmp_
         assert sum(b.pool.statistics().starts.values()) == 200
 
 
-def _refuse(_self: object) -> None:
-    raise PermissionError(1, "Operation not permitted")
-
-
 async def _outcome(call: Any) -> BaseException | None:
     try:
         await call
@@ -431,19 +253,3 @@ def test_the_shell_works_on_uvloop_too(tmp_path: Path):
             await asyncio.gather(*(b.call() for _ in range(200)))
 
     uvloop.run(run())
-
-
-async def test_a_frozen_container_of_an_earlier_daemon_reserves_what_it_holds_until_it_is_called(tmp_path: Path):
-    async with bench(tmp_path) as b:
-        name = ContainerId("invokerd-test-old")
-        before = await b.backend.create(name, SPEC)
-        before.freeze()
-        found = FoundContainer(container_id=name, engine_id="e", running=True, labels={})
-        b.pool.found(found, await b.backend.adopt(found), SPEC, KEY)
-        await b.until(lambda: b.states() == [S.FROZEN])
-        (kept,) = b.pool.containers()
-        held = before.memory().held
-        assert kept.held_mib == -(-held // 2**20) + b.pool.machine.settings.frozen_margin_mib < SPEC.memory_mib
-        async with b.lease() as lease:
-            assert (lease.container_id, lease.start_kind) == (name, StartKind.FROZEN)
-            assert kept.held_mib == SPEC.memory_mib
