@@ -1,9 +1,9 @@
 """The pool as a state machine: events in, commands out, no I/O, no clock of its own.
 
 `Machine.handle` is synchronous, so nothing can interleave with a decision, and no lock is needed. The shell
-(`pool.py`, `operations.py`) carries the commands out; the end of each comes back as an event. The containers and their states
-are in `books.py`, the queue in `queueing.py`; what is started and what goes for it is decided in `launcher.py`,
-what becomes of a container that nobody uses in `resting.py`.
+(`pool.py`, `operations.py`) carries the commands out; the end of each comes back as an event. Here is what each event comes to;
+the containers and their states are in `books.py`, the queue in `queueing.py`. Who of it gets which container is decided in
+`serving.py`, what is started and what goes for it in `launcher.py`, what becomes of a container that nobody uses in `resting.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pool.bounds import Bounds
 from pool.errors import ActionError, InvokerError, MemoryNeverAvailable, PoolClosed
 from pool.launcher import Launcher, Orders
 from pool.model import ActivationId, ContainerId, ContainerSpec, ContainerState, PoolStatistics, ReuseKey, Standing, StartKind
-from pool.queueing import FairQueue, Line, Waiter
+from pool.queueing import FairQueue, Waiter
 from pool.resting import Resting
+from pool.serving import Serving
 from pool.settings import PoolSettings
 from pool.sick_keys import SickKeys
 
@@ -62,11 +63,13 @@ class Machine:
         orders = Orders(
             start=self._start,
             remove=self._remove,
-            serve=self._serve,
+            serve=lambda key: self._serving.serve(key),  # noqa: PLW0108 - it is made below, of this launcher
             measure=lambda containers: self._commands.append(ev.Measure(containers)),
         )
         #: What is to be started, and what goes for it.
         self.launcher = Launcher(lambda: self.settings, self.books, self._queue, orders)
+        #: Who of those that wait gets which container.
+        self._serving = Serving(lambda: self.settings, self.books, self._queue, self.launcher, self._grant)
         #: What becomes of containers that nobody uses.
         self._resting = Resting(lambda: self.settings, self.books, self.launcher, freeze=self._freeze, remove=self._remove)
         #: Who may wait.
@@ -193,7 +196,7 @@ class Machine:
             self._commands.append(ev.Reject(event.activation, refusal))
             return
         self._wait(event.activation, key, event.standing)
-        self._serve(key)
+        self._serving.serve(key)
         if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
             self.launcher.launch()
 
@@ -227,7 +230,7 @@ class Machine:
         pace.takes_one = event.takes_one
         if pace.serving_since is None:
             pace.serving_since = self.books.now
-        self._serve_with(container)
+        self._serving.serve_with(container)
         self.launcher.launch()  # it is no longer coming: those behind it may be worth another one
 
     def _on_ended(self, event: ev.Ended) -> None:
@@ -247,7 +250,7 @@ class Machine:
                 self._remove(container)
         elif container.leases:
             self.books.note_ready(container)
-            self._serve_with(container)
+            self._serving.serve_with(container)
         elif self._rest(container):
             return  # it serves on: nothing has come free that a launch could use
         self.launcher.launch()
@@ -278,9 +281,9 @@ class Machine:
             self.launcher.evictions += 1
             self._remove(container)
         else:  # BUSY to BUSY is no transition: it goes straight to the next activation
-            self._take(line.oldest(), container)
+            self._serving.serve_one(line.oldest(), container)
             if container.takes > 1:
-                self._serve_with(container)
+                self._serving.serve_with(container)
             return True
         return False
 
@@ -304,66 +307,6 @@ class Machine:
         self._starts[kind] += 1
         return kind
 
-    def _serve(self, key: ReuseKey) -> None:
-        """Give the line of `key` what is there: ready containers, those that must grow first, then stem cells."""
-        digest = key.digest
-        while line := self._queue.line(digest):
-            ready = self.books.ready.get(digest)
-            if ready:
-                self._take(line.oldest(), next(reversed(ready.values())))
-                continue
-            if self._grow_one(digest):
-                continue
-            stem = self._find_stem(key, line)
-            if stem is None:
-                return
-            self.books.specialise(stem, key)
-            self._take(line.oldest(), stem)
-
-    def _grow_one(self, digest: str) -> bool:
-        """Reserve the whole limit again for a frozen container that holds less, the last used first, if there is room."""
-        return any(self._grow(container) for container in reversed(list(self.books.shrunk.get(digest, {}).values())))
-
-    def _grow(self, container: Container) -> bool:
-        if self.books.used_mib + container.missing_mib > self.settings.memory_mib:
-            return False
-        if container.missing_mib:
-            self.books.hold(container, container.memory_mib)
-        return True
-
-    def _find_stem(self, key: ReuseKey, line: Line) -> Container | None:
-        """Find a stem cell for a line that has not enough coming already, and is not at its cap."""
-        stems = self.books.stems.get(key.spec.digest)
-        if not stems or not self.launcher.may_have_stem(key):
-            return None
-        if sum(self.launcher.coming(key.digest)) * self.launcher.takes(key) >= len(line.waiters):
-            return None
-        return next((stem for stem in list(stems.values()) if self._grow(stem)), None)
-
-    def _serve_with(self, container: Container) -> None:
-        """Give a container with code to its own line, as often as its concurrency allows."""
-        key = container.key
-        assert key is not None
-        while self.books.can_take(container) and (line := self._queue.line(key.digest)):
-            self._take(line.oldest(), container)
-
-    def _serve_spec(self, container: Container) -> None:
-        """Give a container without code to any activation that waits for its spec, the longest waiting first."""
-        if not self._queue:
-            return
-        for waiter in self._queue.waiting_for(container.spec.digest):
-            if self.launcher.may_have_stem(waiter.key) and self._grow(container):
-                self.books.specialise(container, waiter.key)
-                self._take(waiter, container)
-                return
-
-    def _take(self, waiter: Waiter, container: Container) -> None:
-        self._queue.serve(waiter, self.launcher.cost_of(waiter.key))
-        pace = self.launcher.pace_of(waiter.key)
-        if pace.serving_since is not None:
-            pace.waited_s += self.books.now - max(waiter.arrived, pace.serving_since)
-        self._grant(waiter.activation, container)
-
     # ---- containers
 
     def _on_created(self, event: ev.Created) -> None:
@@ -385,10 +328,10 @@ class Machine:
         """
         line = self._queue.line(container.key.digest) if container.key else None
         if line:
-            self._take(line.oldest(), container)
+            self._serving.serve_one(line.oldest(), container)
             return
         self.books.unspecialise(container)
-        self._serve_spec(container)
+        self._serving.serve_spec(container)
         if container.state is not S.STARTING:
             return
         if exercised:
@@ -441,16 +384,16 @@ class Machine:
         container = self.books.containers.get(event.container)
         if container is None or container.state not in {S.SUSPECT, S.ADOPTING}:
             return
-        has_room = event.frozen or not container.missing_mib or self._grow(container)
+        has_room = event.frozen or not container.missing_mib or self._serving.grow(container)
         if not event.usable or self._closed or not has_room:
             self._remove(container)
         elif container.key is None:
             self.books.move(container, S.STEM_FROZEN if event.frozen else S.STEM)
-            self._serve_spec(container)
+            self._serving.serve_spec(container)
             self._freeze_stem(container)
         else:
             self.books.move(container, S.FROZEN if event.frozen else S.WARM)
-            self._serve_with(container)
+            self._serving.serve_with(container)
         self.launcher.launch()
 
     def _on_died(self, event: ev.Died) -> None:
