@@ -50,10 +50,13 @@ class Bookkeeper:
             self._recorder.container(container, namespace, fact, cpu_us=cpu_us, path=path)
 
     def tail(self, pool: Pool, activation: ActivationId, container: ContainerId, cpu_us: int) -> None:
-        """Book CPU time after a reply: it belongs to the activation that replied. A hook of the pool."""
+        """Book CPU time after a reply: it belongs to the activation that replied. A hook of the pool.
+
+        What no row of the ledger says, such as the self-test's, is no tail for the metrics either: nobody pays for it.
+        """
         known = pool.machine.books.containers.get(container)
-        self._observer.tail(cpu_us)
         if known is not None and known.key is not None and self._is_billed(known.spec.namespace):
+            self._observer.tail(cpu_us)
             self._recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action)
 
     def book_idle(self, pool: Pool) -> None:

@@ -123,7 +123,7 @@ CONTAINER_START = _histogram("container_start_seconds", "Creating and starting a
 REPAIRS = _counter("containers_repaired_total", "Containers found frozen with a call in flight, and thawed.")
 FREEZING = _gauge("freezing_works", "1 if the self-test found that the kernel freezes containers; else they stay warm.")
 FREEZE_FAILURES = _counter("freeze_failures_total", "Containers that the kernel would not freeze, and that stayed warm.")
-TAIL = _counter("tail_cpu_seconds_total", "CPU time that containers used after the reply.", unit="seconds")
+TAIL = _counter("tail_cpu_seconds_total", "CPU time that containers used after the reply, as in the ledger.", unit="seconds")
 KERNEL_CPU = _counter("containers_cpu_seconds_total", "CPU time that the kernel counted in all containers.", unit="seconds")
 UNBOOKED_CPU = _gauge(
     "unbooked_cpu_seconds",

@@ -93,11 +93,11 @@ def test_what_runs_on_after_a_reply_is_on_the_bill_of_the_activation_that_replie
 
 
 @pytest.mark.parametrize("pool", [holding("invokerd", "invokerd/self-test"), holding("anna", None)])
-def test_what_runs_on_in_nobodys_container_is_counted_and_not_billed(keeper, recorder, observer, pool):
+def test_what_runs_on_in_nobodys_container_is_paid_by_nobody_and_no_tail_in_the_metrics(keeper, recorder, observer, pool):
     keeper.tail(pool, "a1", NAME, 400)
     keeper.tail(pool, "a1", ContainerId("gone"), 100)
     assert recorder.rows == []
-    assert observer.tail_us == 500
+    assert observer.tail_us == 0
 
 
 def test_what_no_activation_pays_is_the_difference(keeper, observer):
