@@ -373,7 +373,8 @@ class DockerBackend:
             log_dir = self._run_dir if logs is LogTransport.PIPE else None
             opened = descriptors.open_descriptors(state.pid, engine_id, container_id, log_dir)
         except ProcessLookupError as error:
-            raise ContainerStartFailed(f"{container_id} ended at once") from error
+            sentence = "The action did not initialize and exited unexpectedly: its container ended at once."
+            raise ContainerStartFailed(sentence) from error
         except OSError as error:
             raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
         return DockerHandle(container_id, engine_id, opened, stream)

@@ -207,6 +207,13 @@ async def test_a_create_that_fails_at_any_step_removes_what_was_made(engine, bac
     assert files_open() == before
 
 
+@pytest.mark.parametrize("state", [{"Pid": 0, "ExitCode": 3}, {"Pid": 2**22 + 1}], ids=["before it was asked for", "just then"])
+async def test_a_container_that_ends_at_once_is_told_of_the_same_whenever_that_is_seen(engine, backend, state):
+    engine.answers["GET /containers/eeee"] = (200, {"State": state})
+    with pytest.raises(ContainerStartFailed, match="did not initialize and exited unexpectedly: its container ended at once"):
+        await backend.create(A, SPEC)
+
+
 @pytest.mark.parametrize("step", ["POST /containers/create", "POST /containers/eeee", "GET /containers/eeee"])
 async def test_a_create_that_is_not_answered_does_not_wait_for_a_removal_that_would_not_be_either(
     engine, backend, tmp_path, step
