@@ -131,7 +131,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         stack.callback(table.close)
         if table.emptied_because:
             log.info("container table: %s", table.emptied_because)
-        code = CodeStore(directory / "unpacked", entities.code.read_blocking)
+        code = CodeStore(directory / "unpacked", entities.code.read_blocking_utf8)
         stack.callback(code.close)
         yield Stores(
             damage=damage,

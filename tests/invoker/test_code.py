@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import stat
 import tarfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from invoker.code import CodeNotUnpackable, CodeStore, unpack
+from invoker.code import CodeNotUnpackable, CodeStore, decode, unpack
 from invoker.model import MIB, Exec
 
 
@@ -69,9 +70,9 @@ def test_only_large_binary_code_is_mounted():
 async def test_code_is_unpacked_once_and_swept_when_nobody_wants_it(tmp_path: Path):
     reads: list[str] = []
 
-    def read(digest: str) -> str:
+    def read(digest: str) -> bytes:
         reads.append(digest)
-        return base64.b64encode(zipped({"a": b"1"})).decode()
+        return base64.b64encode(zipped({"a": b"1"}))
 
     store = CodeStore(tmp_path / "unpacked", read)
     await store.ensure("d1")
@@ -84,8 +85,25 @@ async def test_code_is_unpacked_once_and_swept_when_nobody_wants_it(tmp_path: Pa
 
 
 async def test_broken_archive_is_said_to_be_broken_and_leaves_nothing(tmp_path: Path):
-    store = CodeStore(tmp_path / "unpacked", lambda _digest: base64.b64encode(b"PK\x03\x04 not a zip").decode())
+    store = CodeStore(tmp_path / "unpacked", lambda _digest: base64.b64encode(b"PK\x03\x04 not a zip"))
     with pytest.raises(CodeNotUnpackable, match="cannot be unpacked"):
         await store.ensure("d1")
     assert list((tmp_path / "unpacked").iterdir()) == []
     store.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 196_607, 196_608, 196_609, 393_216, 700_000])
+def test_base64_is_decoded_in_pieces_to_what_it_is(size: int):
+    data = bytes(range(256)) * (size // 256 + 1)
+    assert decode(base64.b64encode(data[:size])) == data[:size]
+
+
+@pytest.mark.parametrize("at", [0, 262_140, 262_144, 524_284])
+@pytest.mark.parametrize("fault", [b"QQ==", b"Q===", b"Q Q=", b"Q\xc3\xa9Q", b"===="])
+def test_base64_that_is_none_is_refused_wherever_it_breaks(at: int, fault: bytes):
+    code = bytearray(b"QUJD" * (600_000 // 4))
+    code[at : at + 4] = fault
+    with pytest.raises(binascii.Error):
+        base64.b64decode(code, validate=True)
+    with pytest.raises(binascii.Error):
+        decode(bytes(code))

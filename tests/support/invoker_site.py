@@ -74,7 +74,7 @@ class Site:
             pool=PoolBranch(memory_mib=2048, max_wait_s=5.0, stem_cells=StemCellConfig(enabled=False)),
         )
         self.pool = Pool(self.backend, PoolSettings(**{"memory_mib": 2048, **settings}), node="n", group=group, table=table)
-        self.code = CodeStore(tmp_path / "unpacked", lambda _digest: "")
+        self.code = CodeStore(tmp_path / "unpacked", lambda _digest: b"")
         self.planner = Planner(config=lambda: self.config, manifest=Manifest.load(), backend=self.backend, code=self.code)
         self.invoker = Invoker(
             pool=self.pool,

@@ -19,7 +19,7 @@ async def test_a_string_is_stored_under_its_digest(code):
     assert digest == hashlib.sha256(text.encode()).hexdigest()
     assert await code.put(text) == digest
     assert await code.read(digest) == text
-    assert code.read_blocking(digest) == text
+    assert code.read_blocking_utf8(digest) == text.encode()
     assert code.path(digest).stat().st_mode & 0o077 == 0
 
 
