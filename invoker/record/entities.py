@@ -71,6 +71,7 @@ class EntityStore:
         """Open or make the database and the directory of code, load everything, delete code that nobody uses.
 
         A row that cannot be read is left out, and left where it is: its name answers `EntityCorrupted` until it is written anew.
+        No code is deleted while something of this database is among the damage: it may be that of a lost entity.
 
         Args:
             path: of the database.
@@ -87,8 +88,8 @@ class EntityStore:
         try:
             store = cls(writer, CodeFiles(code_dir))
             await store._load(damage)
-            if store._damaged:
-                log.warning("code that nobody seems to use is kept: a damaged entity may need it")
+            if store._damaged or damage.counts().get("entities"):
+                log.warning("code that nobody seems to use is kept: an entity that is damaged or was lost may need it")
             else:
                 await store.code.sweep(store._code_uses.keys())
         except BaseException:

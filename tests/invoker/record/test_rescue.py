@@ -53,6 +53,21 @@ def spoil(path, *pages):
             file.write(b"\xa5" * 4096)
 
 
+async def test_code_is_kept_until_the_note_of_the_old_database_is_removed(tmp_path):
+    path = await make_entities(tmp_path, 200)
+    spoil(path, leaves(path, "entities")[3])
+    lost = tmp_path / "code" / ("0" * 64)
+    lost.write_text("def main(args): return args")
+    rescue(path, Damage(tmp_path))
+    for _ in range(2):
+        await (await EntityStore.open(path, tmp_path / "code")).close()
+        assert lost.exists()
+    for note in (tmp_path / "damaged").glob("entities-*.json"):
+        note.unlink()
+    await (await EntityStore.open(path, tmp_path / "code")).close()
+    assert not lost.exists()
+
+
 @pytest.mark.parametrize("which", [[0], [-1], [3], [2, 5], [0, 4, -1]], ids=str)
 async def test_all_rows_but_those_of_the_spoilt_pages_are_saved(tmp_path, which):
     path = await make_entities(tmp_path, 200)
