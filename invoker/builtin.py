@@ -10,54 +10,48 @@ import msgspec
 
 from invoker.arguments import merge_arguments
 from invoker.ending import Endings
-from invoker.in_flight import InFlight
 from invoker.invocation import Builtin
 from invoker.model import Identity, Status
 from invoker.record.recorder import Recorder
 from invoker.runtime import Outcome
 from invoker.ticket import NO_PAYLOAD, Ticket, promise_of
 from invoker.vault import Vault
-from pool.errors import ActionError, PlatformError
+from pool.errors import ActionError
 
 
 class BuiltinWay:
     """Conducts built-in actions. Owns none of its parts."""
 
-    def __init__(
-        self, builtins: Mapping[str, Builtin], *, recorder: Recorder, vault: Vault, in_flight: InFlight, endings: Endings
-    ) -> None:
+    def __init__(self, builtins: Mapping[str, Builtin], *, recorder: Recorder, vault: Vault, endings: Endings) -> None:
         """Join the parts; see `Invoker`."""
         self._builtins = builtins
         self._recorder = recorder
         self._vault = vault
-        self._in_flight = in_flight
         self._endings = endings
 
     async def conduct(self, ticket: Ticket) -> None:
-        """The whole way of what the daemon carries out itself: no container, else as `LongWay.conduct`. Raises only bugs."""
+        """The whole way of what the daemon carries out itself. Raises only bugs."""
+        await self._endings.run(ticket, self._carry_out)
+
+    async def _carry_out(self, ticket: Ticket) -> None:
         call, trace = ticket.call, ticket.trace
+        trace.planned = trace.pulled = time.monotonic()
+        if ticket.cancelled:
+            raise asyncio.CancelledError
+        if ticket.durable:
+            await self._recorder.begun(ticket.activation_id)
+        elif call.within is not None:
+            self._recorder.part_begins(promise_of(ticket, payload=NO_PAYLOAD))
+        trace.granted = trace.run_began = time.monotonic()
+        arguments, _ = merge_arguments(self._vault.open(call.action.parameters), call.payload)
         try:
-            if ticket.durable:
-                await self._recorder.begun(ticket.activation_id)
-            elif call.within is not None:
-                self._recorder.part_begins(promise_of(ticket, payload=NO_PAYLOAD))
-            trace.planned = trace.pulled = trace.granted = trace.run_began = time.monotonic()
-            arguments, _ = merge_arguments(self._vault.open(call.action.parameters), call.payload)
             result = await self._builtins.get(call.action.full_path, _not_provided)(call.identity, arguments)
-            trace.ended = time.monotonic()
-            await self._endings.end(ticket, Outcome(status=Status.SUCCESS, result=result, response_bytes=len(result)), logs=[])
-        except asyncio.CancelledError:
-            if not ticket.cancelled or ticket.task is None:
-                raise
-            ticket.task.uncancel()
-            await self._endings.fail(ticket, Status.APPLICATION_ERROR, "The activation was cancelled.", "cancelled")
         except ActionError as error:
-            await self._endings.fail(ticket, Status.APPLICATION_ERROR, str(error), "application-error")
-        except PlatformError as error:
-            error.activation_id = ticket.activation_id
-            await self._endings.fail(ticket, Status.INTERNAL_ERROR, str(error), error.code, error)
-        finally:
-            self._in_flight.leave(ticket)
+            outcome = Outcome.failure(Status.APPLICATION_ERROR, str(error), "application-error")
+        else:
+            outcome = Outcome(status=Status.SUCCESS, result=result, response_bytes=len(result))
+        trace.ended = time.monotonic()
+        await self._endings.end(ticket, outcome, logs=[])
 
 
 async def _not_provided(_identity: Identity, _arguments: msgspec.Raw) -> msgspec.Raw:

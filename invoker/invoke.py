@@ -121,7 +121,7 @@ class Invoker:
             node=node,
             begin=self._begin,
         )
-        self._builtin_way = BuiltinWay(builtins, recorder=recorder, vault=vault, in_flight=in_flight, endings=endings)
+        self._builtin_way = BuiltinWay(builtins, recorder=recorder, vault=vault, endings=endings)
         short_way = ShortWay(
             pool=pool,
             recorder=recorder,

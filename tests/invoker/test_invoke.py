@@ -15,14 +15,12 @@ from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowe
 from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202
 from invoker.lost import Lost
-from invoker.manifest import BUILTIN
-from invoker.model import Accepted, Action, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
+from invoker.model import Accepted, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.plan import Facts
 from invoker.record.recorder import Recorder
-from invoker.record.store import StoreBroken
 from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import Image
-from pool.errors import ActionError, ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
+from pool.errors import ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ActivationId, LogTransport, StartKind
 
@@ -444,43 +442,3 @@ async def test_calls_whose_promise_fails_do_not_run(tmp_path: Path):
         with pytest.raises(PoolClosed):
             await s.invoker.run_promised([(s.invoker.new_id(), s.call(blocking=False))], promise)
         assert s.finished == []
-
-
-# ---- what the daemon carries out itself
-
-
-def built_in() -> Action:
-    return action("feed", exec=Exec(kind=BUILTIN), parameters=(Parameter(key="p", value=msgspec.Raw(b"1")),))
-
-
-@pytest.mark.parametrize("blocking", [True, False])
-async def test_what_the_daemon_does_itself_has_a_record_and_no_container(tmp_path: Path, blocking: bool):
-    async with site(tmp_path) as s:
-
-        async def echo_it(identity: Identity, arguments: msgspec.Raw) -> msgspec.Raw:
-            return msgspec.Raw(msgspec.json.encode({"who": identity.namespace.name, "got": arguments}))
-
-        s.builtins["anna/feed"] = echo_it
-        await s.invoker.invoke(s.call(built_in(), blocking=blocking))
-        await s.invoker.wait_idle()
-        (done,) = s.finished
-        assert msgspec.json.decode(done.result) == {"who": "anna", "got": {"p": 1, "x": 1}}
-        assert (done.status, done.container, done.kind) == (Status.SUCCESS, None, "builtin")
-        assert s.backend.containers == {}
-
-
-async def test_what_the_daemon_refuses_to_do_is_an_application_error_and_what_it_cannot_is_its_own(tmp_path: Path):
-    async with site(tmp_path) as s:
-        errors = [ActionError("no such alarm"), StoreBroken("the disk")]
-
-        async def fail(_identity: Identity, _arguments: msgspec.Raw) -> msgspec.Raw:
-            raise errors.pop(0)
-
-        s.builtins["anna/feed"] = fail
-        done = await s.run(built_in())
-        assert (done.status, error_of(done)) == (Status.APPLICATION_ERROR, "no such alarm")
-        with pytest.raises(StoreBroken):
-            await s.run(built_in())
-        assert s.finished[1].status is Status.INTERNAL_ERROR
-        del s.builtins["anna/feed"]
-        assert "does not provide" in error_of(await s.run(built_in()))
