@@ -124,6 +124,8 @@ PARAMETERS: dict[str, Schema] = {
     },
 }
 
+#: Any request may be no HTTP, as by a length that is no number.
+_NO_HTTP = (400,)
 _DOOR = (400, 401, 403, 404, 406)
 _BODY = (408, 413, 415)
 _PAGE = ("limit", "skip", "count")
@@ -206,7 +208,7 @@ def _invoke(path: str, suffix: str = "") -> Operation:
     )
 
 
-def _public(path: str, name: str, summary: str, answer: Answer, *, errors: tuple[int, ...] = (), **more: Answer) -> Operation:
+def _public(path: str, name: str, summary: str, answer: Answer, **more: Answer) -> Operation:
     return Operation(
         method="get",
         path=path,
@@ -214,7 +216,7 @@ def _public(path: str, name: str, summary: str, answer: Answer, *, errors: tuple
         tag="Node",
         summary=summary,
         answers={"200": answer} | {status.removeprefix("status_"): each for status, each in more.items()},
-        errors=errors,
+        errors=_NO_HTTP,
         authenticated=False,
     )
 
@@ -436,7 +438,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="Node",
         summary="Refuse all calls until the daemon is started anew. With credentials of its own, not those of a namespace.",
         answers={"200": Answer(description="It does.", schema={"type": "string"}, media=_TEXT)},
-        errors=(401,),
+        errors=(*_NO_HTTP, 401),
     ),
     *(_web(method) for method in ("get", "put", "post", "delete", "options", "head", "patch")),
     _gateway("get", "getApi", "List APIs.", query=("basepath", "relpath", "operation", "limit", "skip"), answer="Apis"),
