@@ -154,8 +154,7 @@ class Operations:
     async def _exercise(self, container_id: ContainerId) -> None:
         live = self.lives[container_id]
         try:
-            if live.handle.is_frozen():  # a stem cell whose taker was cancelled before it sent anything
-                live.handle.thaw()
+            _wake(live.handle)  # a stem cell whose taker was cancelled before it sent anything
             await live.exercise(self._backend, self._loop, deadline=self._loop.time() + EXERCISE_DEADLINE_S)
         except (InvokerError, OSError, TimeoutError) as error:
             log.warning("stem cell %s does not answer: %s", container_id, error)
@@ -200,8 +199,7 @@ class Operations:
             if adopting and live.handle.is_frozen():
                 usable = frozen = True
             else:
-                if live.handle.is_frozen():  # on a node that cannot freeze nothing can be thawed either
-                    live.handle.thaw()
+                _wake(live.handle)
                 await self._ask(live)
                 usable = True
         except (InvokerError, OSError, TimeoutError) as error:
@@ -359,6 +357,19 @@ class Operations:
         """Look at its connections once their time is over. A look that is planned for an earlier time stays."""
         if live.container_id not in self.stale and (at := live.stale_at()) is not None:
             self.stale.plan(live.container_id, at)
+
+
+def _wake(handle: ContainerHandle) -> None:
+    """Let a container run before it is asked something. Version 1 may have stopped it half-way, which no look tells.
+
+    Raises:
+        OSError: it stands still, and cannot be thawed. On a node that cannot freeze nothing can be thawed, nor stands still.
+    """
+    try:
+        handle.thaw()
+    except OSError:
+        if handle.is_frozen():
+            raise
 
 
 def _reclaim(caches: Sequence[tuple[ContainerHandle, int]]) -> None:

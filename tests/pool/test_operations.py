@@ -78,6 +78,20 @@ async def test_suspect_container_is_asked_twice_before_it_is_given_up(
         assert (len(asked), len(b.states())) == (2, left)
 
 
+async def test_container_that_stands_still_half_way_is_woken_and_serves_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 0.02)
+    monkeypatch.setattr("pool.operations.PROBE_DEADLINE_S", 0.5)
+    async with bench(tmp_path, freeze_grace_s=0.0) as b:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pool.fake.FakeHandle.is_frozen", lambda _: False)  # version 1: it does not run, and is not FROZEN
+            await b.call()
+            (container,) = b.backend.containers
+            await b.until(lambda: S.SUSPECT in b.states())
+            await b.until(lambda: b.states() in ([S.WARM], []))
+        assert list(b.backend.containers) == [container]
+        assert await b.call() is StartKind.WARM
+
+
 async def test_container_that_stands_still_at_the_second_wish_only_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pool.operations.FREEZE_DEADLINE_S", 60.0)
     async with bench(tmp_path, freeze_grace_s=0.0) as b:
