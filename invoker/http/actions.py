@@ -9,7 +9,6 @@ import msgspec
 
 from invoker.entitlement import authorise_components
 from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, WrongCollection
-from invoker.http import apart
 from invoker.http.action_writes import (
     WrittenExec,
     create_action,
@@ -107,7 +106,7 @@ async def put_action(services: Services, exchange: Exchange) -> Reply:
     """PUT: create an action, or with `?overwrite=true` write it anew."""
     check_put(exchange)
     check = functools.partial(check_action_sizes, code_bytes=services.limits().code_bytes)
-    body = await apart.read(parse_action, check, await exchange.read_json(REQUEST_BYTES, required=True))
+    body = await services.apart.read(parse_action, check, await exchange.read_json(REQUEST_BYTES, required=True))
     _refuse_binding(services, exchange)
     old = find_replaced(services, exchange, Action)
     body = seal(services, exchange, body, old)

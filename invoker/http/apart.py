@@ -29,29 +29,34 @@ _AT_ONCE = 2
 #: For one body; ten times what 50 MB take on a slow machine.
 _DEADLINE_S = 60.0
 
-_THREADS = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="read-apart")
 _LENGTH = struct.Struct("<Q")
 T = TypeVar("T")
 
 
-async def read(parse: Callable[[bytes], T], check: Callable[[T], None] | None, body: bytes) -> T:
-    """Make a value of a body: here when it is short, in a process of its own when it is long.
+class Apart:
+    """Reads bodies; has the threads that wait for the processes."""
 
-    Args:
-        parse: makes it; a function of a module, so that the process finds it.
-        check: refuses it; the same. None: nothing is to be checked.
-        body: as it came.
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="read-apart")
 
-    Raises:
-        InvokerError: what `parse` and `check` raise.
-        OSError, subprocess.SubprocessError: the process could not be started, failed, or took too long.
-    """
-    if len(body) < APART_FROM_BYTES:
-        return _run(parse, check, body)
-    outcome = await asyncio.get_running_loop().run_in_executor(_THREADS, _in_a_process, (parse, check), body)
-    if isinstance(outcome, InvokerError):
-        raise outcome
-    return outcome  # type: ignore[no-any-return]
+    async def read(self, parse: Callable[[bytes], T], check: Callable[[T], None] | None, body: bytes) -> T:
+        """Make a value of a body: here when it is short, in a process of its own when it is long.
+
+        Args:
+            parse: makes it; a function of a module, so that the process finds it.
+            check: refuses it; the same. None: nothing is to be checked.
+            body: as it came.
+
+        Raises:
+            InvokerError: what `parse` and `check` raise.
+            OSError, subprocess.SubprocessError: the process could not be started, failed, or took too long.
+        """
+        if len(body) < APART_FROM_BYTES:
+            return _run(parse, check, body)
+        outcome = await asyncio.get_running_loop().run_in_executor(self._threads, _in_a_process, (parse, check), body)
+        if isinstance(outcome, InvokerError):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
 
 
 def _run(parse: Callable[[bytes], T], check: Callable[[T], None] | None, body: bytes) -> T:

@@ -6,7 +6,6 @@ import msgspec
 
 from invoker.entitlement import Resource, Right, authorise
 from invoker.errors import EntityConflict, EntityNotFound, InvalidRequest, WrongCollection
-from invoker.http import apart
 from invoker.http.bodies import PackageBody, parse_package
 from invoker.http.documents import package_contents, package_document, package_entry
 from invoker.http.entities import (
@@ -57,7 +56,7 @@ async def put_package(services: Services, exchange: Exchange) -> Reply:
     check_put(exchange)
     if exchange.path == _RESERVED:
         raise InvalidRequest(f"Package name '{_RESERVED}' is reserved.")
-    body = await apart.read(parse_package, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
+    body = await services.apart.read(parse_package, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
     binding = None if body.binding is None else _resolve(body.binding, exchange)
     if binding is not None:
         authorise(services.entities, exchange.identity, Right.READ, Resource(binding.namespace, "packages", binding.name))

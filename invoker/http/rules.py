@@ -6,7 +6,6 @@ import msgspec
 
 from invoker.entitlement import Resource, Right, authorise_all
 from invoker.errors import EntityNotFound, InvalidRequest, MalformedContent, WrongCollection
-from invoker.http import apart
 from invoker.http.bodies import parse_rule, parse_status
 from invoker.http.documents import rule_document, rule_entry
 from invoker.http.entities import check_put, find, find_replaced, list_page, new_revision, now_ms, written_fields
@@ -34,7 +33,7 @@ async def get_rule(services: Services, exchange: Exchange) -> Reply:
 async def put_rule(services: Services, exchange: Exchange) -> Reply:
     """PUT: create a rule, active, or with `?overwrite=true` write it anew: its status stays."""
     check_put(exchange)
-    body = await apart.read(parse_rule, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
+    body = await services.apart.read(parse_rule, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
     named = {
         what: None if text is None else Reference.parse(text, own=exchange.namespace)
         for what, text in (("triggers", body.trigger), ("actions", body.action))
@@ -72,7 +71,7 @@ async def put_rule(services: Services, exchange: Exchange) -> Reply:
 async def set_rule_status(services: Services, exchange: Exchange) -> Reply:
     """POST: make a rule active or inactive. One that is made active runs after the trigger's others."""
     rule = find(services, exchange, Rule)
-    wanted = _status(await apart.read(parse_status, None, await exchange.read_json(REQUEST_BYTES, required=True)))
+    wanted = _status(await services.apart.read(parse_status, None, await exchange.read_json(REQUEST_BYTES, required=True)))
     rule = find(services, exchange, Rule)  # others may have written while the body arrived
     trigger = _trigger_of(services, rule.trigger)
     if trigger is None:

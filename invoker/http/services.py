@@ -12,6 +12,7 @@ from invoker.config.model import LimitsConfig
 from invoker.gateway.model import Api
 from invoker.health import Health
 from invoker.http.admission import Admission
+from invoker.http.apart import Apart
 from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
@@ -165,6 +166,7 @@ class Services:
         operator_credentials: `user:password` of `POST /disable`; None lets nobody in.
         disable: refuses all calls from now on.
         on_refused: told the code of each error of the node's own state that is answered 503. May not raise.
+        apart: reads bodies, and long ones in a process of their own.
     """
 
     authenticator: Authenticator
@@ -188,3 +190,4 @@ class Services:
     operator_credentials: str | None = None
     disable: Callable[[], Awaitable[None]]
     on_refused: Callable[[str], None] = lambda _code: None
+    apart: Apart = field(default_factory=Apart)

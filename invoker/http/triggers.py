@@ -7,7 +7,6 @@ import os
 import msgspec
 
 from invoker.errors import InvalidRequest
-from invoker.http import apart
 from invoker.http.bodies import EntityBody, parse_trigger
 from invoker.http.documents import trigger_document, trigger_entry
 from invoker.http.entities import check_put, find, find_replaced, list_page, now_ms, seal, shown, written_fields
@@ -36,7 +35,7 @@ async def get_trigger(services: Services, exchange: Exchange) -> Reply:
 async def put_trigger(services: Services, exchange: Exchange) -> Reply:
     """PUT: create a trigger, or with `?overwrite=true` write it anew; its rules stay linked."""
     check_put(exchange)
-    body = await apart.read(parse_trigger, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
+    body = await services.apart.read(parse_trigger, check_sizes, await exchange.read_json(REQUEST_BYTES, required=True))
     old = find_replaced(services, exchange, Trigger)
     body = seal(services, exchange, body, old)
     trigger = write_trigger(old, body, namespace=exchange.namespace, name=exchange.path, now=now_ms(services))
