@@ -394,7 +394,9 @@ def test_a_full_pool_is_no_illness(make, make_user):
     call = user.invoke("sleep", {"s": 15}, "blocking=false").json["activationId"]
     seen = []
     while user.ask("GET", f"activations/{call}").status == 404:
-        seen.append((user.ask("GET", "/health", key=None).status, user.ask("GET", "/ready", key=None).status))
+        health, ready = user.ask("GET", "/health", key=None), user.ask("GET", "/ready", key=None)
+        unwell = [f"{check['name']}: {check['detail']}" for check in health.json["checks"] if not check["ok"]]
+        seen.append((health.status, ready.status, *unwell))
         time.sleep(0.2)
     assert len(seen) > 10
     assert set(seen) == {(200, 200)}
