@@ -22,13 +22,15 @@ SENTINEL = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 _BUFFER = bytearray(256 * 1024)
 #: A foreign image that writes nothing for this long after its answer, and no sentinel, has said all it had to say.
 QUIET_S = 0.1
+#: What a line counts against the limit at least, bytes: an empty one takes memory too, as each bears its time.
+LEAST_LINE_BYTES = 16
 
 
 class LogCollection(msgspec.Struct):
     """The lines of one activation so far.
 
     Attributes:
-        limit_bytes: text beyond it is dropped, and a last line says so.
+        limit_bytes: text beyond it is dropped, and a last line says so; a line counts as `LEAST_LINE_BYTES` at least.
         lines: as the API shows them.
         dropped: lines that the runtime could not write because the pipe was full.
         mixed: others were in the container meanwhile, and whose a line is cannot be told.
@@ -40,17 +42,23 @@ class LogCollection(msgspec.Struct):
     truncated: bool = False
     dropped: int = 0
     mixed: bool = False
-    #: Stream -> text of a line that goes on in the next frame, and when it began, microseconds.
-    partial: dict[str, tuple[int, list[bytes]]] = {}
+    #: Stream -> when a line began that goes on in the next frame, microseconds, and its text, as far as the limit allows.
+    partial: dict[str, tuple[int, bytearray]] = {}
 
-    def add(self, stream: str, time_us: int, text: bytes) -> None:
+    def begin_line(self, stream: str, time_us: int, text: bytes) -> None:
+        """Take a piece of a line that goes on."""
+        begun = self.partial.setdefault(stream, (time_us, bytearray()))[1]
+        extend_within(begun, text, self.limit_bytes)
+
+    def add(self, stream: str, time_us: int, text: bytes | bytearray) -> None:
         """Take one line, or drop it when the limit is reached. Limit 0 collects nothing, and says nothing."""
         if self.truncated or self.limit_bytes <= 0:
             return
-        if self.taken + len(text) > self.limit_bytes:
-            text = text[: self.limit_bytes - self.taken]
+        room = self.limit_bytes - self.taken
+        if max(len(text), LEAST_LINE_BYTES) > room:
+            text = text[:room]
             self.truncated = True
-        self.taken += len(text)
+        self.taken += max(len(text), LEAST_LINE_BYTES)
         if text or not self.truncated:
             self.lines.append(format_line(time_us, stream, text.decode("utf-8", "replace")))
         if self.truncated:
@@ -59,8 +67,8 @@ class LogCollection(msgspec.Struct):
 
     def finish(self) -> list[str]:
         """Close it: partial lines count as lines; what is lost is said to be lost."""
-        for stream, (time_us, parts) in self.partial.items():
-            self.add(stream, time_us, b"".join(parts))
+        for stream, (time_us, text) in self.partial.items():
+            self.add(stream, time_us, text)
         self.partial.clear()
         if self.mixed and self.lines:
             said = "Other activations ran in this container at the same time: lines of theirs may be among these."
@@ -69,6 +77,11 @@ class LogCollection(msgspec.Struct):
             said = f"There was an issue while collecting your logs: {self.dropped} lines were lost, the log pipe was full."
             self.lines.append(format_line(time.time_ns() // 1000, "stderr", said))
         return self.lines
+
+
+def extend_within(line: bytearray, text: bytes, limit_bytes: int) -> None:
+    """Append to a line what it may still take: a byte beyond the limit is kept, and says that there was more."""
+    line += text[: max(0, limit_bytes + 1 - len(line))]
 
 
 def format_line(time_us: int, stream: str, text: str) -> str:
@@ -187,17 +200,11 @@ class PipeLogReader(LogReader):
             self._late(1)
             return
         stream = "stdout" if frame.stream in "oO" else "stderr"
-        if frame.stream in "OE":
-            time_us, parts = collection.partial.setdefault(stream, (frame.time_us, []))
-            if sum(map(len, parts)) <= collection.limit_bytes:
-                parts.append(frame.text)
-            return
-        text = frame.text
-        time_us = frame.time_us
-        if stream in collection.partial:
-            time_us, parts = collection.partial.pop(stream)
-            text = b"".join([*parts, text])
-        collection.add(stream, time_us, text)
+        if frame.stream in "OE" or stream in collection.partial:
+            collection.begin_line(stream, frame.time_us, frame.text)
+        if frame.stream in "oe":
+            time_us, text = collection.partial.pop(stream, (frame.time_us, frame.text))
+            collection.add(stream, time_us, text)
 
     def _stop(self) -> None:
         if self._watching:
@@ -217,7 +224,8 @@ class AttachedLogReader(LogReader):
     def __init__(self, loop: asyncio.AbstractEventLoop, *, on_late: Callable[[int], None] | None = None) -> None:
         super().__init__(on_late=on_late)
         self._loop = loop
-        self._rest = {"stdout": b"", "stderr": b""}
+        #: Of each stream, the line that has begun, as far as anybody will be shown of it.
+        self._begun = {"stdout": bytearray(), "stderr": bytearray()}
         self._sentinels = 0
         self._heard_at = loop.time()
         self._changed = asyncio.Event()
@@ -262,19 +270,32 @@ class AttachedLogReader(LogReader):
 
     def _feed(self, stream: str, data: bytes) -> None:
         self._heard_at = self._loop.time()
-        *lines, self._rest[stream] = (self._rest[stream] + data).split(b"\n")
-        for line in lines:
+        *ends, begins = data.split(b"\n")
+        for end in ends:
+            line = self._take_begun(stream, end)
             if line == SENTINEL:
                 self._sentinels += 1
             else:
                 self._line(stream, line)
+        self._go_on(stream, begins)
         self._changed.set()
 
+    def _go_on(self, stream: str, text: bytes) -> None:
+        """Keep a piece of a line without its end."""
+        most = max((collection.limit_bytes for collection in self._open.values()), default=0)
+        extend_within(self._begun[stream], text, max(most, len(SENTINEL)))
+
+    def _take_begun(self, stream: str, end: bytes) -> bytes:
+        """Return the line that ends so, and begin the next one."""
+        self._go_on(stream, end)
+        line = bytes(self._begun[stream])
+        self._begun[stream].clear()
+        return line
+
     def _flush(self) -> None:
-        for stream, text in self._rest.items():
-            if text:
-                self._line(stream, text)
-                self._rest[stream] = b""
+        for stream, begun in self._begun.items():
+            if begun:
+                self._line(stream, self._take_begun(stream, b""))
 
     def _line(self, stream: str, text: bytes) -> None:
         if not self._open:

@@ -208,7 +208,9 @@ class LimitsConfig:
         openwhisk=512,
     )
     logs_min_mib: int = key(0, "Least log limit of an action.", at_least=0, openwhisk=0)
-    logs_default_mib: int = key(10, "Log limit of an action that names none.", at_least=0, openwhisk=10)
+    logs_default_mib: int = key(
+        10, "Log limit of an action that names none. A line counts as 16 bytes at least.", at_least=0, openwhisk=10
+    )
     logs_max_mib: int = key(100, "Greatest log limit of an action.", at_least=0, openwhisk=10)
     concurrency_min: int = key(1, "Least number of activations in one container.", at_least=1, openwhisk=1)
     concurrency_default: int = key(1, "That number for an action that names none.", at_least=1, openwhisk=1)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
+import tracemalloc
 from collections.abc import AsyncIterator
 
 from pool.fifo import PIPE_BYTES
@@ -64,14 +66,23 @@ async def test_long_line_is_put_together_also_when_its_end_never_comes():
 
 
 def test_limit_is_kept_and_the_last_line_says_so():
-    collection = LogCollection(10)
+    collection = LogCollection(60)
     for _ in range(5):
-        collection.add("stdout", 0, b"12345678")
+        collection.add("stdout", 0, b"1234567890" * 4)
     lines = texts(collection.finish())
-    assert lines[:2] == [("stdout", "12345678"), ("stdout", "12")]
+    assert lines[:2] == [("stdout", "1234567890" * 4), ("stdout", "1234567890" * 2)]
     assert "Logs were truncated" in lines[2][1]
-    assert "exceeds the limit of 10 bytes." in lines[2][1]
+    assert "exceeds the limit of 60 bytes." in lines[2][1]
     assert len(lines) == 3
+
+
+def test_lines_without_text_are_bounded_too():
+    collection = LogCollection(1600)
+    for _ in range(10_000):
+        collection.add("stdout", 0, b"")
+    lines = texts(collection.finish())
+    assert lines[:-1] == [("stdout", "")] * 100
+    assert "exceeds the limit of 1600 bytes." in lines[-1][1]
 
 
 def test_limit_zero_collects_nothing():
@@ -84,6 +95,24 @@ def test_lost_lines_are_said_to_be_lost():
     collection = LogCollection(10)
     collection.dropped = 7
     assert "7 lines were lost" in collection.finish()[-1]
+
+
+async def test_a_line_in_very_many_pieces_takes_no_more_than_its_limit_and_no_time_that_grows_with_them():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    collection = reader.begin(ONE, limit_bytes=5000)
+    pieces = b"".join(frame(ONE, 0, "O", text) for text in ("x", "") * 6000)
+    os.write(write, pieces)
+    reader.drain()
+    assert sum(len(text) for _, text in collection.partial.values()) == 5001
+    lines = texts(reader.end(ONE))
+    assert lines[0] == ("stdout", "x" * 5000)
+    assert "exceeds the limit of 5000 bytes." in lines[1][1]
+    reader.close()
+    os.close(read)
+    os.close(write)
 
 
 async def stream(*chunks: tuple[str, bytes]) -> AsyncIterator[tuple[str, bytes]]:
@@ -134,6 +163,34 @@ async def test_attached_stream_without_sentinels_is_complete_when_it_is_quiet():
         await reader.wait_complete(loop.time() + 60)
         open_end.set()
     assert texts(reader.end(ONE)) == [("stdout", "no newline")]
+
+
+async def test_an_attached_line_without_end_takes_no_more_memory_than_its_limit():
+    loop = asyncio.get_running_loop()
+    reader = AttachedLogReader(loop)
+    reader.begin(ONE, limit_bytes=1000)
+    piece = b"y" * 65_536
+    tracemalloc.start()
+    await reader.read(stream(*[("stdout", piece)] * 100))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2 * len(piece), "of more than six megabytes"
+    await reader.wait_complete(loop.time() + 60)
+    lines = texts(reader.end(ONE))
+    assert lines[0] == ("stdout", "y" * 1000)
+    assert "exceeds the limit of 1000 bytes." in lines[1][1]
+    assert len(lines) == 2
+
+
+async def test_what_an_attached_container_says_between_activations_is_nobodys_and_the_next_line_is_whole():
+    loop = asyncio.get_running_loop()
+    late: list[int] = []
+    reader = AttachedLogReader(loop, on_late=late.append)
+    await reader.read(stream(("stdout", b"z" * 1000), ("stdout", b"\n")))
+    reader.begin(ONE, limit_bytes=1000)
+    await reader.read(stream(("stdout", b"n" * 600), ("stdout", b"n" * 300 + b"\n")))
+    assert sum(late) == 1
+    assert texts(reader.end(ONE)) == [("stdout", "n" * 900)]
 
 
 async def test_draining_ends_while_others_go_on_to_write(monkeypatch):
