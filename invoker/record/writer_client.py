@@ -119,7 +119,6 @@ class WriterProcess(asyncio.Protocol):
         await self._loop.create_connection(lambda: self, sock=ours)
         restored = await self._restored
         self._yielding = Yielding(self._process.pid)
-        self._yielding.give_way(True)
         return restored
 
     def put(self, written: Written) -> None:
@@ -239,6 +238,8 @@ class WriterProcess(asyncio.Protocol):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._yielding is not None:
+            self._yielding.close()
 
 
 def _promise(entry: AcceptedEntry) -> Accepted:

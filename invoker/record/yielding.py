@@ -1,8 +1,9 @@
 """How much of the CPU the writer's process gets: what calls leave over, as long as it keeps up.
 
 A group is committed in one go, some milliseconds of a core. The kernel (from Linux 6.6) lets a task that runs go on for a slice
-of about 3 ms whoever wakes up, so a container that was called could wait for that long; a task of `SCHED_IDLE` it interrupts at
-once. On a node whose cores are always busy such a task gets next to nothing, so one that falls behind becomes a usual one again.
+of about 3 ms whoever wakes up, so a container that was called could wait for that long; one that is idle, by its cgroup or by
+its policy, it interrupts at once. On a node whose cores are always busy such a task gets next to nothing, so one that falls
+behind becomes a usual one again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import os
 import resource
 from pathlib import Path
+
+from invoker.record.idle_group import IdleGroup
 
 #: How long the writer may take over what it was told of, s, before it is held to be behind.
 PATIENCE_S = 1.0
@@ -21,27 +24,39 @@ _USUAL = 20
 
 
 class Yielding:
-    """A process that gives way to all others, or does not."""
+    """A process that gives way to all others, or does not: by a cgroup of its own, or else by `SCHED_IDLE`."""
 
     def __init__(self, pid: int) -> None:
-        """Leave it as it is.
+        """Give way.
 
         Args:
             pid: of a process of the same user.
         """
         self._pid = pid
-        self._able = _may_return()
-        self._yields = False
+        self._group = IdleGroup.enter(pid)
+        self._able = self._group is not None or _may_return()
+        self._yields = self._group is not None
+        self.give_way(True)
 
     def give_way(self, gives: bool) -> None:
         """Let it give way, or not. Does nothing where the way back is not allowed, or it has ended."""
         if gives is self._yields or not self._able:
             return
         self._yields = gives
-        policy = os.SCHED_IDLE if gives else os.SCHED_OTHER
         with contextlib.suppress(OSError):
-            for thread in Path(f"/proc/{self._pid}/task").iterdir():  # the policy is each thread's own
-                os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
+            if self._group is not None:
+                self._group.be_idle(gives)
+            else:
+                self._set_policy(os.SCHED_IDLE if gives else os.SCHED_OTHER)
+
+    def close(self) -> None:
+        """Leave nothing behind. The process must have ended."""
+        if self._group is not None:
+            self._group.close()
+
+    def _set_policy(self, policy: int) -> None:
+        for thread in Path(f"/proc/{self._pid}/task").iterdir():  # it is each thread's own
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
 
 
 class Progress:
