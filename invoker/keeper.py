@@ -35,8 +35,10 @@ PROBE_PAUSE_S = 1.0
 FREEZE_WITHIN_S = 0.5
 PROBE_DEADLINE_S = 10.0
 PROBE_MEMORY_MIB = 64
-#: A probe older than this says nothing about now.
-PROBE_GOOD_FOR_S = 45.0
+#: A probe older than this says nothing about now. The next one ends sooner, well or not.
+PROBE_GOOD_FOR_S = 30.0
+#: A daemon whose tests have failed for so long, on an engine that answers, is restarted: the watchdog is fed no more, s.
+RESTART_AFTER_S = 90.0
 LAG_EVERY_S = 0.5
 #: A container that takes longer to go is told of.
 REMOVED_WITHIN_S = 60.0
@@ -134,7 +136,7 @@ class Keeper:
             self._on_lag(self._lag_s)
             self._pool.thaw_held()
             now = self._loop.time()
-            tested = self._probe_at == float("-inf") or now - self._probe_at < 2 * PROBE_GOOD_FOR_S
+            tested = self._probe_at == float("-inf") or now - self._probe_at < RESTART_AFTER_S
             alive = tested or self.draining or not self._engine().ok
             if interval is not None and alive and now - fed_at >= interval / 2:
                 fed_at = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,17 @@ SPEC = ContainerSpec(
 KEY = ReuseKey(spec=SPEC, action="anna/hello", revision="r1")
 
 
+class Manager(Notifier):
+    """A service manager that counts how often it heard that the daemon is well."""
+
+    def __init__(self) -> None:
+        super().__init__(None, watchdog_interval_s=0.0)
+        self.fed = 0
+
+    def watchdog(self) -> None:
+        self.fed += 1
+
+
 class Node:
     """A pool on a fake engine, and its keeper."""
 
@@ -39,14 +51,22 @@ class Node:
         settings = PoolSettings(memory_mib=2048, freeze_grace_s=0.0)
         self.pool = Pool(self.backend, settings, node="n", group=group, table=table, hooks=hooks)
         self.stores: list[Check] = []
+        self.manager = Manager()
+        self.engine = Check(name="engine", ok=True)
+        #: Told of each time that the loop was late, seconds.
+        self.lag_listeners: list[Callable[[float], None]] = []
         self.keeper = Keeper(
             pool=self.pool,
-            notifier=Notifier.from_environment(),
-            engine=lambda: Check(name="engine", ok=True),
+            notifier=self.manager,
+            engine=lambda: self.engine,
             extra_checks=lambda: self.stores,
-            on_lag=lambda _s: None,
+            on_lag=self._late,
         )
         self._calls = 0
+
+    def _late(self, late_s: float) -> None:
+        for listener in self.lag_listeners:
+            listener(late_s)
 
     def _freeze_failed(self) -> None:
         self.failures += 1
@@ -67,7 +87,10 @@ class Node:
         return [each.state for each in self.pool.containers() if each.key is not None and each.key.action == KEY.action]
 
     def freezing(self) -> Check:
-        (check,) = [check for check in self.keeper.health().checks if check.name == "freezing"]
+        return self.check("freezing")
+
+    def check(self, name: str) -> Check:
+        (check,) = [check for check in self.keeper.health().checks if check.name == name]
         return check
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -102,6 +125,16 @@ async def under_test(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         loop = group.create_task(node.keeper.probe_loop("sha256:00", 65534))
         yield
         loop.cancel()
+
+
+@asynccontextmanager
+async def under_watch(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Look after the loop, at each of its turns, while the block runs."""
+    monkeypatch.setattr(keeper_module, "LAG_EVERY_S", 0.0)
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(node.keeper.watch_loop())
+        yield
+        watch.cancel()
 
 
 def refuse(_self: FakeContainer) -> None:
@@ -195,6 +228,71 @@ async def test_a_call_whose_container_was_frozen_by_hand_is_thawed(tmp_path):
             assert not call.done()
             node.pool.thaw_held()
         assert call.result() is StartKind.WARM
+
+
+async def test_the_watch_thaws_what_stands_still_under_a_call(tmp_path, monkeypatch):
+    async with running(tmp_path) as node:
+        node.pool.freezing_works(works=False)
+        await node.call()
+        (container,) = node.backend.containers.values()
+        container.freeze()
+        async with under_watch(node, monkeypatch):
+            assert await node.call() is StartKind.WARM
+
+
+async def test_a_test_of_long_ago_says_nothing_about_now(tmp_path, monkeypatch):
+    async with running(tmp_path) as node:
+        assert not node.keeper.ready().ok, "before the first test has ended"
+        async with under_test(node, monkeypatch):
+            await node.until(lambda: node.keeper.health().ok)
+        assert node.keeper.ready().ok
+        monkeypatch.setattr(keeper_module, "PROBE_GOOD_FOR_S", 0.0)
+        assert "no test activation ended" in node.check("self-test").detail
+        assert not node.keeper.health().ok
+        assert not node.keeper.ready().ok
+    assert keeper_module.PROBE_EVERY_S + keeper_module.PROBE_DEADLINE_S < 30.0, "there is news before the last is too old"
+
+
+async def test_a_loop_that_was_late_is_neither_well_nor_ready(tmp_path, monkeypatch):
+    seen: list[tuple[bool, bool]] = []
+
+    async with running(tmp_path) as node, under_test(node, monkeypatch):
+        await node.until(lambda: node.check("self-test").ok)
+
+        def note(late_s: float) -> None:
+            if late_s >= 0.25:
+                seen.append((node.check("event-loop").ok, node.keeper.ready().ok))
+
+        node.lag_listeners.append(note)
+        async with under_watch(node, monkeypatch):
+            await asyncio.sleep(0)
+            time.sleep(0.3)  # holds the loop: this is what is tried
+            await node.until(lambda: bool(seen))
+            await node.until(lambda: node.check("event-loop").ok)
+    assert set(seen) == {(False, False)}
+
+
+async def test_the_watchdog_is_fed_while_tests_end_well_and_where_a_restart_would_mend_nothing(tmp_path, monkeypatch):
+    async with running(tmp_path) as node:
+
+        async def is_fed() -> bool:
+            before = node.manager.fed
+            for _ in range(100):
+                await asyncio.sleep(0)
+            return node.manager.fed > before
+
+        async with under_test(node, monkeypatch), under_watch(node, monkeypatch):
+            await node.until(lambda: node.check("self-test").ok)
+            assert await is_fed()
+            monkeypatch.setattr(keeper_module, "RESTART_AFTER_S", 0.0)
+            await is_fed()
+            assert not await is_fed(), "no test has ended well for too long"
+            node.engine = Check(name="engine", ok=False)
+            assert await is_fed(), "an engine that does not answer is not mended by a restart"
+            node.engine = Check(name="engine", ok=True)
+            await is_fed()
+            node.keeper.draining = True
+            assert await is_fed(), "calls that take long are to end"
 
 
 async def test_the_self_tests_own_freeze_is_left_alone(tmp_path):

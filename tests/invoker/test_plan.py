@@ -44,6 +44,25 @@ async def test_a_plan_is_made_once_for_a_revision_and_anew_for_the_next(tmp_path
         assert s.planner.find(ANNA, first) is None
 
 
+async def test_what_makes_a_container_another_one_makes_another_key(tmp_path):
+    """Made anew under its old name an action has its old version, and another revision."""
+    async with site(tmp_path) as s:
+
+        async def key(namespace=ANNA, **changes):
+            return (await s.planner.make(namespace, action(**({"revision": "1"} | changes)))).key
+
+        first = await key()
+        assert await key() == first
+        others = [
+            await key(revision="2"),
+            await key(revision="3", limits=Limits(memory=512)),
+            await key(msgspec.structs.replace(ANNA, uid=1002), revision="4"),
+            await key(msgspec.structs.replace(ANNA, groups=(7,)), revision="5"),
+        ]
+        assert len({each.digest for each in (first, *others)}) == 5
+        assert len({each.spec.digest for each in (first, *others[1:])}) == 4, "nor do they share stem cells"
+
+
 def with_limits(**limits):
     return action(revision=str(limits), limits=Limits(**limits))
 

@@ -56,6 +56,33 @@ async def test_a_connection_that_could_be_used_for_a_day_is_kept_for_a_minute():
     far.close()
 
 
+async def test_a_connection_is_used_again_within_half_of_the_servers_keep_alive_and_never_after():
+    """A server that wakes with an expired timer closes what was just written to."""
+    loop = asyncio.get_running_loop()
+    live = Live(ContainerId("c"), msgspec.structs.replace(SPEC, server_keep_alive_s=5.0), None, None, None)
+    pairs = [socket.socketpair() for _ in range(2)]
+    for near, _ in pairs:
+        near.setblocking(False)
+    first, other = (Connection(near, loop, now=100.0) for near, _ in pairs)
+    live.connection, live.others = first, [other]
+    assert live.kept_connection(102.4) is first
+    answer = first.send(b"/run", b"{}", limit=10)
+    assert live.kept_connection(102.4) is other, "the first is another activation's"
+    assert live.kept_connection(102.5) is None
+    assert (live.others, other.usable, first.usable) == ([], False, True)
+    first.close()
+    with pytest.raises(ConnectionLost):
+        await answer
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    pairs.append((near, far))
+    live.connection = idle = Connection(near, loop, now=100.0)
+    assert live.kept_connection(102.5) is None
+    assert (live.connection, idle.usable) == (None, False)
+    for _, far in pairs:
+        far.close()
+
+
 async def test_what_a_container_has_suffered_under_an_earlier_daemon_is_no_calls_of_this_one():
     backend = FakeBackend()
     predecessors = await backend.create(ContainerId("c"), SPEC)
