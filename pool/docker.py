@@ -36,7 +36,7 @@ from pool.frames import AttachedParser
 from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
 from pool.images import EngineImages
 from pool.model import ContainerId, ContainerSpec, LogTransport
-from pool.propagation import shared_sources
+from pool.sources import Sources
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class DockerBackend:
         self._run_dir = run_dir
         self._cgroup_parent = cgroup_parent
         self._dialer = netns.Dialer()
+        self._sources = Sources()
         self.images = EngineImages(engine, root_dir=lambda: self.facts.root_dir)
         self.guard = engine.guard
         self.facts = facts
@@ -181,6 +182,7 @@ class DockerBackend:
     async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
         """See `ContainerBackend`."""
         refuse_on_full_disk(self.facts.root_dir)
+        shared = await self._sources.wait_shared(spec.mounts)
         stream: Stream | None = None
         kept, hung = False, False
         try:
@@ -191,7 +193,7 @@ class DockerBackend:
                 node=self._node,
                 boot_id=self._boot_id,
                 log_directory=directory,
-                shared_mounts=shared_sources(spec.mounts),
+                shared_mounts=shared,
                 cgroup_parent=self._cgroup_parent,
             )
             engine_id = await self._post_create(container_id, request)
@@ -317,6 +319,7 @@ class DockerBackend:
     async def close(self) -> None:
         """See `ContainerBackend`."""
         self._dialer.close()
+        self._sources.close()
         await self._engine.close()
 
     # ---- steps of the verbs

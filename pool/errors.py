@@ -95,6 +95,12 @@ class EngineDiskFull(EngineError):
     code = "engine-disk-full"
 
 
+class MountUnavailable(EngineError):
+    """A directory that the site mounts for the action does not answer, or is not there: its file server may be down."""
+
+    code = "mount-unavailable"
+
+
 class ContainerUnkillable(EngineError):
     """A container's process does not end, although it was killed: the kernel is waiting for something, such as a dead mount."""
 

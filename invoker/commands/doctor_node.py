@@ -22,6 +22,7 @@ from invoker.record.damage import DIRECTORY, read_damage, summarise
 from invoker.record.ledger import months
 from invoker.record.store import read_only
 from pool.parent import NoParentCgroup, limit_bytes, read_limit
+from pool.sources import look_command
 
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
@@ -213,21 +214,34 @@ def check_mounts(node: Node) -> Iterator[Finding]:
     """Look at the source of each site mount, from a child with a deadline: a dead file server must not hang us too."""
     for mount in node.config.isolation.mounts:
         name = f"mount {mount.name}"
-        child = subprocess.Popen(["test", "-d", str(mount.source)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        reason = _why_not(mount.source)
+        if reason is None:
+            advice = "mend or unmount it: until then calls that need it are answered mount-unavailable, or meet their time limit"
+            yield bad("mounts", f"{name}: {mount.source} does not answer within {_MOUNT_DEADLINE_S:g} s", advice)
+        elif not reason:
+            yield ok("mounts", f"{name}: {mount.source} -> {mount.target}{', read-only' if mount.read_only else ''}")
+        elif os.strerror(errno.EACCES) in reason:
+            advice = "does NFS squash root? Offer a directory above it that everybody may enter; users reach theirs as themselves"
+            yield bad("mounts", f"{name}: root may not reach {mount.source}", advice)
+        else:
+            advice = "create or mount it, or remove it from the file"
+            yield bad("mounts", f"{name}: {mount.source} cannot be used: {reason}", advice)
+
+
+def _why_not(source: Path) -> str | None:
+    """Say why a directory cannot be mounted: nothing where it can, None where it does not answer."""
+    child = subprocess.Popen(look_command(str(source)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    with child.stderr:
         try:
-            found = child.wait(_MOUNT_DEADLINE_S) == 0
+            child.wait(_MOUNT_DEADLINE_S)
         except subprocess.TimeoutExpired:
             child.kill()
             # A process that waits for a dead file server may not end even so: it is not waited for long.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
-            advice = "mend or unmount it: containers with this mount would hang, and the engine with them"
-            yield bad("mounts", f"{name}: {mount.source} does not answer within {_MOUNT_DEADLINE_S:g} s", advice)
-            continue
-        if found:
-            yield ok("mounts", f"{name}: {mount.source} -> {mount.target}{', read-only' if mount.read_only else ''}")
-        else:
-            yield bad("mounts", f"{name}: {mount.source} is no directory here", "create or mount it, or remove it from the file")
+            return None
+        return child.stderr.read().strip()
 
 
 CHECKS: tuple[Check, ...] = (

@@ -23,7 +23,8 @@ def sources(tmp_path):
         table = tmp_path / "mountinfo"
         table.write_text(TABLE.format(top=tmp_path, root=root).replace("  - ", " - "))
         mounts = [Mount(source=str(tmp_path / name), target="/data", read_only=read_only) for name in names]
-        return {str(Path(source).relative_to(tmp_path)) for source in shared_sources(mounts, mountinfo=table)}
+        resolved = {mount.source: Path(mount.source).resolve() for mount in mounts}
+        return {str(Path(source).relative_to(tmp_path)) for source in shared_sources(mounts, resolved, mountinfo=table)}
 
     return sources
 
@@ -46,9 +47,10 @@ def test_what_may_be_written_is_never_shared(sources):
 
 
 def test_the_table_is_not_read_where_there_is_nothing_to_ask(tmp_path):
-    assert shared_sources((), mountinfo=tmp_path / "absent") == frozenset()
+    assert shared_sources((), {}, mountinfo=tmp_path / "absent") == frozenset()
 
 
 def test_a_directory_that_no_mount_holds_is_not_shared(tmp_path):
     (tmp_path / "mountinfo").write_text("")
-    assert shared_sources([Mount(source="/data", target="/data")], mountinfo=tmp_path / "mountinfo") == frozenset()
+    mounts = [Mount(source="/data", target="/data")]
+    assert shared_sources(mounts, {"/data": Path("/data")}, mountinfo=tmp_path / "mountinfo") == frozenset()

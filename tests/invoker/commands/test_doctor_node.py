@@ -131,12 +131,24 @@ def test_mounts_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     here, absent = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
     assert (here.verdict, absent.verdict) == (Verdict.OK, Verdict.BAD)
+    assert absent.text == f"mount absent: {tmp_path}/absent cannot be used: No such file or directory"
+
+
+def test_a_mount_that_root_may_not_reach_is_told_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = ["/bin/sh", "-c", "echo Permission denied >&2; exit 1"]
+    monkeypatch.setattr(doctor_node, "look_command", lambda _: refusing)
+    mounts = (SiteMount(name="squashed", source=tmp_path, target=Path("/d")),)
+    (finding,) = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
+    assert finding.verdict is Verdict.BAD
+    assert "root may not reach" in finding.text
+    assert "above it" in finding.advice
 
 
 def test_a_mount_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor_node.subprocess.Popen
     monkeypatch.setattr(doctor_node, "_MOUNT_DEADLINE_S", 0.05)
-    monkeypatch.setattr(doctor_node.subprocess, "Popen", lambda _, **options: real(["sleep", "30"], **options))
+    monkeypatch.setattr(doctor_node, "look_command", lambda _: ["sleep", "30"])
     mounts = (SiteMount(name="dead", source=tmp_path, target=Path("/d")),)
     (finding,) = doctor_node.check_mounts(node(isolation=IsolationConfig(mounts=mounts)))
     assert finding.verdict is Verdict.BAD
