@@ -21,7 +21,7 @@ PRINTED = """[   70 s] BEGIN engine
 def report(tmp_path: Path, result: str, end: str) -> tuple[int, str]:
     printed = tmp_path / "checks.log"
     printed.write_text(PRINTED.format(result=result, end=end))
-    words = (sys.executable, str(REPORT), str(printed), "2026-01-01T00:00:00Z", "abc1234")
+    words = (sys.executable, str(REPORT), str(printed), "2026-01-01T00:00:00Z", "abc1234", "13")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout
 
@@ -33,6 +33,7 @@ def test_a_run_in_which_all_passed_says_so_and_shows_what_was_seen(tmp_path):
     assert "| frozen-by-v2 | ok | /sys/fs/cgroup/system.slice/docker-x.scope |" in page
     assert "| engine | ok | 2 systemd 20.10 / live-restore |" in page
     assert "engine 31 s" in page
+    assert "`scripts/vm-test --debian 13`, 2026-01-01T00:00:00Z, commit abc1234: an emulated Debian 13" in page
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_failed_check_or_a_run_without_its_end_is_no_success(tmp_path, result,
 def test_a_machine_that_printed_nothing_is_no_success(tmp_path):
     printed = tmp_path / "checks.log"
     printed.write_text("")
-    words = (sys.executable, str(REPORT), str(printed), "2026-01-01T00:00:00Z", "abc1234")
+    words = (sys.executable, str(REPORT), str(printed), "2026-01-01T00:00:00Z", "abc1234", "13")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "it did not come to its end" in done.stdout

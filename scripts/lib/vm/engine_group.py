@@ -102,12 +102,19 @@ def stopped_while_idle() -> Iterator[tuple[ColdStart, int]]:
 
 
 def give_weight(weight: str) -> None:
-    """Install the drop-in for both services, with this weight, and have systemd read it."""
+    """Install the drop-in for both services, with this weight; have systemd read it, and wait a moment for its effect."""
     for service in SERVICES:
         folder = Path(f"/etc/systemd/system/{service}.d")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "invokerd.conf").write_text(SHIPPED.read_text().replace("CPUWeight=100", f"CPUWeight={weight}"))
+    reload_units(weight)
+
+
+def reload_units(weight: str) -> None:
+    """Have systemd read its units. What that does to the cgroups comes a moment later, from systemd 256 or so on."""
     run("systemctl", "daemon-reload")
+    with suppress(TimeoutError):
+        wait("the weights", lambda: seen_now() == usual(weight), patience_s=30)
 
 
 def doctor() -> str:
@@ -182,7 +189,7 @@ def _try_kill() -> None:
         left = seen_now()
     wait("the next daemon", lambda: api.ask("GET", "/ping")[0] == 200)
     next_one = seen_now()
-    run("systemctl", "daemon-reload")
+    reload_units(SECOND)
     seen = f"after the daemon's end: {left}, with the next {next_one}, after a daemon-reload {seen_now()}"
     holds = all(idle == "1" for idle, _ in left) and all(idle == "0" for idle, _ in next_one) and seen_now() == usual(SECOND)
     check("engine-after-kill", holds, seen)

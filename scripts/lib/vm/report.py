@@ -1,6 +1,6 @@
 """What is made of the text that the checks printed: a page in Markdown.
 
-usage: report.py CHECKS STARTED COMMIT; exits with 0 when all of it passed.
+usage: report.py CHECKS STARTED COMMIT DEBIAN; exits with 0 when all of it passed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 
-def report(checks_file: str, started: str, commit: str) -> int:
+def report(checks_file: str, started: str, commit: str, debian: str) -> int:
     """Print the page about a run; 0 when all of it passed."""
     text = Path(checks_file).read_text(errors="replace").replace("\r", "")
     checks = re.findall(r"CHECK (\S+) (ok|FAILED) (.*)$", text, re.MULTILINE)
@@ -20,7 +20,8 @@ def report(checks_file: str, started: str, commit: str) -> int:
     passed = ended and bool(checks) and not failed
     verdict = f"All {len(checks)} checks passed." if passed else f"Failed: {', '.join(failed) or 'it did not come to its end'}."
     print("# Last run on cgroup v2 with systemd\n")
-    print(f"`scripts/vm-test`, {started}, commit {commit}: an emulated Debian 12 (qemu, no KVM).\n")
+    command = "scripts/vm-test" if debian == "12" else f"scripts/vm-test --debian {debian}"
+    print(f"`{command}`, {started}, commit {commit}: an emulated Debian {debian} (qemu, no KVM).\n")
     print(f"{verdict} Times say nothing here: an emulated machine is some twenty times slower.\n")
     print("| check | result | what was seen |\n|---|---|---|")
     for name, result, seen in checks:
