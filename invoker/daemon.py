@@ -228,9 +228,9 @@ class Daemon:
             pool=self.pool,
             invoker=self.invoker,
             usage=lambda namespace, since, until, by_action: priced_usage(
-                stores.recorder, live.prices, namespace, since, until, by_action=by_action
+                stores.recorder.records, live.prices, namespace, since, until, by_action=by_action
             ),
-            bill=lambda namespace, month: bills(stores.recorder, live.prices, namespace, month),
+            bill=lambda namespace, month: bills(stores.recorder.records, live.prices, namespace, month),
             correct=lambda wanted: correct(config.state_dir / "ledger", stores.recorder.correction, wanted),
             health=self.keeper.health,
             drain=self._refuse,
@@ -316,7 +316,7 @@ class Daemon:
             manifest=self.manifest,
             entities=self.stores.entities,
             vault=self.vault,
-            activations=self.stores.recorder,
+            activations=self.stores.recorder.records,
             apis=self.stores.apis,
             invoker=self.invoker,
             triggers=self.triggers,

@@ -160,7 +160,7 @@ class Endings:
             parts: Sequence[Activation] = ()
             if each.composed:
                 since_ms = each.start_ms - CLOCK_MS
-                parts = await self._recorder.parts_of(each.facts.namespace, each.activation_id, since_ms=since_ms)
+                parts = await self._recorder.records.parts_of(each.facts.namespace, each.activation_id, since_ms=since_ms)
             lost_one = each.record(parts, node=self._node)
             await self.record(lost_one, [], stored=each.stored)
             self._on_finished(lost_one)

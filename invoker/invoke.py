@@ -388,7 +388,7 @@ class Invoker:
         ticket = self._in_flight.find(activation_id)
         if ticket is not None:
             return await self._wait(ticket, call.wait_s)
-        activation = await self._recorder.get(call.identity.namespace.name, activation_id)
+        activation = await self._recorder.records.get(call.identity.namespace.name, activation_id)
         return activation or Accepted202(activation_id=activation_id)
 
 

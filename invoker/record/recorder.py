@@ -10,7 +10,6 @@ writer; what was admitted before may still end, and its number is bounded by adm
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import os
 import time
@@ -43,7 +42,7 @@ from invoker.record.entries import (
 from invoker.record.idempotency import IdempotencyKeys
 from invoker.record.intake import INLINE_ENTRY_BYTES, Intake, Lag
 from invoker.record.journal import Journal, JournalBroken, RecordTooLarge
-from invoker.record.ledger import Rounding, UsageRow, read_usage
+from invoker.record.records import Records
 from invoker.record.rows import idempotency_row
 from invoker.record.segment import Allocate
 from invoker.record.uncommitted import Uncommitted
@@ -86,7 +85,6 @@ class Recorder:
         max_queued_bytes: int,
     ) -> None:
         """Join the parts; `open` makes them."""
-        self._state_dir = state_dir
         self._journal = journal
         self._writer = writer
         self._intake = intake
@@ -101,6 +99,8 @@ class Recorder:
         #: Promises without a finished record.
         self._open = {each.activation_id: each for each in (*restored.unbegun, *restored.begun)}
         self._uncommitted = Uncommitted(clock)
+        #: What readers find.
+        self.records = Records(state_dir / "ledger", reader, intake, self._uncommitted)
         self._keys = IdempotencyKeys(restored.keys, wall_ms)
         #: Last number given to a row that has a part.
         self._part = 0
@@ -431,110 +431,12 @@ class Recorder:
         """
         await self._journal.wait_synced(self._intake.append_any(correction))
 
-    # ---- reading
-
-    async def get(self, namespace: str, activation_id: ActivationId) -> Activation | None:
-        """Find a record; None as long as it waits for its logs."""
-        if self._uncommitted.is_hidden(activation_id):
-            return None
-        entry = self._uncommitted.records.get(activation_id)
-        if entry is None:
-            return await self._reader.get(namespace, activation_id)
-        if entry.activation.namespace != namespace:
-            return None
-        if entry.result is None:
-            return entry.activation
-        return msgspec.structs.replace(entry.activation, result=msgspec.Raw(entry.result.encode()))
-
-    async def get_logs(self, namespace: str, activation_id: ActivationId) -> builtins.list[str] | None:
-        """Find the log lines of a record, None when there is no such record (yet)."""
-        if self._uncommitted.is_hidden(activation_id):
-            return None
-        entry = self._uncommitted.records.get(activation_id)
-        if entry is not None:
-            return None if entry.activation.namespace != namespace else list(self._uncommitted.lines_of(entry))
-        found = await self._reader.get_logs(namespace, activation_id)
-        # The record may be committed while its lines are still on their way.
-        return list(self._uncommitted.lines.get(activation_id, found)) if found is not None else None
-
-    async def list(
-        self,
-        namespace: str,
-        *,
-        name: str | None = None,
-        since_ms: int | None = None,
-        upto_ms: int | None = None,
-        limit: int = 30,
-        skip: int = 0,
-    ) -> builtins.list[Activation]:
-        """List records of a namespace, latest start first.
-
-        Args:
-            namespace: the caller's.
-            name: `name` or `package/name` of the action, exactly; None or empty is all.
-            since_ms: earliest start, inclusive.
-            upto_ms: latest start, inclusive.
-            limit: at most so many.
-            skip: after leaving out so many.
-        """
-        await self._intake.wait_committed()
-        return await self._reader.list(
-            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, limit=limit, skip=skip, hidden=self._uncommitted.hidden()
-        )
-
-    async def count(
-        self,
-        namespace: str,
-        *,
-        name: str | None = None,
-        since_ms: int | None = None,
-        upto_ms: int | None = None,
-        skip: int = 0,
-    ) -> int:
-        """Count what `list` would list without limit, after `skip` of them."""
-        await self._intake.wait_committed()
-        found = await self._reader.count(
-            namespace, name=name, since_ms=since_ms, upto_ms=upto_ms, hidden=self._uncommitted.hidden()
-        )
-        return max(found - skip, 0)
-
-    async def parts_of(self, namespace: str, cause: ActivationId, *, since_ms: int) -> builtins.list[Activation]:
-        """List the records that name `cause` as theirs, in the order they ran.
-
-        Args:
-            namespace: the caller's.
-            cause: the whole of a sequence or composition.
-            since_ms: wall clock; no part began before it.
-        """
-        await self._intake.wait_committed()
-        return await self._reader.parts_of(namespace, cause, since_ms)
+    # ---- how it fares
 
     def find_idempotent(self, namespace: str, path: str, key: str) -> tuple[ActivationId, str] | None:
         """Find (activation id, SHA-256 of the body) of the first call with this key; None when 24 h are over."""
         row = self._keys.find(namespace, path, key)
         return None if row is None else (ActivationId(row.activation_id), row.body_sha256)
-
-    async def usage(
-        self, *, namespace: str | None = None, since_ms: int, upto_ms: int, rounding: Rounding | None = None
-    ) -> builtins.list[UsageRow]:
-        """Sum the ledger over `since_ms <= start < upto_ms` by namespace and action.
-
-        Args:
-            namespace: None is all.
-            since_ms: wall clock.
-            upto_ms: wall clock, exclusive.
-            rounding: of the price plan that is to be applied; see `rating.Plan.rounding`.
-        """
-        await self._intake.wait_committed()
-        return await read_usage(
-            self._state_dir / "ledger",
-            namespace=namespace,
-            since_ms=since_ms,
-            upto_ms=upto_ms,
-            rounding=rounding or Rounding(),
-        )
-
-    # ---- how it fares
 
     def room(self, records: int = 1) -> bool:
         """Tell whether new work may be taken: `records` more can be written, and the writer keeps up."""

@@ -12,7 +12,7 @@ from invoker.control.messages import BillReply, BillRow, UsageRow
 from invoker.errors import MalformedQuery
 from invoker.record import ledger
 from invoker.record.rating import Plan, Prices, Quantities, add, free_of, plain, price
-from invoker.record.recorder import Recorder
+from invoker.record.records import Records
 
 
 @dataclass(slots=True)
@@ -43,12 +43,12 @@ class _Sum:
 
 
 async def priced_usage(
-    recorder: Recorder, prices: Prices, namespace: str | None, since_ms: int, until_ms: int, *, by_action: bool = False
+    records: Records, prices: Prices, namespace: str | None, since_ms: int, until_ms: int, *, by_action: bool = False
 ) -> Sequence[UsageRow]:
     """Sum the ledger by namespace over `since_ms <= at < until_ms`, each row rated by the plan of its time.
 
     Args:
-        recorder: knows the ledger.
+        records: reads the ledger.
         prices: the site's plans.
         namespace: None is all.
         since_ms: wall clock.
@@ -60,7 +60,7 @@ async def priced_usage(
         and costs nothing. CPU time includes what was used after the replies.
     """
     sums: dict[tuple[str, str, int], _Sum] = {}
-    async for order, plan, row in _rows(recorder, prices, namespace, since_ms, until_ms):
+    async for order, plan, row in _rows(records, prices, namespace, since_ms, until_ms):
         key = (row.namespace, row.action if by_action else "", order)
         sums.setdefault(key, _Sum(plan)).add(row)
     return [
@@ -85,7 +85,7 @@ async def priced_usage(
     ]
 
 
-async def bills(recorder: Recorder, prices: Prices, namespace: str | None, month: str) -> BillReply:
+async def bills(records: Records, prices: Prices, namespace: str | None, month: str) -> BillReply:
     """Make the bills of a calendar month, UTC: a line for each namespace and plan, less what is free, rounded once.
 
     Raises:
@@ -93,7 +93,7 @@ async def bills(recorder: Recorder, prices: Prices, namespace: str | None, month
     """
     since_ms, until_ms = month_span(month)
     sums: dict[tuple[str, int], tuple[Plan, Quantities]] = {}
-    async for order, plan, row in _rows(recorder, prices, namespace, since_ms, until_ms):
+    async for order, plan, row in _rows(records, prices, namespace, since_ms, until_ms):
         if plan is not None:
             _, before = sums.get((row.namespace, order), (plan, Quantities()))
             sums[row.namespace, order] = (plan, before + Quantities.of_usage(row))
@@ -137,12 +137,12 @@ def _line(namespace: str, plan: Plan, quantities: Quantities) -> BillRow:
 
 
 async def _rows(
-    recorder: Recorder, prices: Prices, namespace: str | None, since_ms: int, until_ms: int
+    records: Records, prices: Prices, namespace: str | None, since_ms: int, until_ms: int
 ) -> AsyncIterator[tuple[int, Plan | None, ledger.UsageRow]]:
     """Give the sums of the ledger with their plan and its place in time, -1 for what no plan rates."""
     for order, (plan, begin, end) in enumerate(prices.spans(since_ms, until_ms)):
-        for row in await recorder.usage(namespace=namespace, since_ms=begin, upto_ms=end, rounding=plan.rounding):
+        for row in await records.usage(namespace=namespace, since_ms=begin, upto_ms=end, rounding=plan.rounding):
             yield order, plan, row
     for begin, end in prices.gaps(since_ms, until_ms):
-        for row in await recorder.usage(namespace=namespace, since_ms=begin, upto_ms=end):
+        for row in await records.usage(namespace=namespace, since_ms=begin, upto_ms=end):
             yield -1, None, row

@@ -76,7 +76,7 @@ async def test_the_record_names_its_parts_sums_their_durations_and_has_the_large
         assert (done.limits.memory, done.limits.timeout) == (512, 12_000)
         assert [each.cause for each in parts] == [done.activation_id] * 3
         assert done.cause is None
-        assert await s.recorder.get("anna", done.activation_id) == done
+        assert await s.recorder.records.get("anna", done.activation_id) == done
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ async def test_the_bill_is_that_of_the_parts(tmp_path: Path):
         add(s, action("a"), action("b"), sequence("inner", "b"))
         behave(s, a=lambda v: Answer(cpu_us=300, body=b"{}"), b=lambda v: Answer(cpu_us=40, body=b"{}"))
         await s.run(sequence("s", "a", "inner", "a"))
-        usage = {row.action: row for row in await s.recorder.usage(since_ms=0, upto_ms=2**53)}
+        usage = {row.action: row for row in await s.recorder.records.usage(since_ms=0, upto_ms=2**53)}
         parts = [each for each in s.finished if each.composition is None]
         assert sum(row.charged_activations for row in usage.values()) == len(parts) == 3
         assert sum(row.billed_us for row in usage.values()) == sum(each.meter.billed_us for each in parts)

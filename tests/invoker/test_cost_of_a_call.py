@@ -165,4 +165,4 @@ async def test_a_refused_call_stays_within_its_instructions_and_leaves_nothing(t
     async with a_daemon(tmp_path, max_waiting_per_user=0) as (port, request):
         check_budget(await count_instructions(port, request, 429), REFUSAL_BUDGET)
     async with open_stores(Config(state_dir=tmp_path, node="n")) as stores:
-        assert await stores.recorder.count("anna", skip=0) == 0
+        assert await stores.recorder.records.count("anna", skip=0) == 0

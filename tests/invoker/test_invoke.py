@@ -48,8 +48,8 @@ async def test_record_is_readable_when_the_answer_is_there_and_holds_the_log_lin
     async with site(tmp_path) as s:
         s.backend.action = lambda path, body: Answer(logs=(("stdout", "hi"),)) if path == "/run" else echo(path, body)
         done = await s.run()
-        assert await s.recorder.get("anna", done.activation_id) == done
-        lines = await s.recorder.get_logs("anna", done.activation_id)
+        assert await s.recorder.records.get("anna", done.activation_id) == done
+        lines = await s.recorder.records.get_logs("anna", done.activation_id)
         assert lines is not None
         assert [line.partition("Z ")[2] for line in lines] == ["stdout: hi"]
 
@@ -395,10 +395,10 @@ async def test_a_namespace_that_stores_nothing_is_answered_and_billed_and_has_no
         await s.invoker.wait_idle()
         assert bytes(done.result or b"") == b'{"x":1}'
         for each in (done.activation_id, accepted.activation_id):
-            assert await s.recorder.get("bob", each) is None
-            assert await s.recorder.get_logs("bob", each) is None
-        assert await s.recorder.count("bob", skip=0) == 0
-        (row,) = await s.recorder.usage(namespace="bob", since_ms=0, upto_ms=2**53)
+            assert await s.recorder.records.get("bob", each) is None
+            assert await s.recorder.records.get_logs("bob", each) is None
+        assert await s.recorder.records.count("bob", skip=0) == 0
+        (row,) = await s.recorder.records.usage(namespace="bob", since_ms=0, upto_ms=2**53)
         assert (row.charged_activations, row.billed_us > 0) == (2, True)
         s.finished.clear()
     recorder = await Recorder.open(tmp_path, node="n")

@@ -96,9 +96,9 @@ async def test_the_next_daemon_finds_the_cause_of_a_part_and_the_parts_of_the_wh
         assert whole.composition.parts == ("p1", "p2"), (
             "in the order they ran, by the wall clock, also where it was set back meanwhile"
         )
-        usage = {row.action: row for row in await s.recorder.usage(since_ms=0, upto_ms=2**53)}
+        usage = {row.action: row for row in await s.recorder.records.usage(since_ms=0, upto_ms=2**53)}
         assert sum(row.charged_activations for row in usage.values()) == 1, "what ended, and neither what was lost nor the whole"
-        s.finished.append(await s.recorder.get("anna", ActivationId("p1")))  # the site counts all records
+        s.finished.append(await s.recorder.records.get("anna", ActivationId("p1")))  # the site counts all records
     again = await Recorder.open(tmp_path, node="n")
     assert again.recovery == ([], [])
     await again.close()
@@ -119,6 +119,6 @@ async def test_where_no_records_are_kept_what_was_lost_is_in_the_ledger_alone(tm
         await recover(s, stored=False)
         assert len(s.finished) == 2
         s.finished.clear()  # the site counts the records: there are none
-        assert await s.recorder.count("anna") == 0
-        (row,) = await s.recorder.usage(since_ms=0, upto_ms=2**53)
+        assert await s.recorder.records.count("anna") == 0
+        (row,) = await s.recorder.records.usage(since_ms=0, upto_ms=2**53)
         assert (row.outcomes, row.billed_us) == ({"lost": 2}, 0)

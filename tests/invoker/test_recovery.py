@@ -133,9 +133,9 @@ async def test_what_is_lost_is_recorded_where_records_are_kept(tmp_path, stored)
     namespace = msgspec.structs.replace(ANNA, limits=LimitOverrides(store_activations=stored))
     async with next_daemon(tmp_path, action(), namespace=namespace) as daemon:
         assert (await daemon.settle())["a"].meter.outcome == "lost"
-        found = await daemon.site.recorder.get("anna", ActivationId("a" * 32))
+        found = await daemon.site.recorder.records.get("anna", ActivationId("a" * 32))
         assert (found is not None) == (stored is not False)
-        (row,) = await daemon.site.recorder.usage(since_ms=0, upto_ms=2**53)
+        (row,) = await daemon.site.recorder.records.usage(since_ms=0, upto_ms=2**53)
         assert row.outcomes == {"lost": 1}
         if stored is False:
             daemon.site.finished.clear()  # the site counts the records

@@ -88,7 +88,7 @@ async def test_its_record_is_that_of_the_long_way(tmp_path: Path):
         phases = short.meter.phases
         assert (phases.authenticate, phases.authorise, phases.init, phases.create, phases.pull) == (3, 2, 0, 0, 0)
         assert phases.run == short.meter.billed_us > 0
-        assert await s.recorder.get("anna", short.activation_id) == short
+        assert await s.recorder.records.get("anna", short.activation_id) == short
         assert short in s.finished
 
 
@@ -143,7 +143,7 @@ async def test_the_log_lines_are_there_with_it(tmp_path: Path):
         await s.run(action(limits=QUICK))
         behave(s, lambda _path, _body: Answer(logs=(("stdout", "hi"),)))
         done = await run(s)
-        lines = await s.recorder.get_logs("anna", done.activation_id)
+        lines = await s.recorder.records.get_logs("anna", done.activation_id)
         assert [line.partition("Z ")[2] for line in lines or []] == ["stdout: hi"]
 
 
@@ -185,10 +185,10 @@ async def test_a_record_too_large_for_a_page_is_written_all_the_same(tmp_path: P
         behave(s, lambda _path, _body: Answer(body=b'{"x":"' + b"y" * 10_000 + b'"}', logs=(("stdout", "hi"),)))
         done = await run(s)
         assert len(done.result or b"") == 10_008
-        assert await s.recorder.get("anna", done.activation_id) == done
+        assert await s.recorder.records.get("anna", done.activation_id) == done
         behave(s, lambda _path, _body: Answer(body=b'{"x":"' + b"y" * 10_000 + b'"}'))
         done = await run(s)
-        assert await s.recorder.get("anna", done.activation_id) == done
+        assert await s.recorder.records.get("anna", done.activation_id) == done
         assert [each.state for each in s.pool.containers()] == [ContainerState.WARM]
 
 
@@ -199,7 +199,7 @@ async def test_a_namespace_that_keeps_no_records_has_none(tmp_path: Path):
         short = begin(s, identity=Identity(namespace=nobody, api_key="u:k"))
         assert short is not None
         done = await short.end()
-        assert await s.recorder.get("anna", done.activation_id) is None
+        assert await s.recorder.records.get("anna", done.activation_id) is None
         s.finished.remove(done)  # the site counts records
 
 

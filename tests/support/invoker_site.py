@@ -134,7 +134,7 @@ async def site(tmp_path: Path, **settings: Any) -> AsyncIterator[Site]:
         ids = [each.activation_id for each in the_site.finished]
         assert len(ids) == len(set(ids)), "an activation was recorded twice"
         namespaces = {"anna", *(each.namespace for each in the_site.finished)}
-        assert sum([await recorder.count(name, skip=0) for name in namespaces]) == len(ids)
+        assert sum([await recorder.records.count(name, skip=0) for name in namespaces]) == len(ids)
     finally:
         if the_site is not None:
             the_site.backend.bury_all()

@@ -100,7 +100,7 @@ async def opened(directory, **options):
 
 
 async def usage_of(recorder):
-    (row,) = await recorder.usage(since_ms=0, upto_ms=2**53)
+    (row,) = await recorder.records.usage(since_ms=0, upto_ms=2**53)
     return row.activations
 
 
@@ -200,7 +200,7 @@ async def test_a_ledger_that_becomes_corrupt_refuses_new_work_and_loses_nothing(
     month.write_bytes(copy)
     async with opened(tmp_path) as recorder:
         assert await usage_of(recorder) == 2, "the copy had one, and the journal the other"
-        assert await recorder.get("anna", activation(4).activation_id) == activation(4)
+        assert await recorder.records.get("anna", activation(4).activation_id) == activation(4)
 
 
 # ---- records
@@ -215,8 +215,8 @@ async def test_corrupt_records_are_set_aside_at_the_start_and_the_journal_fills_
     left = path.read_bytes()
     damage = Damage(tmp_path)
     async with opened(tmp_path, apart=apart, damage=damage) as recorder:
-        assert await recorder.list("anna") == [activation(1)]
-        assert await recorder.get_logs("anna", activation(1).activation_id) == ["line"]
+        assert await recorder.records.list("anna") == [activation(1)]
+        assert await recorder.records.get_logs("anna", activation(1).activation_id) == ["line"]
         assert [each.activation_id for each in recorder.recovery.unbegun] == [promise(2).activation_id]
         assert bytes(recorder.recovery.unbegun[0].payload) == b'{"x":1}'
         assert [each.activation_id for each in recorder.recovery.begun] == [promise(3).activation_id]
@@ -224,7 +224,7 @@ async def test_corrupt_records_are_set_aside_at_the_start_and_the_journal_fills_
         assert recorder.ticks["alarm"].fired == 7
         assert await usage_of(recorder) == 1
         recorder.finish(activation(4), logs=[])
-        assert await recorder.list("anna") == [activation(4), activation(1)]
+        assert await recorder.records.list("anna") == [activation(4), activation(1)]
     (aside,) = (tmp_path / "damaged").glob("activations-*.db")
     assert aside.read_bytes() == left
     damage.look()
@@ -245,15 +245,15 @@ async def test_promises_keys_and_alarms_are_carried_over_where_the_journal_has_t
         assert not list((tmp_path / "damaged").glob("*")), "nobody has looked at the page yet"
         inode = path.stat().st_ino
         with pytest.raises(StoreCorrupt):
-            await recorder.list("anna")
+            await recorder.records.list("anna")
         async with asyncio.timeout(20):
             while not path.exists() or path.stat().st_ino == inode:
                 await asyncio.sleep(0.01)
             while await _fails(recorder):
                 await asyncio.sleep(0.01)
-        assert await recorder.list("anna") == []
+        assert await recorder.records.list("anna") == []
         recorder.finish(activation(2), logs=[])
-        assert await recorder.list("anna") == [activation(2)]
+        assert await recorder.records.list("anna") == [activation(2)]
     assert len(list((tmp_path / "damaged").glob("activations-*.db"))) == 1
     async with opened(tmp_path) as recorder:
         assert recorder.recovery.unbegun == []
@@ -265,7 +265,7 @@ async def test_promises_keys_and_alarms_are_carried_over_where_the_journal_has_t
 async def _fails(recorder):
     """Whether a list still fails: between two files there may be none, for a moment."""
     try:
-        await recorder.list("anna")
+        await recorder.records.list("anna")
     except StoreBroken:
         return True
     return False
@@ -280,7 +280,7 @@ async def test_a_commit_that_meets_a_corrupt_page_goes_to_a_new_database(tmp_pat
         async with asyncio.timeout(20):
             while not list((tmp_path / "damaged").glob("activations-*.db")) or await _fails(recorder):
                 await asyncio.sleep(0.01)
-        assert await recorder.get("anna", activation(4).activation_id) == activation(4)
+        assert await recorder.records.get("anna", activation(4).activation_id) == activation(4)
         assert await usage_of(recorder) == 2
         assert recorder.failure == ""
 
@@ -290,7 +290,7 @@ async def test_what_was_committed_is_in_the_new_database_too_and_another_file_is
     path = tmp_path / "activations.db"
     async with opened(tmp_path, apart=apart) as recorder:
         recorder.finish(activation(5), logs=["line"])
-        assert await recorder.list("anna") == [activation(5)]
+        assert await recorder.records.list("anna") == [activation(5)]
         await recorder.accepted(promise(6))
         inode = path.stat().st_ino
         for _ in range(2):  # as by two readers
@@ -299,10 +299,10 @@ async def test_what_was_committed_is_in_the_new_database_too_and_another_file_is
         async with asyncio.timeout(20):
             while not path.exists() or path.stat().st_ino == inode or await _fails(recorder):
                 await asyncio.sleep(0.01)
-            while len(await recorder.list("anna")) < 2:  # it is being filled
+            while len(await recorder.records.list("anna")) < 2:  # it is being filled
                 await asyncio.sleep(0.01)
-        assert await recorder.list("anna") == [activation(7), activation(5)]
-        assert await recorder.get_logs("anna", activation(5).activation_id) == ["line"]
+        assert await recorder.records.list("anna") == [activation(7), activation(5)]
+        assert await recorder.records.get_logs("anna", activation(5).activation_id) == ["line"]
         assert len(list((tmp_path / "damaged").glob("activations-*.db"))) == 1
     async with opened(tmp_path) as recorder:
         assert [each.activation_id for each in recorder.recovery.unbegun] == [promise(6).activation_id]

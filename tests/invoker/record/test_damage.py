@@ -170,14 +170,14 @@ async def test_a_record_that_cannot_be_read_is_500_and_left_out_of_lists(tmp_pat
     recorder = await Recorder.open(tmp_path, node="n", damage=damage)
     try:
         with pytest.raises(EntityCorrupted, match="'anna/a' is corrupted"):
-            await recorder.get("anna", ActivationId("a"))
+            await recorder.records.get("anna", ActivationId("a"))
         with pytest.raises(EntityCorrupted, match="'anna/b/logs' is corrupted"):
-            await recorder.get_logs("anna", ActivationId("b"))
-        assert await recorder.get("anna", ActivationId("b")) == activation("b")
-        assert [each.activation_id for each in await recorder.list("anna")] == ["b"]
-        assert await recorder.parts_of("anna", ActivationId("x"), since_ms=0) == []
+            await recorder.records.get_logs("anna", ActivationId("b"))
+        assert await recorder.records.get("anna", ActivationId("b")) == activation("b")
+        assert [each.activation_id for each in await recorder.records.list("anna")] == ["b"]
+        assert await recorder.records.parts_of("anna", ActivationId("x"), since_ms=0) == []
         assert damage.counts() == {"activations": 2}
-        (usage,) = await recorder.usage(since_ms=0, upto_ms=2**53)
+        (usage,) = await recorder.records.usage(since_ms=0, upto_ms=2**53)
         assert usage.activations == 2, "the bill does not depend on records"
     finally:
         await recorder.close()

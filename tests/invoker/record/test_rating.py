@@ -184,7 +184,7 @@ async def test_the_ledgers_sum_is_the_sum_of_its_rows(rows, rounding, tmp_path_f
             ),
             logs=[],
         )  # fmt: skip
-    found = await recorder.usage(since_ms=0, upto_ms=100, rounding=rounding)
+    found = await recorder.records.usage(since_ms=0, upto_ms=100, rounding=rounding)
     await recorder.close()
     expected = sum((charge(meter, status, rounding) for meter, status in rows), Quantities())
     assert sum((Quantities.of_usage(row) for row in found), Quantities()) == expected

@@ -104,11 +104,11 @@ async def test_a_finished_record_is_read_back_at_once_and_after_a_restart(open_r
     activation = an_activation()
     recorder.finish(activation, logs=["a line"])
     for _ in range(2):
-        assert await recorder.get("guest", activation.activation_id) == activation
-        assert await recorder.get_logs("guest", activation.activation_id) == ["a line"]
-        assert await recorder.list("guest") == [activation]
-        assert await recorder.get("other", activation.activation_id) is None
-        assert await recorder.get_logs("other", activation.activation_id) is None
+        assert await recorder.records.get("guest", activation.activation_id) == activation
+        assert await recorder.records.get_logs("guest", activation.activation_id) == ["a line"]
+        assert await recorder.records.list("guest") == [activation]
+        assert await recorder.records.get("other", activation.activation_id) is None
+        assert await recorder.records.get_logs("other", activation.activation_id) is None
         await recorder.close()
         recorder = await open_recorder()
 
@@ -118,10 +118,10 @@ async def test_exactly_one_finished_row_whatever_is_repeated(open_recorder, tmp_
     first = an_activation()
     recorder.finish(first, logs=[])
     recorder.finish(msgspec.structs.replace(first, status=Status.INTERNAL_ERROR), logs=["later"])
-    await recorder.count("guest")
+    await recorder.records.count("guest")
     recorder.finish(msgspec.structs.replace(first, end_ms=0), logs=[])
-    await recorder.count("guest")
-    assert await recorder.get("guest", first.activation_id) == first
+    await recorder.records.count("guest")
+    assert await recorder.records.get("guest", first.activation_id) == first
     await recorder.close()
     assert ledger_rows(tmp_path, "type = 'finished'") == [(first.activation_id, "finished", 0)]
 
@@ -130,7 +130,7 @@ async def test_a_repeat_that_starts_in_another_month_counts_once_too(open_record
     recorder = await open_recorder()
     midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() * 1000)
     recorder.finish(an_activation(start_ms=midnight - 1), logs=[])
-    await recorder.count("guest")
+    await recorder.records.count("guest")
     recorder.finish(an_activation(start_ms=midnight), logs=[])
     recorder.finish(an_activation(2, start_ms=midnight), logs=[])
     await recorder.close()
@@ -144,9 +144,9 @@ async def test_a_large_record_goes_the_other_way_and_comes_back_whole(open_recor
     with pytest.raises(RecordTooLarge):
         recorder.finish(large)
     await recorder.finish_large(large, logs=["line"])
-    assert await recorder.get("guest", large.activation_id) == large
-    assert await recorder.list("guest") == [large]
-    assert await recorder.get_logs("guest", large.activation_id) == ["line"]
+    assert await recorder.records.get("guest", large.activation_id) == large
+    assert await recorder.records.list("guest") == [large]
+    assert await recorder.records.get_logs("guest", large.activation_id) == ["line"]
 
 
 async def test_a_cancelled_finish_large_is_written_nevertheless(open_recorder):
@@ -158,7 +158,7 @@ async def test_a_cancelled_finish_large_is_written_nevertheless(open_recorder):
     with pytest.raises(asyncio.CancelledError):
         await task
     await recorder.close()
-    assert await (await open_recorder()).get("guest", large.activation_id) == large
+    assert await (await open_recorder()).records.get("guest", large.activation_id) == large
 
 
 def refuse_to_write(*_):
@@ -174,8 +174,8 @@ async def test_a_result_that_nests_beyond_any_parser_does_no_harm(open_recorder)
     await recorder.accepted(a_promise(3, payload=deep.result))
     await recorder.close()
     recorder = await open_recorder()
-    assert await recorder.get("guest", deep.activation_id) == deep
-    assert await recorder.count("guest") == 2
+    assert await recorder.records.get("guest", deep.activation_id) == deep
+    assert await recorder.records.count("guest") == 2
     assert [each.payload for each in recorder.recovery.unbegun] == [deep.result]
 
 
@@ -186,15 +186,15 @@ async def test_a_record_is_hidden_until_its_logs_are_given(open_recorder):
     recorder = await open_recorder()
     activation = an_activation()
     recorder.finish(activation)
-    assert await recorder.get("guest", activation.activation_id) is None
-    assert await recorder.get_logs("guest", activation.activation_id) is None
-    assert await recorder.list("guest") == []
-    assert await recorder.count("guest") == 0
+    assert await recorder.records.get("guest", activation.activation_id) is None
+    assert await recorder.records.get_logs("guest", activation.activation_id) is None
+    assert await recorder.records.list("guest") == []
+    assert await recorder.records.count("guest") == 0
     recorder.logs(activation.activation_id, ["one", "two"])
-    assert await recorder.get("guest", activation.activation_id) == activation
-    assert await recorder.get_logs("guest", activation.activation_id) == ["one", "two"]
-    assert await recorder.list("guest") == [activation]
-    assert await recorder.get_logs("guest", activation.activation_id) == ["one", "two"]
+    assert await recorder.records.get("guest", activation.activation_id) == activation
+    assert await recorder.records.get_logs("guest", activation.activation_id) == ["one", "two"]
+    assert await recorder.records.list("guest") == [activation]
+    assert await recorder.records.get_logs("guest", activation.activation_id) == ["one", "two"]
 
 
 async def test_a_record_waits_no_longer_than_two_seconds_for_its_logs(open_recorder, clock):
@@ -202,14 +202,14 @@ async def test_a_record_waits_no_longer_than_two_seconds_for_its_logs(open_recor
     activation = an_activation()
     recorder.finish(activation)
     clock.now += 1.99
-    assert await recorder.get("guest", activation.activation_id) is None
+    assert await recorder.records.get("guest", activation.activation_id) is None
     clock.now += 0.02
-    assert await recorder.list("guest") == [activation]
-    assert await recorder.get_logs("guest", activation.activation_id) == []
+    assert await recorder.records.list("guest") == [activation]
+    assert await recorder.records.get_logs("guest", activation.activation_id) == []
     recorder.logs(activation.activation_id, ["a little late"])
-    assert await recorder.get_logs("guest", activation.activation_id) == ["a little late"]
+    assert await recorder.records.get_logs("guest", activation.activation_id) == ["a little late"]
     recorder.logs(activation.activation_id, ["again"])
-    assert await recorder.get_logs("guest", activation.activation_id) == ["a little late"]
+    assert await recorder.records.get_logs("guest", activation.activation_id) == ["a little late"]
 
 
 async def test_many_lines_are_stored_beside_the_record(open_recorder):
@@ -217,9 +217,9 @@ async def test_many_lines_are_stored_beside_the_record(open_recorder):
     lines = [f"{number} " + "x" * 100 for number in range(10_000)]
     activation = an_activation()
     recorder.finish(activation, logs=lines)
-    assert await recorder.get_logs("guest", activation.activation_id) == lines
-    assert await recorder.count("guest") == 1
-    assert await recorder.get_logs("guest", activation.activation_id) == lines
+    assert await recorder.records.get_logs("guest", activation.activation_id) == lines
+    assert await recorder.records.count("guest") == 1
+    assert await recorder.records.get_logs("guest", activation.activation_id) == lines
 
 
 # ---- lists
@@ -231,17 +231,17 @@ async def test_lists_and_counts_filter_by_name_and_start(open_recorder):
     packaged = an_activation(7, path="guest/pkg/hello")
     for activation in (*plain, packaged):
         recorder.finish(activation, logs=[])
-    assert await recorder.list("guest") == [packaged, *reversed(plain)]
-    assert await recorder.list("guest", limit=2, skip=1) == [plain[4], plain[3]]
-    assert await recorder.list("guest", name="hello") == list(reversed(plain))
-    assert await recorder.list("guest", name="pkg/hello") == [packaged]
-    assert await recorder.list("guest", name="") == [packaged, *reversed(plain)]
-    assert await recorder.list("guest", since_ms=START_MS + 1, upto_ms=START_MS + 3) == plain[3:0:-1]
-    assert await recorder.count("guest", name="hello") == 5
-    assert await recorder.count("guest", since_ms=START_MS + 4) == 2
-    assert await recorder.count("guest", skip=4) == 2
-    assert await recorder.count("guest", skip=40) == 0
-    assert await recorder.list("nobody") == []
+    assert await recorder.records.list("guest") == [packaged, *reversed(plain)]
+    assert await recorder.records.list("guest", limit=2, skip=1) == [plain[4], plain[3]]
+    assert await recorder.records.list("guest", name="hello") == list(reversed(plain))
+    assert await recorder.records.list("guest", name="pkg/hello") == [packaged]
+    assert await recorder.records.list("guest", name="") == [packaged, *reversed(plain)]
+    assert await recorder.records.list("guest", since_ms=START_MS + 1, upto_ms=START_MS + 3) == plain[3:0:-1]
+    assert await recorder.records.count("guest", name="hello") == 5
+    assert await recorder.records.count("guest", since_ms=START_MS + 4) == 2
+    assert await recorder.records.count("guest", skip=4) == 2
+    assert await recorder.records.count("guest", skip=40) == 0
+    assert await recorder.records.list("nobody") == []
 
 
 # ---- promises
@@ -309,7 +309,7 @@ async def test_usage_sums_by_namespace_and_action_and_keeps_tails_apart(open_rec
                    at_ms=START_MS, cpu_us=-100)
     )  # fmt: skip
     recorder.finish(an_activation(3, namespace="other", path="guest/pkg/shared"), logs=[])
-    row, other = await recorder.usage(since_ms=START_MS - 1, upto_ms=START_MS + DAY_MS)
+    row, other = await recorder.records.usage(since_ms=START_MS - 1, upto_ms=START_MS + DAY_MS)
     assert (row.namespace, row.action, row.activations, row.failed) == ("guest", "guest/hello", 2, 1)
     assert row.outcomes == {"ok": 1, "timeout": 1}
     assert (row.billed_us, row.cpu_us, row.tail_cpu_us, row.idle_cpu_us) == (10_001, 7_005, 1_100, 3)
@@ -317,8 +317,8 @@ async def test_usage_sums_by_namespace_and_action_and_keeps_tails_apart(open_rec
     assert row.idle_byte_us == 20_000_000_000 * 3_600_000_000
     assert (row.charged_cpu_us, row.corrections) == (7_005 + 1_100 - 100, 1)
     assert (other.namespace, other.action, other.activations) == ("other", "guest/pkg/shared", 1)
-    assert await recorder.usage(namespace="other", since_ms=START_MS, upto_ms=START_MS + 10) == [other]
-    assert await recorder.usage(since_ms=START_MS + 3, upto_ms=START_MS + 3) == []
+    assert await recorder.records.usage(namespace="other", since_ms=START_MS, upto_ms=START_MS + 10) == [other]
+    assert await recorder.records.usage(since_ms=START_MS + 3, upto_ms=START_MS + 3) == []
 
 
 async def test_a_tail_is_written_within_a_second_and_at_the_latest_at_close(open_recorder, tmp_path):
@@ -368,13 +368,13 @@ async def test_on_a_full_disk_new_work_is_refused_and_running_work_is_recorded(o
     assert recorder.find_idempotent("guest", "guest/hello", "k") is None
     large = an_activation(10**6, result=msgspec.Raw(b'"' + b"x" * 300_000 + b'"'))
     await recorder.finish_large(large, logs=[])
-    kept = await recorder.get("guest", large.activation_id)
+    kept = await recorder.records.get("guest", large.activation_id)
     assert b"not kept" in bytes(kept.result)
     assert kept.meter == large.meter
     monkeypatch.undo()
     disk.room = 10**9
     async with asyncio.timeout(10):
-        while await recorder.count("guest") < written + 1 or not recorder.room():
+        while await recorder.records.count("guest") < written + 1 or not recorder.room():
             await asyncio.sleep(0.05)
 
 
@@ -390,7 +390,7 @@ async def test_a_writer_that_falls_behind_stops_admission_and_reports_its_lag(op
     clock.now += 3
     assert recorder.lag() == (10, 3.0)
     hold.set()
-    assert await recorder.count("guest") == 10
+    assert await recorder.records.count("guest") == 10
     assert recorder.room()
     assert recorder.lag() == (0, 0.0)
 
@@ -399,7 +399,7 @@ async def test_no_thread_survives_close(open_recorder):
     before = set(threading.enumerate())
     recorder = await open_recorder()
     recorder.finish(an_activation(), logs=[])
-    await recorder.list("guest")
+    await recorder.records.list("guest")
     await recorder.close()
     for thread in set(threading.enumerate()) - before:  # a reader's thread tells of its end just before it ends
         thread.join(5)
@@ -478,7 +478,7 @@ async def test_ten_rounds_of_kill_9_lose_nothing_and_repeat_nothing(tmp_path):
         recorder = await Recorder.open(tmp_path, node="n1", segment_bytes=1 << 20)
         unbegun = [each.activation_id for each in recorder.recovery.unbegun]
         begun = [each.activation_id for each in recorder.recovery.begun]
-        total = await recorder.count("guest")
+        total = await recorder.records.count("guest")
         await recorder.close()
         finished = [row[0] for row in ledger_rows(tmp_path, "type = 'finished'")]
         assert len(finished) == len(set(finished)) == total
@@ -517,9 +517,9 @@ async def test_fired_trigger_is_read_at_once_and_what_it_promised_is_run_after_a
     recorder = await Recorder.open(tmp_path, node="n1", apart=apart, retention=FOREVER)
     try:
         await fire(recorder, tick=TickEntry("alarm", START_MS, 3))
-        assert (await recorder.get("guest", f"{100:032x}")).result == msgspec.Raw(b'{"x": 1.10}')
-        assert await recorder.get_logs("guest", f"{100:032x}") == ["one", "two"]
-        assert [each.path for each in await recorder.list("guest", name="t")] == ["guest/t"]
+        assert (await recorder.records.get("guest", f"{100:032x}")).result == msgspec.Raw(b'{"x": 1.10}')
+        assert await recorder.records.get_logs("guest", f"{100:032x}") == ["one", "two"]
+        assert [each.path for each in await recorder.records.list("guest", name="t")] == ["guest/t"]
         assert not recorder._uncommitted.records
         recorder.finish(an_activation(1), logs=[])
     finally:
@@ -529,8 +529,8 @@ async def test_fired_trigger_is_read_at_once_and_what_it_promised_is_run_after_a
         (left,) = recorder.recovery.unbegun
         assert (left.activation_id, bytes(left.payload)) == (f"{2:032x}", b'{"y":2}')
         assert recorder.ticks == {"alarm": TickEntry("alarm", START_MS, 3)}
-        assert await recorder.get_logs("guest", f"{100:032x}") == ["one", "two"]
-        billed = [row.action for row in await recorder.usage(since_ms=0, upto_ms=START_MS * 2)]
+        assert await recorder.records.get_logs("guest", f"{100:032x}") == ["one", "two"]
+        billed = [row.action for row in await recorder.records.usage(since_ms=0, upto_ms=START_MS * 2)]
         assert billed == ["guest/hello"], "a trigger is not billed"
     finally:
         await recorder.close()
@@ -557,7 +557,7 @@ async def test_refused_fire_promises_nothing(tmp_path):
     try:
         with pytest.raises(JournalFull):
             await fire(recorder, tick=TickEntry("alarm", START_MS, 1))
-        assert await recorder.get("guest", f"{100:032x}") is None
+        assert await recorder.records.get("guest", f"{100:032x}") is None
     finally:
         await recorder.close()
     recorder = await Recorder.open(tmp_path, node="n1")
@@ -588,8 +588,8 @@ async def test_fire_of_a_namespace_that_keeps_no_records_promises_and_has_none(t
     recorder = await Recorder.open(tmp_path, node="n1")
     try:
         await recorder.fired(a_fire(), lines=["one"], promised=[a_promise()], payload=msgspec.Raw(b"{}"), tick=None, stored=False)
-        assert await recorder.get("guest", f"{100:032x}") is None
-        assert await recorder.count("guest") == 0
+        assert await recorder.records.get("guest", f"{100:032x}") is None
+        assert await recorder.records.count("guest") == 0
     finally:
         await recorder.close()
     recorder = await Recorder.open(tmp_path, node="n1")

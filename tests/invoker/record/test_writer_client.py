@@ -63,12 +63,12 @@ async def test_many_records_over_many_segments_are_all_committed_and_read(open_r
     recorder = await open_recorder()
     for number in range(2000):
         recorder.finish(an_activation(number), logs=["a line"])
-    assert await recorder.get("g", f"{1999:032x}") == an_activation(1999)
+    assert await recorder.records.get("g", f"{1999:032x}") == an_activation(1999)
     async with asyncio.timeout(DEADLINE_S):
-        while (found := await recorder.count("g")) != 2000:
+        while (found := await recorder.records.count("g")) != 2000:
             assert found < 2000
     assert recorder.lag().rows == 0
-    assert await recorder.get_logs("g", f"{7:032x}") == ["a line"]
+    assert await recorder.records.get_logs("g", f"{7:032x}") == ["a line"]
     reader = await ActivationReader.open(tmp_path / "activations.db")
     assert await reader.get("g", f"{1234:032x}") == an_activation(1234)
     await reader.close()
@@ -83,8 +83,8 @@ async def test_a_large_record_and_what_overtakes_it_are_committed(open_recorder)
             recorder.finish(an_activation(number), logs=[])
             await asyncio.sleep(0)
     await committed(recorder)
-    assert await recorder.count("g") == 49
-    assert await recorder.get("g", large.activation_id) == large
+    assert await recorder.records.count("g") == 49
+    assert await recorder.records.get("g", large.activation_id) == large
 
 
 async def test_lines_that_pass_the_journal_by_are_committed(open_recorder):
@@ -93,7 +93,7 @@ async def test_lines_that_pass_the_journal_by_are_committed(open_recorder):
     recorder.finish(an_activation(1), logs=lines)
     await committed(recorder)
     assert recorder._uncommitted.lines == {}
-    assert await recorder.get_logs("g", f"{1:032x}") == lines
+    assert await recorder.records.get_logs("g", f"{1:032x}") == lines
 
 
 async def test_a_process_that_is_killed_stops_admission_and_the_next_start_has_everything(open_recorder, caplog):
@@ -109,7 +109,7 @@ async def test_a_process_that_is_killed_stops_admission_and_the_next_start_has_e
         await recorder.accepted(None)
     with pytest.raises(WriterEnded):
         await recorder.close()
-    assert await (await open_recorder()).count("g") == 2
+    assert await (await open_recorder()).records.count("g") == 2
 
 
 async def test_a_disk_that_takes_nothing_is_told_of_at_the_first_write_and_no_longer_than_it_does(open_recorder):
@@ -125,7 +125,7 @@ async def test_a_disk_that_takes_nothing_is_told_of_at_the_first_write_and_no_lo
         await recorder._intake.wait_committed()
         while recorder.refusal:
             await asyncio.sleep(0.01)
-    assert await recorder.count("g") == 1
+    assert await recorder.records.count("g") == 1
 
 
 async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder):
@@ -134,7 +134,7 @@ async def test_signals_meant_for_the_daemon_do_not_end_the_process(open_recorder
         os.kill(writer_pid(recorder), number)
     recorder.finish(an_activation(1), logs=[])
     await committed(recorder)
-    assert await recorder.count("g") == 1
+    assert await recorder.records.count("g") == 1
 
 
 def gives_way(recorder: Recorder) -> bool:
