@@ -125,6 +125,7 @@ class LongWay:
         """Have the container do the work, and read what it cost."""
         call, trace, action = ticket.call, ticket.trace, ticket.call.action
         trace.granted = time.monotonic()
+        trace.init_began = trace.sent = trace.run_began = trace.ended = 0.0  # of a container before this one, that did not thaw
         trace.created_from, trace.created_to = lease.created_between
         trace.start_kind, trace.container = lease.start_kind, lease.container_id
         if ticket.durable:

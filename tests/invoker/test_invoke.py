@@ -9,15 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, VAULT, action, error_of, site
+from invoker_site import ANNA, VAULT, Site, action, error_of, site, until
 
 from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowed
 from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202
 from invoker.lost import Lost
-from invoker.model import Accepted, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
+from invoker.model import Accepted, Activation, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
 from invoker.plan import Facts
 from invoker.record.recorder import Recorder
+from invoker.ticket import Ticket
 from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import Image
 from pool.errors import ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
@@ -278,6 +279,72 @@ async def test_container_that_would_not_thaw_is_replaced_and_the_call_runs_once(
             done = await s.run()
         assert done.meter.start_kind is StartKind.COLD
         assert runs.count("/run") == 2
+
+
+async def test_what_a_container_took_that_would_not_thaw_is_in_no_phase_of_the_next_one(tmp_path: Path):
+    async with site(tmp_path, freeze_grace_s=0.0) as s:
+        await s.run()
+        (container,) = s.backend.containers.values()
+        await until(lambda: container.frozen)
+        s.backend.delay["create"] = 0.05
+        s.backend.action = lambda path, body: Answer(status=502, body=b'{"error":"no"}') if path == "/init" else echo(path, body)
+        with pytest.MonkeyPatch.context() as patch:
+
+            def refuse(_self: object) -> None:
+                patch.undo()
+                raise PermissionError(1, "Operation not permitted")
+
+            patch.setattr(type(container), "thaw", refuse)
+            began = time.monotonic()
+            done = await s.run(received=began)
+            took_us = (time.monotonic() - began) * 1e6
+        assert done.meter.outcome == "init-failed"
+        assert done.meter.phases.create >= 50_000
+        assert done.meter.phases.total <= took_us + 10
+        assert done.meter.billed_us <= took_us - 50_000, "it is billed for the creation"
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+@pytest.mark.parametrize("way", ["long", "short"])
+async def test_a_wall_clock_that_is_set_during_a_call_changes_no_duration_and_no_bill(tmp_path: Path, step_s: float, way: str):
+    real, real_ns, stepped = time.time, time.time_ns, 0.0
+
+    def step(path: str, body: Any) -> Answer:
+        nonlocal stepped
+        stepped += step_s if path == "/run" else 0.0
+        return echo(path, body)
+
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr(time, "time", lambda: real() + stepped)
+        clock.setattr(time, "time_ns", lambda: real_ns() + int(stepped * 1e9))
+        async with site(tmp_path, freeze_grace_s=10.0) as s:
+            s.backend.action = step
+            for start in (StartKind.COLD, StartKind.WARM):
+                arrived_ms, began = int(time.time() * 1000), time.monotonic()
+                if way == "long":
+                    done = await s.run(received=began)
+                else:
+                    done = await go_short(s, began) if start is StartKind.WARM else await s.run(received=began)
+                took_us = (time.monotonic() - began) * 1e6
+                assert done.meter.start_kind is start
+                assert 0 <= done.meter.billed_us <= done.meter.phases.total <= took_us + 10
+                assert 0 <= done.wait_ms <= took_us / 1000 + 1
+                assert done.end_ms - done.start_ms == round(done.meter.billed_us / 1000)
+                assert 0 <= done.start_ms - arrived_ms <= took_us / 1000 + 1, "the label is of its arrival"
+    assert stepped == 2 * step_s
+
+
+async def go_short(s: Site, received: float) -> Activation:
+    """Run a call on the short way."""
+    call = s.call(action(limits=Limits(timeout=1000)), received=received)
+    found = s.invoker.find_short(call.identity, call.action, call.payload, call.wait_s)
+    assert found is not None
+    ended: list[Ticket] = []
+    s.invoker.start_short(call, found, ended.append)
+    await until(lambda: bool(ended))
+    (ticket,) = ended
+    assert ticket.done is not None
+    return ticket.done
 
 
 @pytest.mark.parametrize("times", [1, 3])

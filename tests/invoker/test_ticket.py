@@ -1,9 +1,12 @@
 """The record of one activation, made from its stamps: values, without a pool."""
 
+import itertools
 import time
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from invoker.invocation import Call
 from invoker.model import CpuQuality, Identity, Status
@@ -62,6 +65,44 @@ def test_phases_are_disjoint_and_come_to_the_whole_time(stamps):
     phases = phases_of(ticket(**stamps))
     assert phases.total == pytest.approx(10_000_000, rel=0.01)
     assert min(msgspec.structs.astuple(phases)) >= 0
+
+
+def histories():
+    """What may have been stamped, in order, after how many seconds each; a call may end after any of it."""
+    gap = st.floats(min_value=0.0, max_value=1000.0)
+    return st.fixed_dictionaries(
+        {
+            "gaps": st.lists(gap, min_size=7, max_size=7),
+            "kind": st.sampled_from(StartKind),
+            "comes_to": st.integers(min_value=0, max_value=6),
+            "creation": st.tuples(st.floats(-1000.0, 5000.0), gap),
+        }
+    )
+
+
+@given(histories())
+def test_phases_of_any_history_are_disjoint_and_come_to_the_whole_time_and_the_bill_is_of_two_of_them(history):
+    gaps, kind, comes_to = history["gaps"], history["kind"], history["comes_to"]
+    names = ["planned", "pulled", "granted", "run_began", "sent", "ended"][:comes_to]
+    times = dict(zip(names, itertools.accumulate([0.001 + gaps[0], *gaps[1:comes_to]]), strict=False)) if names else {}
+    if "granted" in times:
+        times["start_kind"] = kind
+        if kind in {StartKind.COLD, StartKind.STEM}:
+            times["init_began"] = times["granted"]
+        if kind is StartKind.COLD:
+            created_from, lasted = history["creation"]
+            times |= {"created_from": created_from, "created_to": min(created_from + lasted, times["granted"])}
+    whole = sum(gaps) + 1.0
+    with pytest.MonkeyPatch.context() as clock:
+        made = ticket(ago_s=0.0, **times)
+        clock.setattr("invoker.ticket.time.monotonic", lambda: made.trace.received + whole)
+        activation = finished_activation(made, Outcome(status=Status.SUCCESS, result=None), node="n")
+    phases = activation.meter.phases
+    assert phases.total == pytest.approx(whole * 1e6, abs=1000)
+    assert min(msgspec.structs.astuple(phases)) >= 0
+    assert activation.meter.billed_us == phases.init + phases.run
+    assert activation.end_ms - activation.start_ms == round(activation.meter.billed_us / 1000)
+    assert activation.wait_ms >= 0
 
 
 def test_each_phase_of_a_cold_start_is_the_time_between_its_stamps():
