@@ -303,6 +303,18 @@ async def test_a_container_whose_process_does_not_end_is_kept_from_the_engine_un
     assert engine.verbs()[asked:] == [f"DELETE /containers/{A}"]
 
 
+async def test_what_nobody_has_a_handle_of_is_thawed_before_the_engine_is_told_to_end_it(engine, backend, monkeypatch):
+    """Under version 1 a frozen process cannot be killed."""
+    engine.answers["GET /containers/invokerd"] = (200, {"State": {"Pid": 4242}})
+    seen: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr("pool.docker.cgroup.thaw_process", lambda pid: seen.append((pid, engine.verbs())))
+    await backend.remove(A, None)
+    ((pid, asked),) = seen
+    assert pid == 4242
+    assert f"DELETE /containers/{A}" not in asked
+    assert engine.verbs()[-1] == f"DELETE /containers/{A}"
+
+
 async def test_a_removal_that_the_engine_refuses_is_told(engine, backend):
     engine.answers["GET /containers/invokerd"] = (200, {"State": {"Pid": 0}})
     engine.answers["DELETE /containers/"] = (409, {"message": "removal is already in progress"})
@@ -328,6 +340,17 @@ async def test_the_event_stream_is_opened_again_and_says_so(engine, backend):
     streams = [request for request in engine.requests if request[1] == "/events"]
     assert streams[1][2]["since"] == ["1700000000.123456789"]
     assert json.loads(streams[0][2]["filters"][0])["label"] == ["invokerd.node=n"]
+
+
+async def test_what_happened_while_the_event_stream_was_cut_is_looked_for_though_nothing_is_told_of_it(engine, backend):
+    engine.answers["GET /events"] = (200, b"")
+    heard = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(backend.watch_events(heard.release))
+        async with asyncio.timeout(30):
+            await heard.acquire()
+        watching.cancel()
+    assert engine.verbs().count("GET /events") == 2, "the first time there is nothing that could have been missed"
 
 
 async def test_the_event_stream_survives_an_engine_that_goes_away(engine, backend):

@@ -29,9 +29,11 @@ async def test_removal_is_tried_until_the_engine_obeys_and_memory_counts_so_long
         assert b.pool.statistics().memory_used_mib == 0
 
 
-async def test_dead_idle_container_is_noticed_without_the_engine(tmp_path: Path):
-    async with bench(tmp_path) as b:
+@pytest.mark.parametrize("grace_s", [60.0, 0.0], ids=["warm", "frozen"])
+async def test_dead_idle_container_is_noticed_without_the_engine(tmp_path: Path, grace_s: float):
+    async with bench(tmp_path, freeze_grace_s=grace_s) as b:
         await b.call()
+        await b.until(lambda: b.states() == [S.FROZEN if grace_s == 0.0 else S.WARM])
         (container,) = b.pool.containers()
         listed = b.backend.calls["list_containers"]
         b.backend.kill(container.container_id)
