@@ -1,7 +1,8 @@
 """Images that actions brought: which are here, when each was last used, and which go when the engine's disk is nearly full.
 
-Only images that this daemon has pulled are ever removed: never the runtimes', never what somebody else keeps in the engine,
-never one that a container of the pool is made from. What is removed is pulled again when it is wanted.
+Only names under which this daemon has pulled an image are ever taken from it, and the image goes with its last name: never the
+runtimes', never what somebody else keeps in the engine, also under another name, never one that a container is made from. What is
+removed is pulled again when it is wanted.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Pulled(msgspec.Struct):
     """An image that an action brought.
 
     Attributes:
-        reference: as the action writes it.
+        references: as actions write it.
         used_ms: wall clock of its last use that was seen.
     """
 
-    reference: str
+    references: list[str]
     used_ms: int
 
 
@@ -77,7 +78,9 @@ class ImageShelf:
 
     def pulled(self, reference: str, image_id: str) -> None:
         """An image has just come. A hook of the backend."""
-        self._pulled[image_id] = Pulled(reference, self._now_ms())
+        known = self._pulled.get(image_id)
+        references = {reference, *(known.references if known else ())}
+        self._pulled[image_id] = Pulled(sorted(references), self._now_ms())
         self._write()
 
     async def sweep(self) -> int:
@@ -96,16 +99,18 @@ class ImageShelf:
         for image_id, image in sorted(self._pulled.items(), key=lambda item: item[1].used_ms):
             if image_id in used or now_ms - image.used_ms < KEEP_S * 1000:
                 continue
+            names = ", ".join(image.references)
             try:
-                await self._backend.remove_image(image_id)
+                for reference in image.references:
+                    await self._backend.remove_image(image_id, reference)
             except InvokerError as error:
-                log.warning("image %s (%s) stays: %s", image.reference, image_id, error)
+                log.warning("image %s (%s) stays: %s", names, image_id, error)
                 continue
             removed += 1
             del self._pulled[image_id]
             self._on_removed()
             idle_h = (now_ms - image.used_ms) / 3_600_000
-            log.info("image %s was not used for %.1f h and is removed: the engine's disk is nearly full", image.reference, idle_h)
+            log.info("image %s was not used for %.1f h and is removed: the engine's disk is nearly full", names, idle_h)
             room = self._room()
             if room is None or room.free >= HIGH_WATER * room.enough:
                 break

@@ -194,11 +194,11 @@ class ContainerBackend(Protocol):
             EngineError, EngineUnavailable.
         """
 
-    async def remove_image(self, image_id: str) -> None:
-        """Remove an image, whatever names it has. Gone already is success.
+    async def remove_image(self, image_id: str, reference: str) -> None:
+        """Take a name from an image; with its last name the image goes. Success where it does not bear the name any more.
 
         Raises:
-            EngineError, EngineUnavailable: still there; also while a container is made from it.
+            EngineError, EngineUnavailable: still there; also while any container is made from it.
         """
 
     def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:

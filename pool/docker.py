@@ -264,9 +264,9 @@ class DockerBackend:
         """See `ContainerBackend`."""
         return await self.images.resolve(reference, pull=pull, credentials=credentials)
 
-    async def remove_image(self, image_id: str) -> None:
+    async def remove_image(self, image_id: str, reference: str) -> None:
         """See `ContainerBackend`."""
-        await self.images.remove(image_id)
+        await self.images.remove(image_id, reference)
 
     async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
         """See `ContainerBackend`. Read it at once: an unread stream blocks the container's writes in the end."""

@@ -333,12 +333,14 @@ class FakeBackend:
             raise ImageNotFound(f"{reference} is neither here nor to be had")
         return self.images[reference]
 
-    async def remove_image(self, image_id: str) -> None:
+    async def remove_image(self, image_id: str, reference: str) -> None:
         """See `ContainerBackend`."""
         await self._enter("remove_image")
         if any(container.spec.image == image_id for container in self.containers.values()):
             raise EngineError(f"image {image_id} is being used")
-        self.images = {reference: image for reference, image in self.images.items() if image.image_id != image_id}
+        image = self.images.get(reference)
+        if image is not None and image.image_id == image_id:
+            del self.images[reference]
 
     async def attach_logs(self, handle: ContainerHandle) -> AsyncIterator[tuple[str, bytes]]:
         """See `ContainerBackend`."""

@@ -82,11 +82,14 @@ class EngineImages:
             if not flight.cancelled() and (error := flight.exception()) is not None:
                 raise ImageNotFound(str(error)) from error
 
-    async def remove(self, image_id: str) -> None:
-        """Remove an image with all its names. See `ContainerBackend.remove_image`."""
+    async def remove(self, image_id: str, reference: str) -> None:
+        """Take a name from an image. See `ContainerBackend.remove_image`."""
+        with contextlib.suppress(ImageNotFound):
+            if (await self._inspect(reference)).image_id != image_id:
+                return
         try:
-            # By force, for the sake of several names; an image of a running container stays all the same.
-            await self._engine.command("remove_image", CallClass.REMOVE, "DELETE", f"images/{image_id}", params={"force": "1"})
+            # Not by force, which would take the image from somebody's stopped containers, nor by its id, which takes all names.
+            await self._engine.command("remove_image", CallClass.REMOVE, "DELETE", f"images/{reference}")
         except EngineRefused as error:
             if error.status != 404:
                 raise

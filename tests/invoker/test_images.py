@@ -17,16 +17,24 @@ ENOUGH = 10 * GIB
 
 @dataclass
 class Engine:
-    """Removing an image frees its bytes."""
+    """An image without a name is gone, which frees its bytes.
+
+    Attributes:
+        images: id -> bytes.
+        names: reference -> id; somebody else's too.
+    """
 
     images: dict[str, int]
+    names: dict[str, str]
     free: int
     refuses: set[str] = field(default_factory=set)
 
-    async def remove_image(self, image_id: str) -> None:
+    async def remove_image(self, image_id: str, reference: str) -> None:
         if image_id in self.refuses:
             raise EngineError("image is being used")
-        self.free += self.images.pop(image_id)
+        assert self.names.pop(reference) == image_id
+        if image_id not in self.names.values():
+            self.free += self.images.pop(image_id)
 
 
 @dataclass
@@ -54,7 +62,9 @@ class Node:
 @pytest.fixture
 def node(tmp_path):
     """Four images, 6 GiB each, of which `alien` was pulled by somebody else."""
-    return Node(tmp_path / "images.json", Engine(dict.fromkeys(("old", "mid", "new", "alien"), 6 * GIB), free=15 * GIB))
+    ids = ("old", "mid", "new", "alien")
+    names = {f"example/{image_id}:1": image_id for image_id in ids}
+    return Node(tmp_path / "images.json", Engine(dict.fromkeys(ids, 6 * GIB), names, free=15 * GIB))
 
 
 def pull_all(node: Node, shelf: ImageShelf) -> None:
@@ -93,6 +103,17 @@ async def test_what_is_used_what_was_just_used_and_what_is_not_ours_stay(node):
     node.engine.refuses = set()
     assert await shelf.sweep() == 1
     assert set(node.engine.images) == {"old", "new", "alien"}
+
+
+async def test_an_image_that_somebody_else_has_under_another_name_stays_for_him(node):
+    node.engine.names |= {"site/kept": "old", "example/mid:latest": "mid"}
+    shelf = node.shelf()
+    pull_all(node, shelf)
+    shelf.pulled("example/mid:latest", "mid")
+    node.now_s += 2 * KEEP_S
+    await shelf.sweep()
+    assert set(node.engine.images) == {"old", "alien"}, "the others had no names but those that were pulled"
+    assert set(node.engine.names) == {"site/kept", "example/alien:1"}
 
 
 async def test_a_restart_forgets_nothing_and_an_unreadable_file_removes_nothing(node, caplog):

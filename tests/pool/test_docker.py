@@ -55,7 +55,7 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
     "list_containers": lambda backend: backend.list_containers(),
     "resolve_image": lambda backend: backend.resolve_image("a", pull=True),
     "attach_logs": read_logs,
-    "remove_image": lambda backend: backend.remove_image("sha256:1"),
+    "remove_image": lambda backend: backend.remove_image("sha256:1", "a"),
 }
 #: What cannot fail: it then does not know.
 NEVER_RAISES = {"was_out_of_memory"}
@@ -411,6 +411,20 @@ async def test_a_mount_that_does_not_exist_is_an_error_and_is_not_created(real, 
     with pytest.raises(EngineError, match="absent"):
         await real.create(new_id(), spec)
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.docker
+async def test_an_image_keeps_the_names_that_somebody_else_gave_it(real, probe_images):
+    image_id, run = probe_images["pipe"].image_id, uuid.uuid4().hex[:8]
+    for name in ("ours", "theirs"):
+        named = {"repo": f"invokerd-test/{run}-{name}", "tag": "1"}
+        await real._engine.command("tag", CallClass.READ, "POST", f"images/{image_id}/tag", params=named)
+    await real.remove_image(image_id, f"invokerd-test/{run}-ours:1")
+    with pytest.raises(ImageNotFound):
+        await real.resolve_image(f"invokerd-test/{run}-ours:1", pull=False)
+    assert (await real.resolve_image(f"invokerd-test/{run}-theirs:1", pull=False)).image_id == image_id
+    await real.remove_image(image_id, f"invokerd-test/{run}-theirs:1")
+    assert (await real.resolve_image(image_id, pull=False)).image_id == image_id, "it has names of its own"
 
 
 @pytest.mark.docker

@@ -93,17 +93,26 @@ async def test_who_keeps_images_is_told_of_each_that_was_pulled(engine, backend)
 
 
 @pytest.mark.parametrize("answer", [(200, []), (404, {"message": "no such image"})])
-async def test_an_image_is_removed_with_all_its_names_and_gone_already_is_success(engine, backend, answer):
+async def test_a_name_is_taken_from_an_image_without_force_and_gone_already_is_success(engine, backend, answer):
+    """Others may have it under a name of theirs, or a stopped container that is made from it."""
+    engine.answers["GET /images/r/i:1/json"] = PIPE
     engine.answers["DELETE /images/"] = answer
-    await backend.remove_image("sha256:77")
-    assert engine.verbs()[-1] == "DELETE /images/sha256:77"
-    assert engine.requests[-1][2] == {"force": ["1"]}
+    await backend.remove_image("sha256:77", "r/i:1")
+    assert engine.verbs()[-1] == "DELETE /images/r/i:1"
+    assert "force" not in engine.requests[-1][2]
+
+
+async def test_a_name_that_is_of_another_image_by_now_is_left_alone(engine, backend):
+    engine.answers["GET /images/r/i:1/json"] = PIPE
+    await backend.remove_image("sha256:76", "r/i:1")
+    assert not [verb for verb in engine.verbs() if verb.startswith("DELETE")]
 
 
 async def test_an_image_that_is_used_stays_and_that_is_told(engine, backend):
+    engine.answers["GET /images/r/i:1/json"] = PIPE
     engine.answers["DELETE /images/"] = (409, {"message": "image is being used by running container"})
     with pytest.raises(EngineError, match="being used"):
-        await backend.remove_image("sha256:77")
+        await backend.remove_image("sha256:77", "r/i:1")
 
 
 async def who_leads_and_who_waits(group, engine, backend):
