@@ -6,6 +6,7 @@ Everything that waits runs as a named task; a freeze is a system call right here
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -117,6 +118,7 @@ class Operations:
                     live.handle.freeze()
                 except OSError as error:
                     log.warning("%s stays runnable: %s", live.container_id, error)
+            self._book_last_tail(live)
             self._let_go(live)
             live.handle.close()
         self.lives.clear()
@@ -171,6 +173,7 @@ class Operations:
         """Remove it, however often the engine refuses; its memory counts until it is gone."""
         live = self.lives.pop(container_id, None)
         if live is not None:
+            self._book_last_tail(live)
             self._let_go(live)
             self._gone_cpu_us += live.total_cpu_us() - live.cpu_before_us
         pause, longest = REMOVE_RETRY_S
@@ -279,6 +282,11 @@ class Operations:
         if self._hooks.freeze_failed:
             self._hooks.freeze_failed()
         self._feed(ev.FreezeFailed(container_id))
+
+    def _book_last_tail(self, live: Live) -> None:
+        """Book what was used since the last reply by a container that goes without having stood still since."""
+        with contextlib.suppress(OSError):  # its counters are gone with it
+            self._book_tail(live)
 
     def _book_tail(self, live: Live) -> None:
         activation, tail_us = live.take_tail()

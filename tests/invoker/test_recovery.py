@@ -19,7 +19,7 @@ from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder
 from invoker.recovery import take_over
 from invoker.vault import KEY_BYTES, Vault
-from pool.model import ActivationId, ContainerId
+from pool.model import ActivationId, ContainerId, ContainerSpec
 from pool.table import ContainerTable
 
 NOW = int(time.time() * 1000)
@@ -125,6 +125,21 @@ async def test_what_the_table_knows_to_have_run_gets_its_cause_from_the_journal(
         assert (done["p"].path, done["p"].meter.outcome) == ("anna/hello", "lost")
         assert done["s"].composition.parts == ("p" * 32,)
         assert done["s"].kind == "sequence"
+
+
+async def test_a_container_that_nobody_adopts_is_removed_before_the_daemon_serves(tmp_path):
+    spec = ContainerSpec(namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="python:3", memory_mib=256)
+    async with next_daemon(tmp_path, action()) as daemon:
+        backend = daemon.site.backend
+        for name in ("unknown", "busy"):
+            (await backend.create(ContainerId(name), spec)).close()
+        slot = daemon.table.claim(ContainerId("busy"))
+        slot.specialise("d" * 64, msgspec.json.encode(facts_of(ANNA, action())))
+        slot.begin(ActivationId("b" * 32), NOW)
+        done = await daemon.settle()
+        assert done["b"].meter.outcome == "lost"
+        assert await backend.list_containers() == []
+        assert list(daemon.table.entries()) == []
 
 
 @pytest.mark.parametrize("stored", [True, None, False])

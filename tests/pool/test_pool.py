@@ -218,6 +218,31 @@ async def test_cpu_after_the_reply_belongs_to_the_activation_that_replied(tmp_pa
         assert b.tails == [(first, 777)]
 
 
+@pytest.mark.parametrize("end", ["frozen", "retired", "closed"])
+async def test_cpu_after_the_reply_is_booked_also_where_no_call_follows(tmp_path: Path, end: str):
+    """Work after the answer is not free: neither up to the freeze, nor where the container goes or the daemon ends before it."""
+    async with bench(tmp_path, freeze_grace_s=0.01 if end == "frozen" else 10.0) as b:
+        async with b.lease() as lease:
+            deadline = asyncio.get_running_loop().time() + 5
+            await lease.request(b"/init", b"{}", deadline=deadline, limit=100)
+            lease.initialised()
+            await lease.request(b"/run", b"{}", deadline=deadline, limit=100)
+            lease.clean = True
+            lease.read_usage()
+            first = lease.activation
+        (container,) = b.backend.containers.values()
+        container.advance_cpu(777)
+        assert b.tails == []
+        if end == "frozen":
+            await b.until(lambda: b.states() == [S.FROZEN])
+        elif end == "retired":
+            b.pool.retire(KEY.action, revision=None)
+            await b.until(lambda: b.states() == [])
+        else:
+            await b.pool.close()
+        assert b.tails == [(first, 777)]
+
+
 async def test_closing_tells_every_waiter(tmp_path: Path):
     async with bench(tmp_path, memory_mib=256) as b, b.lease():
         async with asyncio.TaskGroup() as callers:
