@@ -21,6 +21,7 @@ from invoker.record.recorder import Recorder
 from invoker.ticket import Ticket
 from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import Image
+from pool.connection import Connection
 from pool.errors import ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.model import ActivationId, LogTransport, StartKind
@@ -152,6 +153,29 @@ async def test_time_limit_ends_it_and_says_so(tmp_path: Path):
         assert done.timed_out
         assert done.meter.billed_us >= 100_000
         assert "exceeded its time limits of 100 milliseconds." in error_of(done)
+
+
+@pytest.mark.parametrize("way", ["long", "short"])
+async def test_each_request_may_take_as_long_as_the_limit_says_and_the_action_is_told_so(tmp_path: Path, monkeypatch, way: str):
+    """Seen at the connection, whatever time this machine takes: a factor of two would show."""
+    left_s: list[tuple[bytes, float]] = []
+    told_s: list[float] = []
+    send_for = Connection.send_for
+
+    def watch(self: Connection, answer: Any, path: bytes, body: bytes, *, limit: int, deadline: float) -> None:
+        left_s.append((path, deadline - asyncio.get_running_loop().time()))
+        told_s.append(float(msgspec.json.decode(body).get("deadline", 0)) / 1000 - time.time())
+        send_for(self, answer, path, body, limit=limit, deadline=deadline)
+
+    monkeypatch.setattr(Connection, "send_for", watch)
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        await s.run(action(limits=Limits(timeout=9_000)))
+        assert [path for path, _ in left_s] == [b"/init", b"/run"]
+        if way == "short":
+            await go_short(s, time.monotonic(), limits=Limits(timeout=9_000))
+            assert [path for path, _ in left_s] == [b"/init", b"/run", b"/run"]
+    assert all(0.5 < seconds <= 9.0 for _, seconds in left_s)
+    assert all(0.5 < seconds <= 9.0 for seconds in told_s[1:])
 
 
 async def test_result_over_the_limit_keeps_the_container(tmp_path: Path):
@@ -334,9 +358,9 @@ async def test_a_wall_clock_that_is_set_during_a_call_changes_no_duration_and_no
     assert stepped == 2 * step_s
 
 
-async def go_short(s: Site, received: float) -> Activation:
+async def go_short(s: Site, received: float, limits: Limits = Limits(timeout=1000)) -> Activation:  # noqa: B008 - frozen
     """Run a call on the short way."""
-    call = s.call(action(limits=Limits(timeout=1000)), received=received)
+    call = s.call(action(limits=limits), received=received)
     found = s.invoker.find_short(call.identity, call.action, call.payload, call.wait_s)
     assert found is not None
     ended: list[Ticket] = []
