@@ -98,9 +98,9 @@ class Daemon:
                 process.wait()
                 raise DaemonFailed(f"invokerd did not end within {DEADLINE_S:.0f} s of {number.name}") from None
 
-    def wait(self, holds: Any, what: str) -> None:
+    def wait(self, holds: Any, what: str, within_s: float = DEADLINE_S) -> None:
         """Look until `holds()` is true; raise DaemonFailed when the daemon dies or the deadline passes first."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + within_s
         while True:
             if self._process is None or self._process.poll() is not None:
                 raise DaemonFailed(f"invokerd ended while it was waited for {what}. {self.end_of_log()}")
@@ -108,7 +108,7 @@ class Daemon:
                 if holds():
                     return
             if time.monotonic() > deadline:
-                raise DaemonFailed(f"invokerd did not come {what} within {DEADLINE_S:.0f} s. {self.end_of_log()}")
+                raise DaemonFailed(f"invokerd did not come {what} within {within_s:.0f} s. {self.end_of_log()}")
             time.sleep(LOOK_S)
 
     def end_of_log(self) -> str:

@@ -16,7 +16,7 @@ from pool import events as ev
 from pool.backend import ContainerBackend, ContainerHandle
 from pool.books import Books
 from pool.door import Door
-from pool.errors import ContainerStartFailed, EngineError, InvokerError
+from pool.errors import ContainerStartFailed, EngineError, EngineUnavailable, InvokerError
 from pool.expiries import Expiries
 from pool.hooks import PoolHooks
 from pool.idle import FROZEN
@@ -37,7 +37,8 @@ PROBE_DEADLINE_S = 5.0
 EXERCISE_DEADLINE_S = 60.0
 #: How long operations may still take when the pool closes, s.
 CLOSE_DEADLINE_S = 10.0
-#: Pauses between attempts to remove a container that the engine would not remove, s: doubled up to the second.
+#: Pauses between attempts to remove a container that the engine would not remove, s: doubled up to the second. While the
+#: engine is not asked at all (its breaker is open), the breaker says how long to wait.
 REMOVE_RETRY_S = (0.25, 30.0)
 
 
@@ -181,6 +182,11 @@ class Operations:
             try:
                 await self._backend.remove(container_id, live.handle if live else None)
             except EngineError as error:
+                refused_s = error.retry_after_s if isinstance(error, EngineUnavailable) else None
+                if refused_s is not None:
+                    # The engine was not even asked: no attempt. It may be well long before the next one were due.
+                    await asyncio.sleep(refused_s)
+                    continue
                 log.warning("%s could not be removed, next attempt in %.2f s: %s", container_id, pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)

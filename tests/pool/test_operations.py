@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pool.backend import FoundContainer
-from pool.errors import EngineError
+from pool.errors import EngineError, EngineUnavailable
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.live import Live
 from pool.model import ActivationId, ContainerId, ReuseKey, StartKind
@@ -27,6 +27,20 @@ async def test_removal_is_tried_until_the_engine_obeys_and_memory_counts_so_long
         await b.until(lambda: b.states() == [])
         assert b.backend.calls["remove"] == 3
         assert b.pool.statistics().memory_used_mib == 0
+
+
+async def test_a_removal_that_the_breaker_refuses_comes_back_when_the_breaker_says_and_no_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pool.operations.REMOVE_RETRY_S", (3600.0, 3600.0))  # of a removal that was attempted and failed
+    refused = EngineUnavailable("not asked for a while")
+    refused.retry_after_s = 0.01
+    async with bench(tmp_path) as b:
+        await b.call()
+        b.backend.fail_next("remove", refused, times=3)
+        b.pool.retire("anna/hello", revision=None)
+        await b.until(lambda: b.states() == [])
+        assert b.backend.calls["remove"] == 4
 
 
 @pytest.mark.parametrize("grace_s", [60.0, 0.0], ids=["warm", "frozen"])
