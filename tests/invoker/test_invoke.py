@@ -56,6 +56,22 @@ async def test_record_is_readable_when_the_answer_is_there_and_holds_the_log_lin
         assert [line.partition("Z ")[2] for line in lines] == ["stdout: hi"]
 
 
+@pytest.mark.parametrize("way", ["long", "short"])
+async def test_lines_that_were_written_before_the_answer_are_in_the_record_though_the_answer_is_seen_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    monkeypatch.setattr("pool.logs.PipeLogReader._on_readable", lambda _self: None)
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        said = tuple(("stdout", str(number)) for number in range(1000))
+        s.backend.action = lambda path, body: Answer(logs=said) if path == "/run" else echo(path, body)
+        done = await s.run()
+        if way == "short":
+            done = await go_short(s, time.monotonic())
+        lines = await s.recorder.records.get_logs("anna", done.activation_id)
+        assert lines is not None
+        assert [line.partition("stdout: ")[2] for line in lines] == [text for _, text in said]
+
+
 async def test_what_the_action_is_told(tmp_path: Path):
     told: dict[str, Any] = {}
 

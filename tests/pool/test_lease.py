@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 import pytest
 
+from pool.connection import Response
 from pool.errors import ConnectionLost, ContainerStartFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
@@ -165,3 +166,19 @@ async def test_one_that_fails_leaves_the_others_their_connections_and_the_contai
         a.read_usage()
     while bench.backend.containers:
         await asyncio.sleep(0.001)
+
+
+async def test_what_the_runtime_says_of_its_lines_is_believed_as_far_as_it_are_two_counts(bench):
+    async with bench.lease("a" * 32) as lease:
+        lease.clean = True
+        lease.logs.begin(lease.activation, limit_bytes=1000)
+        lease.note_logs(Response())
+        assert lease.log_frames is None, "it did not say"
+        lease.note_logs(Response(logs="9" * 5000 + ",x"))
+        assert lease.log_frames is None
+        lease.note_logs(Response(logs="0,0"))
+        assert lease.log_frames == 0
+        lease.note_logs(Response(logs="3,7"))
+        assert lease.log_frames == 3
+        (said,) = lease.logs.end(lease.activation)
+        assert "7 lines were lost" in said
