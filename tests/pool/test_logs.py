@@ -85,6 +85,13 @@ def test_lines_without_text_are_bounded_too():
     assert "exceeds the limit of 1600 bytes." in lines[-1][1]
 
 
+def test_bytes_that_are_no_text_are_replaced_and_not_left_out():
+    collection = LogCollection(1000)
+    collection.add("stdout", 0, b"a\xff\xfeb")
+    collection.begin_line("stderr", 0, "ä".encode()[:1])
+    assert texts(collection.finish()) == [("stdout", "a\ufffd\ufffdb"), ("stderr", "\ufffd")]
+
+
 def test_limit_zero_collects_nothing():
     collection = LogCollection(0)
     collection.add("stdout", 0, b"x")

@@ -65,6 +65,7 @@ def test_the_limits_are_those_of_the_spec_and_swap_is_none():
     assert host["PidsLimit"] == 1024
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
     assert {"Name": "nofile", "Soft": 1024, "Hard": 1024} in host["Ulimits"]
+    assert "nproc" not in [limit["Name"] for limit in host["Ulimits"]], "the kernel counts it by user, over all containers"
     assert "size=64m" in host["Tmpfs"]["/tmp"]
     assert not {"noexec"} & set(host["Tmpfs"]["/tmp"].split(","))
     assert {"exec", "nosuid", "nodev", "mode=1777"} <= set(host["Tmpfs"]["/tmp"].split(","))
