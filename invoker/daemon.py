@@ -212,7 +212,7 @@ class Daemon:
             pool=self.pool,
             notifier=notifier,
             engine=self.reconciler.check,
-            extra_checks=stores.checks,
+            extra_checks=lambda: [*stores.checks(), self.images.check()],
             on_lag=self.observer.loop_lag,
         )
         self.authenticator = Authenticator(stores.entities, stores.pepper)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from invoker.health import Check
 from pool.backend import ContainerBackend
-from pool.disk import Room
+from pool.disk import ADVICE, Room
 from pool.errors import InvokerError
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,15 @@ class ImageShelf:
         self._pulled[image_id] = Pulled(sorted(references), self._now_ms())
         self._write()
 
+    def check(self) -> Check:
+        """Tell whether the engine's disk has room for new containers, for `/health`."""
+        room = self._room()
+        shortage = room.shortage() if room is not None else ""
+        if not shortage:
+            return Check(name="engine-disk", ok=True)
+        detail = f"the container engine's disk has {shortage}: no new containers and images, warm ones go on; {ADVICE}"
+        return Check(name="engine-disk", ok=False, detail=detail)
+
     async def sweep(self) -> int:
         """Note what is in use; where the disk is nearly full remove what was not used for longest. Return how many went.
 
@@ -93,7 +103,7 @@ class ImageShelf:
         for image_id in used & self._pulled.keys():
             self._pulled[image_id].used_ms = now_ms
         room = self._room()
-        if room is None or room.free >= LOW_WATER * room.enough:
+        if room is None or not room.is_below(LOW_WATER):
             return 0
         removed = 0
         for image_id, image in sorted(self._pulled.items(), key=lambda item: item[1].used_ms):
@@ -112,7 +122,7 @@ class ImageShelf:
             idle_h = (now_ms - image.used_ms) / 3_600_000
             log.info("image %s was not used for %.1f h and is removed: the engine's disk is nearly full", names, idle_h)
             room = self._room()
-            if room is None or room.free >= HIGH_WATER * room.enough:
+            if room is None or not room.is_below(HIGH_WATER):
                 break
         if removed:
             self._write()

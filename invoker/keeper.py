@@ -43,7 +43,7 @@ LAG_EVERY_S = 0.5
 #: A container that takes longer to go is told of.
 REMOVED_WITHIN_S = 60.0
 #: Checks without which a node takes work all the same.
-WITHOUT_WHICH = frozenset({"freezing", "removals", "state-disk"})
+WITHOUT_WHICH = frozenset({"freezing", "removals", "state-disk", "engine-disk"})
 #: The loop is not well above this, s.
 LAG_LIMIT_S = 0.2
 

@@ -10,18 +10,38 @@ from pool.errors import EngineDiskFull
 #: Less free than both of these is too little: a large disk need not keep a twentieth free, a small one not ten GiB.
 LEAST_FREE_SHARE = 0.05
 LEAST_FREE_BYTES = 10 * 1024**3
+#: Likewise of inodes; a container takes some thirty.
+LEAST_FREE_INODES = 10_000
+#: What an operator does about it.
+ADVICE = "free space there (`docker system df` tells what takes it)"
 
 
 class Room(NamedTuple):
-    """Room on a disk, bytes.
+    """Room on a disk, bytes and inodes.
 
     Attributes:
-        free: for an unprivileged writer.
-        enough: below which new containers are refused.
+        free: bytes for an unprivileged writer.
+        enough: bytes below which new containers are refused.
+        inodes: that are free.
+        enough_inodes: below which new containers are refused; 0 where the file system makes them as it needs them.
     """
 
     free: int
     enough: int
+    inodes: int = 0
+    enough_inodes: int = 0
+
+    def is_below(self, times: float) -> bool:
+        """Tell whether less is free, of bytes or of inodes, than so many times what would be enough."""
+        return self.free < times * self.enough or self.inodes < times * self.enough_inodes
+
+    def shortage(self) -> str:
+        """Say what new containers lack; empty when they have enough."""
+        if self.free < self.enough:
+            return f"{self.free >> 20} MiB free, less than {self.enough >> 20} MiB"
+        if self.inodes < self.enough_inodes:
+            return f"{self.inodes} inodes free, less than {self.enough_inodes}"
+        return ""
 
 
 def room_on(path: str) -> Room | None:
@@ -31,7 +51,8 @@ def room_on(path: str) -> Room | None:
     except OSError:
         return None
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return Room(free, min(int(LEAST_FREE_SHARE * size), LEAST_FREE_BYTES))
+    enough = min(int(LEAST_FREE_SHARE * size), LEAST_FREE_BYTES)
+    return Room(free, enough, disk.f_favail, min(int(LEAST_FREE_SHARE * disk.f_files), LEAST_FREE_INODES))
 
 
 def refuse_on_full_disk(path: str) -> None:
@@ -41,11 +62,11 @@ def refuse_on_full_disk(path: str) -> None:
         path: the engine's own directory; only its file system is asked. Empty, or not of this machine: nothing is refused.
 
     Raises:
-        EngineDiskFull: with what is free, and what would be enough.
+        EngineDiskFull: with what is free, what would be enough, and what to do.
     """
     room = room_on(path)
-    if room is not None and room.free < room.enough:
+    if room is not None and (shortage := room.shortage()):
         raise EngineDiskFull(
-            f"the container engine's disk ({path}) has {room.free >> 20} MiB free, less than {room.enough >> 20} MiB: "
-            "no new containers and images until there is space; warm containers go on"
+            f"the container engine's disk ({path}) has {shortage}: no new containers and images until there is space; "
+            f"warm containers go on. The operator must {ADVICE}"
         )

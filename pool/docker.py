@@ -205,6 +205,9 @@ class DockerBackend:
         except EngineUnavailable:
             hung = True  # nor would it answer now: the caller need not wait for that too
             raise
+        except (EngineRefused, ContainerStartFailed):
+            refuse_on_full_disk(self.facts.root_dir)  # it may have filled meanwhile: then that is what is wrong
+            raise
         finally:
             if not kept:
                 if stream is not None:

@@ -10,7 +10,9 @@ from urllib.parse import quote, urlsplit
 
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
+from invoker.images import LOW_WATER
 from pool import courtesy
+from pool.disk import ADVICE, room_on
 
 _DEADLINE_S = 5.0
 #: API 1.40 is what `pool/docker.py` speaks at least.
@@ -35,6 +37,7 @@ def check_engine(node: Node) -> Iterator[Finding]:
     yield _judge_driver(info)
     yield from _judge_limits(info)
     yield _judge_storage(info)
+    yield from _judge_space(str(info.get("DockerRootDir") or ""))
     yield from _judge_security(info)
     if info.get("LiveRestoreEnabled"):
         yield ok("engine-live-restore", "on: containers survive a restart of the engine")
@@ -90,6 +93,20 @@ def _judge_storage(info: dict[str, Any]) -> Finding:
         return ok("engine-storage", f"{driver}")
     advice = "use overlay2: others copy the image for each container and make each cold start slow"
     return warning("engine-storage", f"{driver}", advice)
+
+
+def _judge_space(directory: str) -> Iterator[Finding]:
+    """Look at the disk of the engine, where it is one of this machine's."""
+    room = room_on(directory)
+    if room is None:
+        return
+    if shortage := room.shortage():
+        yield bad("engine-space", f"{directory} has {shortage}: new containers and images are refused", ADVICE)
+    elif room.is_below(LOW_WATER):
+        text = f"{room.free >> 20} MiB and {room.inodes} inodes free on {directory}: pulled images that nobody uses are removed"
+        yield warning("engine-space", text, ADVICE)
+    else:
+        yield ok("engine-space", f"{room.free >> 20} MiB free on {directory}")
 
 
 def _judge_security(info: dict[str, Any]) -> Iterator[Finding]:

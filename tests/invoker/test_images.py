@@ -73,6 +73,22 @@ def pull_all(node: Node, shelf: ImageShelf) -> None:
         node.now_s += 2 * KEEP_S
 
 
+def test_health_tells_how_much_the_engines_disk_lacks_and_what_to_do(node):
+    shelf = node.shelf()
+    assert (shelf.check().name, shelf.check().ok) == ("engine-disk", True)
+    node.engine.free = ENOUGH - 1
+    assert not shelf.check().ok
+    assert "10239 MiB free, less than 10240 MiB" in shelf.check().detail
+    assert "docker system df" in shelf.check().detail
+
+
+def test_an_engine_on_another_disk_than_ours_is_held_to_be_well(node):
+    shelf = ImageShelf(
+        node.file, backend=node.engine, room=lambda: None, in_use=lambda: node.used, on_removed=node.forget, wall_s=lambda: 0.0
+    )
+    assert shelf.check().ok
+
+
 async def test_with_room_nothing_goes(node):
     shelf = node.shelf()
     pull_all(node, shelf)

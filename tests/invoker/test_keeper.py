@@ -339,8 +339,9 @@ async def test_the_self_test_runs_on_the_default_python_unless_it_is_not_here_or
     await backend.close()
 
 
-async def test_a_full_disk_is_no_health_and_the_node_takes_work_as_long_as_the_journal_has_room(tmp_path):
+@pytest.mark.parametrize("disk", ["state-disk", "engine-disk"])
+async def test_a_full_disk_is_no_health_and_the_node_takes_work_as_long_as_the_journal_has_room(tmp_path, disk):
     async with running(tmp_path) as node:
-        node.stores = [Check(name="journal", ok=True), Check(name="state-disk", ok=False, detail="database or disk is full")]
-        assert "state-disk" in [check.name for check in node.keeper.health().checks if not check.ok]
-        assert {"journal", "state-disk"} & {check.name for check in node.keeper.ready().checks} == {"journal"}
+        node.stores = [Check(name="journal", ok=True), Check(name=disk, ok=False, detail="database or disk is full")]
+        assert disk in [check.name for check in node.keeper.health().checks if not check.ok]
+        assert {"journal", disk} & {check.name for check in node.keeper.ready().checks} == {"journal"}

@@ -25,9 +25,28 @@ def test_nearly_full_disk_is_refused_with_both_numbers(tmp_path: Path, monkeypat
 
 def test_room_is_what_is_free_and_what_would_be_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fields = list(os.statvfs(tmp_path))
-    fields[2], fields[3], fields[4] = 1000 << 8, 900 << 8, 100 << 8
+    fields[2:8] = 1000 << 8, 900 << 8, 100 << 8, 2000, 1800, 1700
     monkeypatch.setattr("pool.disk.os.statvfs", lambda _path: os.statvfs_result([4096, 4096, *fields[2:]]))
-    assert room_on(str(tmp_path)) == Room(free=100 << 20, enough=50 << 20)
+    assert room_on(str(tmp_path)) == Room(free=100 << 20, enough=50 << 20, inodes=1700, enough_inodes=100)
+
+
+def test_disk_without_inodes_is_refused_however_many_bytes_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    disk = os.statvfs_result([4096, 4096, 1000 << 8, 900 << 8, 900 << 8, 60_000, 20, 20, 0, 255])
+    monkeypatch.setattr("pool.disk.os.statvfs", lambda _path: disk)
+    with pytest.raises(EngineDiskFull, match=r"has 20 inodes free, less than 3000: .* The operator must free space there"):
+        refuse_on_full_disk(str(tmp_path))
+
+
+def test_file_system_that_makes_inodes_as_it_needs_them_is_judged_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    disk = os.statvfs_result([4096, 4096, 1000 << 8, 900 << 8, 900 << 8, 0, 0, 0, 0, 255])
+    monkeypatch.setattr("pool.disk.os.statvfs", lambda _path: disk)
+    refuse_on_full_disk(str(tmp_path))
+
+
+@pytest.mark.parametrize(("room", "below"), [(Room(100, 50), False), (Room(99, 50), True), (Room(200, 50, 19, 10), True)])
+def test_room_is_below_twice_enough_when_bytes_or_inodes_are(room: Room, below: bool):
+    assert room.is_below(2.0) is below
+    assert room.shortage() == ""
 
 
 def test_engine_of_unknown_place_is_not_judged():

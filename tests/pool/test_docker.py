@@ -16,8 +16,16 @@ from scripted_engine import opened
 
 from pool import recipe
 from pool.backend import Descriptors, FoundContainer
+from pool.disk import Room
 from pool.docker import DockerBackend, DockerHandle
-from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineError, EngineUnavailable, ImageNotFound
+from pool.errors import (
+    ContainerStartFailed,
+    ContainerUnkillable,
+    EngineDiskFull,
+    EngineError,
+    EngineUnavailable,
+    ImageNotFound,
+)
 from pool.guard import CallClass, Deadlines
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
 from pool.netns import has_ended
@@ -127,6 +135,20 @@ async def test_opening_where_nobody_answers_ends_in_the_deadline(tmp_path):
 async def test_an_engine_that_is_down_is_unavailable_at_once(tmp_path):
     with pytest.raises(EngineUnavailable):
         await opened(f"unix://{tmp_path}/nobody.sock", tmp_path)
+
+
+@pytest.mark.parametrize("step", ["POST /containers/create", "POST /containers/eeee"])
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_disk_that_fills_while_a_container_is_made_is_what_went_wrong(engine, backend, monkeypatch, step, status):
+    async def fill():
+        monkeypatch.setattr("pool.disk.room_on", lambda _: Room(0, 1 << 20))
+        return status, {"message": "no space left on device"}
+
+    engine.answers[step] = fill
+    with pytest.raises(EngineDiskFull, match="0 MiB free") as caught:
+        await backend.create(A, SPEC)
+    assert "no space left on device" in str(caught.value.__context__)
+    assert f"DELETE /containers/{A}" in engine.verbs()
 
 
 async def test_a_sick_engine_is_not_asked_again_until_it_has_cooled(engine, backend):

@@ -13,6 +13,7 @@ import pytest
 from invoker.commands import doctor_engine
 from invoker.commands.doctor import Check, Finding, Node, Verdict
 from invoker.config.model import Config, EngineConfig, RuntimesConfig
+from pool.disk import Room
 
 GOOD_INFO = {
     "CgroupDriver": "systemd",
@@ -105,6 +106,25 @@ def test_each_fault_of_an_engine_is_found_with_what_to_do(
     assert finding.verdict is verdict
     assert says in finding.text
     assert finding.advice
+
+
+@pytest.mark.parametrize(
+    ("room", "verdict", "says"),
+    [
+        (Room(9 << 20, 10 << 20), Verdict.BAD, "9 MiB free, less than 10 MiB"),
+        (Room(90 << 20, 10 << 20, 5, 6), Verdict.BAD, "5 inodes free, less than 6"),
+        (Room(19 << 20, 10 << 20), Verdict.WARNING, "19 MiB"),
+        (Room(20 << 20, 10 << 20), Verdict.OK, "20 MiB free"),
+    ],
+)
+def test_the_engines_disk_is_judged_by_what_new_containers_need(
+    examine: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch, room: Room, verdict: Verdict, says: str
+) -> None:
+    monkeypatch.setattr(doctor_engine, "room_on", {"/engine": room}.get)
+    finding = examine(DockerRootDir="/engine")["engine-space"]
+    assert (finding.verdict, bool(finding.advice)) == (verdict, verdict is not Verdict.OK)
+    assert says in finding.text
+    assert "/engine" in finding.text
 
 
 def test_apparmor_without_its_parser_means_that_no_container_starts(
