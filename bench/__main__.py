@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import crash, engine_requests, events, latency, leaks, starts, stored, thaws, throughput
-from bench.compute import compute
+from bench.compute import compute, crowded
 from bench.container import Engine
 from bench.density import density
 from bench.entities import entities
@@ -51,6 +51,7 @@ SCENARIOS = {
     "paced": Scenario(latency.paced, calls=25, blocks=8),
     "frozen-paced": Scenario(latency.frozen_paced, calls=25, blocks=8),
     "compute": Scenario(compute, calls=5, blocks=10),
+    "crowded": Scenario(crowded, calls=100),
     "cold": Scenario(starts.cold, rounds=30),
     "stem": Scenario(starts.stem, rounds=30),
     "throughput": Scenario(throughput.throughput, calls=300, blocks=7),

@@ -1,17 +1,19 @@
-"""What the platform costs a call that computes: the same work in a bare process, and in an action through the daemon."""
+"""Calls that compute: what the platform costs them, and what other users' computing does."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import uvloop
 
 from bench import client
-from bench.measure import Line, make_line, ratio
+from bench.measure import Distribution, Line, make_line, percentile, ratio
 from bench.setting import Setting
 
 #: About half a second of one core, in the interpreter's own loop: no library, no memory, no system call.
@@ -26,6 +28,18 @@ def main(args):
 _LOOP = "import json, sys\nfor _ in sys.stdin:\n    print(json.dumps(main({})), flush=True)\n"
 #: What the platform may add, container, counters and limits included.
 MOST = 1.02
+#: Uses so much of the CPU's time, however long that takes.
+WORK = """import time
+def main(args):
+    until = time.thread_time() + args["seconds"]
+    while time.thread_time() < until:
+        pass
+    return {}
+"""
+#: What a lone call computes, and what each of the crowd's does, s.
+LONE_S, CROWD_S = 0.05, 2.0
+#: The crowd: so many calls at a time for each processor.
+CROWD = 4
 
 
 def compute(setting: Setting) -> Line:
@@ -59,6 +73,56 @@ def compute(setting: Setting) -> Line:
         facts={"python": inside["python"]},
         must=(f"p50 of the call, as its client sees it, <= {MOST} x the same work in a bare process", quotient <= MOST),
     )
+
+
+def crowded(setting: Setting) -> Line:
+    """Call one user's action that computes for 50 ms, quiet and while another user has four calls a core that compute."""
+    cores = os.cpu_count() or 1
+    config = {"pool.max_containers_per_action": CROWD * cores, "pool.stem_cells.enabled": False}
+    with setting.daemon(config) as daemon:
+        first, second = daemon.create_namespace(), daemon.create_namespace("bench-b", uid=20_002)
+        daemon.deploy(first, "work", WORK)
+        daemon.deploy(second, "work", WORK)
+        through, crowd = setting.connect(daemon.port), setting.connect(daemon.port, CROWD * cores)
+        lone = daemon.invocation(second, "work", {"seconds": LONE_S}, query="blocking=true&result=true")
+        computing = daemon.invocation(first, "work", {"seconds": CROWD_S}, query="blocking=true&result=true")
+        uvloop.run(client.drive(through, client.repeated(lone, 5))).latencies_us()
+        quiet = uvloop.run(client.drive(through, client.repeated(lone, setting.calls), pause_s=LONE_S)).latencies_us()
+        uvloop.run(client.drive(crowd, client.repeated(computing, len(crowd)))).latencies_us()  # until it has its containers
+        beside = uvloop.run(_beside(crowd, computing, through, client.repeated(lone, setting.calls))).latencies_us()
+    p99 = [percentile(sorted(samples), 0.99) for samples in (quiet, beside)]
+    return make_line(
+        "crowded",
+        seed=setting.seed,
+        engine=setting.engine.version,
+        blocks={"quiet": [quiet], "crowded": [beside]},
+        reference="quiet",
+        config=config,
+        facts={"crowd": len(crowd), "cores": cores, "p99_ratio": round(p99[1] / p99[0], 2)},
+        must=("p50 of the other user's lone calls <= 2 x its quiet value", _p50(beside) <= 2 * _p50(quiet)),
+        goals=(("p99 <= 2 x its quiet value", p99[1] / p99[0], p99[1] <= 2 * p99[0]),),
+    )
+
+
+def _p50(samples: list[float]) -> float:
+    return Distribution.of(samples).p50
+
+
+async def _beside(
+    crowd: Sequence[client.Connected], computing: bytes, through: Sequence[client.Connected], lone: Iterable[bytes]
+) -> client.Run:
+    """Call alone while the crowd goes on calling; it ends with the lone calls."""
+    over = asyncio.Event()
+
+    def until_over() -> Iterator[bytes]:
+        while not over.is_set():
+            yield computing
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.drive(crowd, until_over()), name="crowd")
+        run = await client.drive(through, lone, pause_s=LONE_S)
+        over.set()
+    return run
 
 
 @contextmanager

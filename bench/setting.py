@@ -20,6 +20,7 @@ from bench.cpu import cpu_us
 from bench.daemon import DEADLINE_S, GID, LOOK_S, NAMESPACE, UID, Daemon
 from pool.model import ContainerSpec
 from pool.recipe import LABEL_NODE, LABEL_SPEC, EngineFacts, create_request
+from pool.user_groups import DEFAULT_PARENT, UserGroups, parent_path
 
 #: The image of the kind that all scenarios use.
 IMAGE = "invokerd/python3:latest"
@@ -118,7 +119,10 @@ class Setting:
         """Start a container with the create request that the daemon would send, and connect to it."""
         name = f"invokerd-bench-{secrets.token_hex(6)}"
         logs = make_log_directory(self.root, name, spec.uid, spec.gid)
-        body = create_request(spec, self._facts(), node=self.node, boot_id="none", log_directory=logs)
+        facts = self._facts()
+        parent = parent_path(DEFAULT_PARENT, facts.cgroup_driver)
+        group = UserGroups(parent, lambda _: 1.0).of(spec) if parent else None
+        body = create_request(spec, facts, node=self.node, boot_id="none", log_directory=logs, cgroup_parent=group)
         container = ByHand(self.engine, name, body)
         try:
             return Runner(container, container.connect())

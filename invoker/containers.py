@@ -14,12 +14,14 @@ from pool.docker import DockerBackend
 from pool.guard import Deadlines
 from pool.keepalive import POLICIES
 from pool.parent import NoParentCgroup, prepare_parent
+from pool.queueing import weight_of
 from pool.settings import PoolSettings
+from pool.user_groups import DEFAULT_PARENT, UserGroups, parent_path
 
 
 @asynccontextmanager
 async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
-    """Connect to the container engine, and prepare the cgroup of all containers where one is named.
+    """Connect to the container engine, and prepare the cgroup of all containers, which is limited where the site names it.
 
     Raises:
         EngineUnavailable, EngineError: it does not answer, or is too old.
@@ -38,8 +40,13 @@ async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
     try:
         if engine.cgroups:
             courtesy = backend.guard.courtesy = _make_courtesy(engine.cgroups)
+        driver, shares = backend.facts.cgroup_driver, config.pool.weights()
         if config.pool.cgroup_parent:
-            backend.use_cgroup_parent(await asyncio.to_thread(_make_parent, config.pool, backend.facts.cgroup_driver))
+            parent: str | None = await asyncio.to_thread(_make_parent, config.pool, driver)
+        else:
+            parent = parent_path(DEFAULT_PARENT, driver)
+        if parent is not None:
+            backend.use_groups(UserGroups(parent, lambda namespace: weight_of(namespace, shares)))
         yield backend
     finally:
         if courtesy is not None:

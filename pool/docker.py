@@ -37,6 +37,7 @@ from pool.guard import CallClass, CallStatistics, Deadlines, Guard, Widths
 from pool.images import EngineImages
 from pool.model import ContainerId, ContainerSpec, LogTransport
 from pool.sources import Sources
+from pool.user_groups import UserGroups
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +112,13 @@ class DockerBackend:
         boot_id: str,
         run_dir: Path,
         facts: recipe.EngineFacts,
-        cgroup_parent: str | None,
     ) -> None:
         self._engine = engine
         self._node = node
         self._boot_id = boot_id
         self._run_dir = run_dir
-        self._cgroup_parent = cgroup_parent
+        #: In which cgroups containers are made; None are the engine's own.
+        self._groups: UserGroups | None = None
         self._dialer = netns.Dialer()
         self._sources = Sources()
         self.images = EngineImages(engine, root_dir=lambda: self.facts.root_dir)
@@ -134,7 +135,6 @@ class DockerBackend:
         run_dir: Path,
         deadlines: Deadlines | None = None,
         widths: Widths | None = None,
-        cgroup_parent: str | None = None,
     ) -> Self:
         """Connect, agree on an API version, and ask the engine what it can do.
 
@@ -145,7 +145,6 @@ class DockerBackend:
             run_dir: where the containers' log pipes are.
             deadlines: of the classes of calls.
             widths: of the classes of calls.
-            cgroup_parent: parent cgroup of all containers; None is the engine's own.
 
         Raises:
             EngineUnavailable: it does not answer.
@@ -159,7 +158,6 @@ class DockerBackend:
             boot_id=boot_id,
             run_dir=run_dir,
             facts=placeholder,
-            cgroup_parent=cgroup_parent,
         )
         opened = False
         try:
@@ -170,9 +168,9 @@ class DockerBackend:
             if not opened:
                 await self.close()
 
-    def use_cgroup_parent(self, parent: str) -> None:
-        """Create containers under this cgroup from now on."""
-        self._cgroup_parent = parent
+    def use_groups(self, groups: UserGroups) -> None:
+        """Create containers in these cgroups from now on."""
+        self._groups = groups
 
     @property
     def calls(self) -> Mapping[str, CallStatistics]:
@@ -194,12 +192,14 @@ class DockerBackend:
                 boot_id=self._boot_id,
                 log_directory=directory,
                 shared_mounts=shared,
-                cgroup_parent=self._cgroup_parent,
+                cgroup_parent=None if self._groups is None else self._groups.of(spec),
             )
             engine_id = await self._post_create(container_id, request)
             if spec.logs is LogTransport.ATTACHED:
                 stream = await self._attach(engine_id)  # before the start, so that no line is lost
             await self._post_start(engine_id)
+            if self._groups is not None:
+                await self._groups.weigh(spec)
             handle = await self._open_handle(container_id, engine_id, spec.logs, stream)
             kept = True
         except EngineUnavailable:

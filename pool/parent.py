@@ -52,7 +52,7 @@ def prepare_parent(
     limit = limit_bytes(memory_mib)
     if driver == "systemd":
         slice_name = f"{name}.slice"
-        (run or _run)(["systemctl", "set-property", "--runtime", slice_name, f"MemoryMax={limit}"])
+        (run or run_command)(["systemctl", "set-property", "--runtime", slice_name, f"MemoryMax={limit}"])
         return slice_name
     version, point = _memory_hierarchy(proc)
     directory = point / name
@@ -74,7 +74,7 @@ def read_limit(name: str, *, proc: Path = Path("/proc")) -> int | None:
         NoParentCgroup: no memory controller is mounted.
     """
     version, point = _memory_hierarchy(proc)
-    for directory in (point / name, _slice_directory(point, name)):
+    for directory in (point / name, point / slice_path(name)):
         try:
             text = (directory / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
         except OSError:
@@ -83,10 +83,10 @@ def read_limit(name: str, *, proc: Path = Path("/proc")) -> int | None:
     return None
 
 
-def _slice_directory(point: Path, name: str) -> Path:
-    """Where systemd puts `a-b.slice`: below `a.slice`. Source: systemd.slice(5)."""
+def slice_path(name: str) -> str:
+    """Return where in a hierarchy systemd puts `NAME.slice`: `a-b` is below `a.slice`. Source: systemd.slice(5)."""
     parts = name.split("-")
-    return point.joinpath(*("-".join(parts[: length + 1]) + ".slice" for length in range(len(parts))))
+    return "/".join("-".join(parts[: length + 1]) + ".slice" for length in range(len(parts)))
 
 
 def _memory_hierarchy(proc: Path) -> tuple[int, Path]:
@@ -100,7 +100,12 @@ def _memory_hierarchy(proc: Path) -> tuple[int, Path]:
     raise NoParentCgroup("no cgroup hierarchy with a memory controller is mounted")
 
 
-def _run(command: list[str]) -> None:
+def run_command(command: list[str]) -> None:
+    """Run a command of systemd's.
+
+    Raises:
+        NoParentCgroup: it is not there, fails, or hangs.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSTEMCTL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

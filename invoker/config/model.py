@@ -118,8 +118,9 @@ class PoolConfig:
     )
     cgroup_parent: str = key(
         "",
-        "Name of a cgroup, such as `invokerd`, for all containers; the kernel limits it to 1.05 x `memory_mib`.",
-        shown="none: the engine's own, without a limit",
+        "Name of a cgroup, such as `invokerd`, for all containers, those of each user in one of their own below it; the kernel "
+        "limits it to 1.05 x `memory_mib`.",
+        shown="`functions`, without a limit",
     )
     freeze_grace_s: float = key(0.05, "How long an idle container runs on before it is frozen.", at_least=0, at_most=60)
     freeze_grace_most_s: float = key(
@@ -142,7 +143,7 @@ class PoolConfig:
     max_waiting_per_user: int = key(1024, "Those of one user.", at_least=0)
     shares: tuple[str, ...] = key(
         (),
-        'Weights of namespaces in queue and memory, `"PATTERN=WEIGHT"` each; the first pattern that fits counts.',
+        'Weights of namespaces in queue, memory and CPU time, `"PATTERN=WEIGHT"` each; the first pattern that fits counts.',
         shown="none: all weigh 1",
     )
     max_wait_s: float = key(

@@ -14,6 +14,7 @@ from invoker.config.model import Config, EngineConfig, PoolConfig, StemCellConfi
 from invoker.containers import open_engine, pool_settings
 from pool.courtesy import NoIdleCgroup
 from pool.guard import CallClass
+from pool.model import ContainerSpec
 from pool.parent import NoParentCgroup
 
 
@@ -56,12 +57,28 @@ def config_of(engine: Engine, tmp_path: Path, parent: str) -> Config:
     return Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url), pool=PoolConfig(cgroup_parent=parent))
 
 
-async def test_containers_are_made_in_the_cgroup_that_the_configuration_names(engine, tmp_path, monkeypatch) -> None:
+SPEC = ContainerSpec(namespace="g", uid=1001, gid=1001, image="sha256:1", kind="k", memory_mib=256)
+
+
+async def test_containers_are_made_in_their_users_cgroup_below_the_one_that_the_configuration_names(
+    engine, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(containers, "prepare_parent", lambda name, **_: f"/{name}")
     async with open_engine(config_of(engine, tmp_path, "invokerd")) as backend:
-        assert backend._cgroup_parent == "/invokerd"
+        assert backend._groups.of(SPEC) == "/invokerd/u1001"
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "systemd"})
     async with open_engine(config_of(engine, tmp_path, "")) as backend:
-        assert backend._cgroup_parent is None
+        assert backend._groups.of(SPEC) == "functions-u1001.slice"
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "none"})
+    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+        assert backend._groups is None
+
+
+async def test_containers_get_the_weight_of_their_namespace(engine, tmp_path) -> None:
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "cgroupfs"})
+    config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url), pool=PoolConfig(shares=("physics-*=4",)))
+    async with open_engine(config) as backend:
+        assert [backend._groups._weight_of(each) for each in ("physics-1", "g")] == [4.0, 1.0]
 
 
 async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engine, tmp_path, monkeypatch) -> None:

@@ -64,7 +64,7 @@ class KernelAccounts:
     def of_containers(self) -> dict[str, Account]:
         """Read the account of each container, by the engine's id; without those that go meanwhile."""
         accounts = {}
-        for child in self.directory.iterdir():
+        for child in self.directory.rglob("*"):
             if child.is_dir() and (found := _ENGINE_ID.search(child.name)):
                 try:
                     accounts[found[0]] = self._read(child)

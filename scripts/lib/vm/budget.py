@@ -32,11 +32,11 @@ def try_slice() -> None:
     limit = read(parent, "memory.max")["memory.max"]
     wanted = str(round(MEMORY_MIB * 1.05) << 20)
     groups = [cgroup_of(name) for name, row in pool().items() if row["state"] not in {"starting", "removing"}]
-    inside = bool(groups) and all(group.parent == parent for group in groups)
+    inside = bool(groups) and all(group.parents[1] == parent and group.parent.name.startswith("functions-u") for group in groups)
     check(
         "slice",
         limit == wanted and inside,
-        f"{parent} may have {int(limit) >> 20} MiB; {len(groups)} containers, all in it: {inside}",
+        f"{parent} may have {int(limit) >> 20} MiB; {len(groups)} containers, all in it, each in its user's own: {inside}",
     )
     run("systemctl", "daemon-reload")
     after = read(parent, "memory.max")["memory.max"]

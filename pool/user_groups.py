@@ -1,0 +1,100 @@
+"""The users' cgroups: all containers of one user are in one, below the parent of all, so the CPU is divided between users first.
+
+Side by side, a user with eight containers that compute would get eight times what a user with one gets. This way each gets the
+same, or as `pool.shares` weighs them; what one does not use the others have.
+
+The engine makes these cgroups with the first container of a user. They stay, empty, when the last one is gone: to remove them
+would race with the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pool.courtesy import NoIdleCgroup, idle_file
+from pool.model import ContainerSpec
+from pool.parent import NoParentCgroup, run_command, slice_path
+
+log = logging.getLogger(__name__)
+
+#: Name of the parent where the site names none.
+DEFAULT_PARENT = "functions"
+#: What a cgroup of the weight 1 has, and the bounds: by the file's name, version 1 and 2.
+_UNITS = {"cpu.shares": (1024, 2, 262_144), "cpu.weight": (100, 1, 10_000)}
+
+
+def parent_path(name: str, driver: str) -> str | None:
+    """Return what the engine is told as the parent of all containers; None where it has no cgroups of ours to make.
+
+    Args:
+        name: `pool.cgroup_parent`.
+        driver: of the engine's cgroups.
+    """
+    return {"cgroupfs": f"/{name}", "systemd": f"{name}.slice"}.get(driver)
+
+
+class UserGroups:
+    """Names them, and gives them their weights."""
+
+    def __init__(
+        self,
+        parent: str,
+        weight_of: Callable[[str], float],
+        *,
+        proc: Path = Path("/proc"),
+        run: Callable[[list[str]], None] = run_command,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            parent: of all: a path or, of an engine that leaves cgroups to systemd, a slice.
+            weight_of: the weight of a namespace; 1 is usual. Of several with one uid the last to start a container counts.
+            proc: where `self/mountinfo` is.
+            run: runs a command.
+        """
+        self._parent = parent
+        self._weight_of = weight_of
+        self._proc = proc
+        self._run = run
+        #: By uid, the weight that its group was given, or could not be given.
+        self._weights: dict[int, float] = {}
+
+    def of(self, spec: ContainerSpec) -> str:
+        """Return what the engine is told as the parent of a container."""
+        if self._parent.endswith(".slice"):
+            return f"{self._parent.removesuffix('.slice')}-u{spec.uid}.slice"
+        return f"{self._parent}/u{spec.uid}"
+
+    async def weigh(self, spec: ContainerSpec) -> None:
+        """Give the group its weight, where it has another. A container in it must have been started."""
+        weight = self._weight_of(spec.namespace)
+        if self._weights.get(spec.uid) == weight:
+            return
+        self._weights[spec.uid] = weight
+        try:
+            await asyncio.to_thread(self._set, self.of(spec), weight)
+        except (OSError, NoIdleCgroup, NoParentCgroup) as error:
+            log.warning("the containers of uid %d do not get their weight of %g in CPU time: %s", spec.uid, weight, error)
+
+    def _set(self, group: str, weight: float) -> None:
+        is_slice = group.endswith(".slice")
+        path = slice_path(group.removesuffix(".slice")) if is_slice else group
+        directory = idle_file(path, self._proc).parent
+        file = next((directory / name for name in _UNITS if (directory / name).exists()), None)
+        if file is None:
+            raise NoParentCgroup(f"{directory} has no CPU controller")
+        value = _in_units(file.name, weight)
+        if file.read_text().strip() == str(value):
+            return
+        if is_slice:  # written by ourselves, systemd would take it back when it reads its units again
+            self._run(["systemctl", "set-property", "--runtime", group, f"CPUWeight={_in_units('cpu.weight', weight)}"])
+        else:
+            file.write_text(str(value))
+
+
+def _in_units(file: str, weight: float) -> int:
+    usual, least, most = _UNITS[file]
+    return min(max(round(usual * weight), least), most)

@@ -1,0 +1,142 @@
+"""The users' cgroups: what the engine is told; weights on made-up hierarchies of both versions; and both on this machine's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pool.cgroup import mount_points
+from pool.docker import DockerBackend
+from pool.model import ContainerId, ContainerSpec
+from pool.user_groups import UserGroups, parent_path
+from tests.support.cpu_group import cpu_group_of
+
+
+def a_spec(namespace: str = "anna", uid: int = 1001) -> ContainerSpec:
+    return ContainerSpec(namespace=namespace, uid=uid, gid=uid, image="sha256:1", kind="k", memory_mib=256)
+
+
+def hierarchy(tmp_path: Path, version: int) -> tuple[Path, Path]:
+    """Make a procfs whose mountinfo shows one hierarchy; return both."""
+    proc, point = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    kind, options = ("cgroup", "rw,cpu") if version == 1 else ("cgroup2", "rw")
+    (proc / "self" / "mountinfo").write_text(f"35 31 0:32 / {point} rw - {kind} cgroup {options}\n")
+    return proc, point
+
+
+def weights(**by_namespace: float):
+    return lambda namespace: by_namespace.get(namespace, 1.0)
+
+
+def refuse(command: list[str]) -> None:
+    pytest.fail(f"nothing is to be run: {command}")
+
+
+@pytest.mark.parametrize(("driver", "parent"), [("cgroupfs", "/functions"), ("systemd", "functions.slice"), ("none", None)])
+def test_the_parent_is_named_as_the_engines_driver_wants_it(driver: str, parent: str | None):
+    assert parent_path("functions", driver) == parent
+
+
+@pytest.mark.parametrize(("parent", "group"), [("/x", "/x/u1001"), ("x.slice", "x-u1001.slice")])
+def test_each_user_has_one_cgroup_below_the_parent_whatever_the_namespace(parent: str, group: str):
+    groups = UserGroups(parent, weights(), run=refuse)
+    assert groups.of(a_spec("anna")) == groups.of(a_spec("other")) == group
+    assert groups.of(a_spec(uid=2)) != group
+
+
+@pytest.mark.parametrize(
+    ("version", "file", "usual", "weight", "value"),
+    [
+        (1, "cpu.shares", 1024, 4.0, 4096),
+        (1, "cpu.shares", 1024, 0.001, 2),
+        (1, "cpu.shares", 1024, 1000.0, 262_144),
+        (2, "cpu.weight", 100, 4.0, 400),
+        (2, "cpu.weight", 100, 0.001, 1),
+        (2, "cpu.weight", 100, 1000.0, 10_000),
+    ],
+)
+async def test_a_group_gets_its_weight_within_what_the_kernel_takes(tmp_path, version, file, usual, weight, value):
+    proc, point = hierarchy(tmp_path, version)
+    directory = point / "functions" / "u1001"
+    directory.mkdir(parents=True)
+    (directory / file).write_text(f"{usual}\n")
+    await UserGroups("/functions", weights(anna=weight), proc=proc, run=refuse).weigh(a_spec())
+    assert (directory / file).read_text() == str(value)
+
+
+async def test_a_weight_of_an_earlier_daemon_is_put_right(tmp_path):
+    proc, point = hierarchy(tmp_path, 2)
+    directory = point / "functions" / "u1001"
+    directory.mkdir(parents=True)
+    (directory / "cpu.weight").write_text("400\n")
+    await UserGroups("/functions", weights(), proc=proc, run=refuse).weigh(a_spec())
+    assert (directory / "cpu.weight").read_text() == "100"
+
+
+async def test_systemd_is_told_where_it_makes_the_groups_and_only_of_what_changes(tmp_path):
+    proc, point = hierarchy(tmp_path, 2)
+    told: list[list[str]] = []
+    for uid in (1001, 1002):
+        directory = point / "a.slice" / "a-b.slice" / f"a-b-u{uid}.slice"
+        directory.mkdir(parents=True)
+        (directory / "cpu.weight").write_text("100\n")
+    groups = UserGroups("a-b.slice", weights(anna=3.0), proc=proc, run=told.append)
+    for _ in range(2):
+        await groups.weigh(a_spec("anna"))
+        await groups.weigh(a_spec("otto", uid=1002))
+    assert told == [["systemctl", "set-property", "--runtime", "a-b-u1001.slice", "CPUWeight=300"]]
+    assert (point / "a.slice" / "a-b.slice" / "a-b-u1001.slice" / "cpu.weight").read_text() == "100\n"  # systemd's to write
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+async def test_a_weight_that_cannot_be_given_is_told_once_and_costs_no_start(tmp_path, caplog, is_mounted):
+    proc, _ = hierarchy(tmp_path, 2)
+    if not is_mounted:
+        (proc / "self" / "mountinfo").write_text("")
+    groups = UserGroups("/functions", weights(anna=3.0), proc=proc, run=refuse)
+    with caplog.at_level(logging.WARNING):
+        await groups.weigh(a_spec())
+        await groups.weigh(a_spec())
+    (record,) = caplog.records
+    assert "uid 1001 do not get their weight of 3 in CPU time" in record.getMessage()
+
+
+@pytest.fixture
+async def backend(engine_url, tmp_path):
+    """A backend on the real engine whose containers, and cgroups, are gone afterwards."""
+    name = f"functions-{uuid.uuid4().hex[:6]}"
+    backend = await DockerBackend.open(engine_url, node=name, boot_id="b", run_dir=tmp_path / "containers")
+    backend.use_groups(UserGroups(parent_path(name, backend.facts.cgroup_driver) or pytest.skip("no cgroups"), weights(anna=3.0)))
+    try:
+        yield backend
+    finally:
+        for left in await backend.list_containers():
+            await backend.remove(left.container_id, None)
+        await backend.close()
+        for _, point, _ in mount_points(Path("/proc/self/mountinfo").read_text()):
+            for directory in (*(point / name).glob("u*"), point / name):
+                with contextlib.suppress(OSError):  # systemd's are elsewhere, and systemd's
+                    directory.rmdir()
+
+
+@pytest.mark.docker
+async def test_the_engine_makes_a_cgroup_for_each_user_and_it_has_the_users_weight(backend, probe_images):
+    image = probe_images["pipe"].image_id
+    groups = []
+    for namespace, uid in (("anna", 43210), ("anna", 43210), ("otto", 43220)):
+        spec = ContainerSpec(namespace=namespace, uid=uid, gid=uid, image=image, kind="probe", memory_mib=48)
+        handle = await backend.create(ContainerId(f"invokerd-groups-{uuid.uuid4().hex[:12]}"), spec)
+        groups.append(cpu_group_of(handle.descriptors.pid).parent)
+    assert groups[0] == groups[1] != groups[2]
+    assert groups[0].parent == groups[2].parent
+    assert {"u43210", "u43220"} == {group.name.removesuffix(".slice").rpartition("-")[2] for group in groups}
+    weighed, usual = (
+        next(int((group / file).read_text()) for file in ("cpu.shares", "cpu.weight") if (group / file).exists())
+        for group in (groups[0], groups[2])
+    )
+    assert weighed == 3 * usual
