@@ -125,7 +125,7 @@ class Planner:
             LimitsLowered: it asks for more than the site allows by now.
         """
         refuse_lowered(action.limits, self._config())
-        image = await self._image(self.reference_of(action), pull=pull)
+        image = await self._image(self.reference_of(action), namespace.name, pull=pull)
         mounted = action.exec.code if self._code.is_mounted(action.exec) and image.logs is LogTransport.PIPE else None
         if mounted is not None:
             await self._code.ensure(mounted)
@@ -147,7 +147,7 @@ class Planner:
         image = action.exec.image or ""
         return NATIVE_IMAGE if self._manifest.is_native(image) else image
 
-    async def _image(self, reference: str, *, pull: bool) -> Image:
+    async def _image(self, reference: str, user: str, *, pull: bool) -> Image:
         image = self._images.get(reference)
         if image is not None:
             return image
@@ -157,7 +157,7 @@ class Planner:
             raise ImageNotFound(f"Failed to pull container image '{reference}': this site does not allow it (registry.allow).")
         credentials = credentials_for(reference, registry.credentials_file) if pull and not ours else None
         try:
-            image = await self._backend.resolve_image(reference, pull=pull and not ours, credentials=credentials)
+            image = await self._backend.resolve_image(reference, pull=pull and not ours, credentials=credentials, user=user)
         except ImageNotFound as error:
             hint = "Run scripts/images on the node." if ours else str(error)
             raise ImageNotFound(f"Failed to pull container image '{reference}'. {hint}") from error

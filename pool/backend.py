@@ -184,10 +184,18 @@ class ContainerBackend(Protocol):
             EngineError, EngineUnavailable.
         """
 
-    async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+    async def resolve_image(
+        self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None, user: str = ""
+    ) -> Image:
         """Find the immutable image behind a reference; pull it first when absent and `pull` is true.
 
-        Pulls of one reference are shared by all who wait for it.
+        Pulls of one reference are shared by all who wait for it, and each user has one under way at a time.
+
+        Args:
+            reference: name, with a tag or digest.
+            pull: whether it may come from a registry.
+            credentials: for that.
+            user: on whose behalf, the namespace; empty is the daemon's own.
 
         Raises:
             ImageNotFound: not here, and not to be had.

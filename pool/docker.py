@@ -263,9 +263,11 @@ class DockerBackend:
             if entry.names  # none while it is being removed
         ]
 
-    async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+    async def resolve_image(
+        self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None, user: str = ""
+    ) -> Image:
         """See `ContainerBackend`."""
-        return await self.images.resolve(reference, pull=pull, credentials=credentials)
+        return await self.images.resolve(reference, pull=pull, credentials=credentials, user=user)
 
     async def remove_image(self, image_id: str, reference: str) -> None:
         """See `ContainerBackend`."""

@@ -319,9 +319,11 @@ class FakeBackend:
             for c in self.containers.values()
         ]
 
-    async def resolve_image(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+    async def resolve_image(
+        self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None, user: str = ""
+    ) -> Image:
         """See `ContainerBackend`."""
-        del credentials
+        del credentials, user
         await self._enter("resolve_image")
         if not self.images and not self.registry:
             return Image(image_id=f"sha256:{reference}", logs=LogTransport.PIPE, server_keep_alive_s=86400.0)

@@ -1,4 +1,4 @@
-"""The images of the container engine: what is behind a reference, and pulls that are shared by all who wait for one.
+"""The images of the container engine: what is behind a reference; pulls, shared by who waits for one, one a user at a time.
 
 An image is always used by its immutable id; a reference is only ever a way to find it.
 """
@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -56,26 +57,41 @@ class EngineImages:
         self._root_dir = root_dir
         #: All and only the pulls under way; the result is whether it came to an end by itself.
         self._pulls: dict[_PullKey, asyncio.Future[bool]] = {}
+        #: One pull at a time for each user: who wants many images does not hold up those who want one.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.on_pulled: Callable[[str, str], None] | None = None
 
-    async def resolve(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None) -> Image:
+    async def resolve(self, reference: str, *, pull: bool, credentials: Mapping[str, str] | None = None, user: str = "") -> Image:
         """Find the image behind a reference. See `ContainerBackend.resolve_image`."""
         if not _REFERENCE.fullmatch(reference):
             raise ImageNotFound(f"{reference!r} is not an image reference")
+        if not pull:
+            return await self._inspect(reference)
         key = (reference, frozenset((credentials or {}).items()))
-        while True:
-            with contextlib.suppress(ImageNotFound):
-                return await self._inspect(reference)
-            if not pull:
-                raise ImageNotFound(f"{reference} is not on this node")
-            refuse_on_full_disk(self._root_dir())
-            flight = self._pulls.get(key)
-            if flight is None:
+        image = await self._find_or_join(key)
+        if image is not None:
+            return image
+        turn = self._turns.setdefault(user, asyncio.Lock())
+        has_to_wait = turn.locked()
+        async with turn:
+            if has_to_wait:
+                image = await self._find_or_join(key)  # it may have come meanwhile
+            if image is None:
+                refuse_on_full_disk(self._root_dir())
                 await self._lead_pull(key, reference, credentials)
                 image = await self._inspect(reference)
                 if self.on_pulled is not None:
                     self.on_pulled(reference, image.image_id)
-                return image
+            return image
+
+    async def _find_or_join(self, key: _PullKey) -> Image | None:
+        """Find an image that is here, or comes by somebody's pull; None where it is to be pulled."""
+        while True:
+            with contextlib.suppress(ImageNotFound):
+                return await self._inspect(key[0])
+            flight = self._pulls.get(key)
+            if flight is None:
+                return None
             # wait() and not await: our cancellation must not end the pull for the others. Was its leader
             # cancelled, the loop makes one of those who wait the next leader.
             await asyncio.wait({flight})

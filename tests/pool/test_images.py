@@ -150,12 +150,37 @@ async def test_credentials_go_to_the_registry_and_are_not_shared(engine, backend
     async with asyncio.TaskGroup() as group:
         for name in ("ana", "bob"):
             credentials = {"username": name, "password": "x?>"}
-            group.create_task(backend.resolve_image("r/i", pull=True, credentials=credentials))
+            group.create_task(backend.resolve_image("r/i", pull=True, credentials=credentials, user=name))
         while engine.verbs().count("POST /images/create") < 2:
             await asyncio.sleep(0)
         go.set()
     sent = [headers["x-registry-auth"] for headers in engine.headers if "x-registry-auth" in headers]
     assert {json.loads(base64.urlsafe_b64decode(auth))["username"] for auth in sent} == {"ana", "bob"}
+
+
+async def test_a_user_who_wants_many_images_has_one_pull_at_a_time_and_holds_up_nobody_else(engine, backend):
+    go, asked = asyncio.Event(), []
+
+    async def pull():
+        await go.wait()
+        for name in ("one", "two", "three", "mine"):
+            engine.answers[f"GET /images/{name}"] = PIPE
+        return 200, b'{"status":"done"}\n'
+
+    engine.answers["POST /images/create"] = pull
+    for name in ("one", "two", "three", "mine"):
+        engine.answers[f"GET /images/{name}"] = (404, {"message": "no such image"})
+    async with asyncio.TaskGroup() as group:
+        for name in ("one", "two", "three"):
+            group.create_task(backend.resolve_image(name, pull=True, user="greedy"))
+        while engine.verbs().count("GET /images/three/json") < 1 or "POST /images/create" not in engine.verbs():
+            await asyncio.sleep(0)
+        group.create_task(backend.resolve_image("mine", pull=True, user="modest"))
+        while engine.verbs().count("POST /images/create") < 2:
+            await asyncio.sleep(0)
+        asked = [query["fromImage"] for verb, path, query, _ in engine.requests if path == "/images/create"]
+        go.set()
+    assert asked == [["one"], ["mine"]]
 
 
 @pytest.mark.parametrize(
