@@ -124,6 +124,13 @@ async def test_long_names_cannot_make_a_scrape_large(observer, expose, finish):
     assert len(body) <= SIZE_LIMIT
 
 
+async def test_many_short_names_cannot_make_a_scrape_large(observer, expose, finish):
+    for index in range(10_000):
+        finish(observer, namespace=f"{index % 1000}", action=f"{index % 1000}/{index}")
+    _, body = await expose(observer).scrape()
+    assert len(body) <= SIZE_LIMIT
+
+
 async def test_the_loop_copies_a_bounded_number_of_samples_whatever_users_do(crowded, expose, finish):
     """What the loop does for a scrape is one tuple a sample; 3,000 take 1 ms, so this bound holds 20 ms with a margin."""
     before = sum(map(len, expose(crowded).snapshot().values()))

@@ -18,14 +18,7 @@ from pool import recipe
 from pool.backend import Descriptors, FoundContainer
 from pool.disk import Room
 from pool.docker import DockerBackend, DockerHandle
-from pool.errors import (
-    ContainerStartFailed,
-    ContainerUnkillable,
-    EngineDiskFull,
-    EngineError,
-    EngineUnavailable,
-    ImageNotFound,
-)
+from pool.errors import ContainerStartFailed, ContainerUnkillable, EngineDiskFull, EngineError, EngineUnavailable, ImageNotFound
 from pool.guard import CallClass, Deadlines
 from pool.model import ContainerId, ContainerSpec, LogTransport, Mount
 from pool.netns import has_ended
@@ -289,6 +282,18 @@ async def test_a_cancelled_create_removes_what_was_made(engine, backend, tmp_pat
             await backend.create(A, SPEC)
     assert engine.verbs()[-1] == f"DELETE /containers/{A}"
     assert list((tmp_path / "containers").iterdir()) == []
+
+
+async def test_on_a_full_disk_the_engine_is_not_asked_for_a_container(engine, backend, monkeypatch):
+    def refuse(_path):
+        raise EngineDiskFull
+
+    monkeypatch.setattr("pool.docker.refuse_on_full_disk", refuse)
+    asked = len(engine.requests)
+    with pytest.raises(EngineDiskFull):
+        await backend.create(A, SPEC)
+    assert len(engine.requests) == asked
+    await backend.remove(A, None)  # that goes on
 
 
 async def test_a_create_asks_the_engine_three_times(engine, backend):

@@ -7,7 +7,7 @@ import json
 import pytest
 from scripted_engine import Engine
 
-from pool.errors import EngineError, ImageNotFound
+from pool.errors import EngineDiskFull, EngineError, ImageNotFound
 from pool.guard import Deadlines
 from pool.images import split_reference
 from pool.model import LogTransport
@@ -73,6 +73,19 @@ async def test_an_absent_image_is_pulled_once_for_all_who_wait(engine, backend):
     assert {waiter.result().image_id for waiter in waiters} == {"sha256:77"}
     (pulled,) = [request for request in engine.requests if request[1] == "/images/create"]
     assert pulled[2] == {"fromImage": ["r/i"], "tag": ["2"]}
+
+
+async def test_nothing_is_pulled_onto_a_full_disk_and_what_is_there_is_found(engine, backend, monkeypatch):
+    def refuse(_path):
+        raise EngineDiskFull
+
+    monkeypatch.setattr("pool.images.refuse_on_full_disk", refuse)
+    engine.answers["GET /images/here"] = PIPE
+    engine.answers["GET /images/far"] = (404, {"message": "no such image"})
+    assert (await backend.resolve_image("here", pull=True)).image_id == "sha256:77"
+    with pytest.raises(EngineDiskFull):
+        await backend.resolve_image("far", pull=True)
+    assert "POST /images/create" not in engine.verbs()
 
 
 async def test_who_keeps_images_is_told_of_each_that_was_pulled(engine, backend):
