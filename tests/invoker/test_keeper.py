@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from invoker.keeper import Keeper, find_test_image
 from invoker.manifest import Manifest
 from invoker.systemd import Notifier
 from pool.backend import Image
+from pool.errors import WaitedTooLong
 from pool.fake import FakeBackend, FakeContainer
+from pool.fake_server import Answer
 from pool.hooks import PoolHooks
 from pool.lease import Lease
 from pool.machine import PoolSettings
@@ -251,6 +253,42 @@ async def test_a_test_of_long_ago_says_nothing_about_now(tmp_path, monkeypatch):
         assert not node.keeper.health().ok
         assert not node.keeper.ready().ok
     assert keeper_module.PROBE_EVERY_S + keeper_module.PROBE_DEADLINE_S < 30.0, "there is news before the last is too old"
+
+
+async def test_an_engine_that_does_not_answer_is_neither_well_nor_ready(tmp_path, monkeypatch):
+    async with running(tmp_path) as node, under_test(node, monkeypatch):
+        await node.until(lambda: node.check("self-test").ok)
+        node.engine = Check(name="engine", ok=False, detail="it does not answer")
+        assert not node.keeper.health().ok
+        assert not node.keeper.ready().ok
+
+
+async def test_a_container_that_answers_something_else_than_it_was_asked_is_no_health(tmp_path, monkeypatch):
+    async with running(tmp_path) as node, under_test(node, monkeypatch):
+        node.backend.action = lambda _path, _body: Answer(body=b'{"echo": -1}')
+        await node.until(lambda: "/run answered 200" in node.check("self-test").detail)
+        assert not node.check("self-test").ok
+
+
+async def test_a_test_without_room_says_nothing_while_calls_run_and_is_no_health_where_none_does(tmp_path, monkeypatch):
+    async with running(tmp_path) as node:
+        probe_once = node.keeper._probe_once
+        deadline = asyncio.get_running_loop().time() + 10
+        async with AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(node.pool.lease(ActivationId("b" * 32), KEY, facts=b"{}", deadline=deadline))
+
+            async def no_room(*_: object) -> StartKind:
+                raise WaitedTooLong
+
+            monkeypatch.setattr(node.keeper, "_probe_once", no_room)
+            async with under_test(node, monkeypatch):
+                await node.until(lambda: node.check("self-test").ok)
+                assert "the pool is full" in node.check("self-test").detail
+                lease.clean = False
+                await stack.aclose()
+                await node.until(lambda: not node.check("self-test").ok)
+                monkeypatch.setattr(node.keeper, "_probe_once", probe_once)
+                await node.until(lambda: node.check("self-test").ok)
 
 
 async def test_a_loop_that_was_late_is_neither_well_nor_ready(tmp_path, monkeypatch):
