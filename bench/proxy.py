@@ -7,7 +7,7 @@ import contextlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -69,13 +69,13 @@ class CountingProxy:
             self._failure = None
 
     @contextlib.contextmanager
-    def sick(self, requests: str, how: str, *, times: int = -1) -> Iterator[_Sickness]:
+    def sick(self, requests: str, how: str | Callable[[], object], *, times: int = -1) -> Iterator[_Sickness]:
         """Treat some requests in another way while the block runs; each must be the first on its connection.
 
         Args:
             requests: pattern of method and path, `POST .*/containers/create`.
             how: `hang`: never answer; `cut`: close without having passed it on; `mute`: pass it on and close instead of
-                answering; else the answer itself, a whole HTTP response.
+                answering; else the answer itself, a whole HTTP response. Something to call: done just before it is passed on.
             times: how many requests; -1 is all.
         """
         sickness = _Sickness(re.compile(requests), how, times)
@@ -123,6 +123,9 @@ class CountingProxy:
         request = b" ".join(first.partition(b"\r\n")[0].partition(b"?")[0].split(b" ")[:2]).decode()
         for sickness in self._sickness:
             if sickness.take(request):
+                if callable(sickness.how):
+                    sickness.how()
+                    break
                 if sickness.how == "hang":
                     await reader.read()
                 elif sickness.how == "mute":
@@ -164,7 +167,7 @@ class _Sickness:
     """
 
     requests: re.Pattern[str]
-    how: str
+    how: str | Callable[[], object]
     times: int
     met: int = 0
 

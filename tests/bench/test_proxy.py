@@ -65,3 +65,14 @@ async def test_while_it_fails_it_is_an_engine_that_refuses_or_hangs_and_then_is_
                 writer.close()
             assert await asyncio.to_thread(talk, str(tmp_path / "proxy"), request) == request
         assert proxy.requests == {"GET /_ping": 1}
+
+
+async def test_something_may_be_done_just_before_a_request_is_passed_on_as_it_is(tmp_path):
+    request = b"POST /v1.41/containers/x/start HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n"
+    done: list[int] = []
+    async with await asyncio.start_unix_server(echo, tmp_path / "engine"):
+        with CountingProxy(tmp_path / "proxy", str(tmp_path / "engine")) as proxy:
+            with proxy.sick("POST .*/start", lambda: done.append(proxy.total), times=1) as sickness:
+                for _ in range(2):
+                    assert await asyncio.to_thread(talk, str(tmp_path / "proxy"), request) == request
+            assert (done, sickness.met, proxy.total) == ([0], 1, 2)

@@ -5,18 +5,13 @@ It is an engine of this file's own, below a directory of its own; the one that o
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from own_engine import OwnEngine
 from watched_site import ECHO, WatchedSite
 
 from bench.daemon import Daemon
@@ -24,65 +19,16 @@ from bench.daemon import Daemon
 pytestmark = [pytest.mark.docker, pytest.mark.long]
 
 SLEEP = "import time\ndef main(args):\n    time.sleep(args['s'])\n    return {'slept': args['s']}\n"
-IMAGE = "invokerd/python3:latest"
-LOAD_S = 300.0
-
-
-class RestartedEngine:
-    """A dockerd that can be ended and started again on the same directory."""
-
-    def __init__(self, script: ModuleType, directory: Path) -> None:
-        self._script = script
-        self._directory = directory
-        self._private: Any = None
-
-    @property
-    def url(self) -> str:
-        return str(self._private.url)
-
-    def start(self, *options: str) -> None:
-        self._private = self._script.PrivateEngine(self._directory, options)
-        self._private.start()
-
-    def end(self) -> None:
-        """End it as a service manager does. With live-restore its containers go on."""
-        self._private._end(self._private._pid())
-        self._private._process.wait()
-
-    def purge(self) -> None:
-        """Remove all of it, containers first."""
-        process = self._private._process
-        if process.poll() is not None:  # none but a running engine can be told to remove its containers
-            self.start()
-            process = self._private._process
-        self._private.stop(purge=True)
-        process.wait()
 
 
 @pytest.fixture(scope="module")
-def engine(ask: Any) -> Iterator[RestartedEngine]:
-    if shutil.which("dockerd", path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin") is None:
-        pytest.skip("there is no dockerd here of which a second one could be started")
-    loader = importlib.machinery.SourceFileLoader("engine_script", str(Path(__file__).parents[2] / "scripts" / "engine"))
-    spec = importlib.util.spec_from_loader("engine_script", loader)
-    assert spec is not None
-    script = importlib.util.module_from_spec(spec)
-    loader.exec_module(script)
-    status, image = ask("GET", f"/images/{IMAGE}/get", timeout=LOAD_S)
-    assert status == 200, image[:300]
-    # Sockets lie in it: a short path.
-    engine = RestartedEngine(script, Path(tempfile.mkdtemp(prefix="engine-")))
-    engine.start()
-    try:
-        status, told = ask.func(engine.url, "POST", "/images/load?quiet=1", image, timeout=LOAD_S)
-        assert status == 200, told
+def engine(ask: Any) -> Iterator[OwnEngine]:
+    with OwnEngine.with_image(ask) as engine:
         engine.end()
         yield engine
-    finally:
-        engine.purge()
 
 
-def start_site(engine: RestartedEngine, directory: Path, make_user: Any) -> WatchedSite:
+def start_site(engine: OwnEngine, directory: Path, make_user: Any) -> WatchedSite:
     daemon = Daemon(directory, engine.url, {"pool.memory_mib": 2048, "pool.stem_cells.enabled": False})
     daemon.start()
     site = WatchedSite(daemon, engine.url, make_user)
@@ -101,7 +47,7 @@ def of_users(site: WatchedSite) -> set[str]:
 
 
 def test_with_live_restore_warm_calls_go_on_and_all_containers_are_adopted_afterwards(
-    engine: RestartedEngine, tmp_path: Path, make_user: Any
+    engine: OwnEngine, tmp_path: Path, make_user: Any
 ):
     engine.start("--live-restore")
     site = start_site(engine, tmp_path, make_user)
@@ -138,9 +84,7 @@ def test_with_live_restore_warm_calls_go_on_and_all_containers_are_adopted_after
         engine.end()
 
 
-def test_without_live_restore_what_was_killed_is_replaced_and_nothing_is_left(
-    engine: RestartedEngine, tmp_path: Path, make_user: Any
-):
+def test_without_live_restore_what_was_killed_is_replaced_and_nothing_is_left(engine: OwnEngine, tmp_path: Path, make_user: Any):
     engine.start()
     site = start_site(engine, tmp_path, make_user)
     try:

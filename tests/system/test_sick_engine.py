@@ -1,4 +1,7 @@
-"""An engine that hangs, lies, loses answers, goes away and fills its disk, behind a proxy; and who is the worse for it."""
+"""An engine that hangs, lies, loses answers and goes away, behind a proxy; and who is the worse for it.
+
+One whose disk is really full: `test_full_engine_disk.py`.
+"""
 
 from __future__ import annotations
 
