@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from pool.model import ActivationId
 
@@ -21,8 +22,7 @@ _ATTACHED_HEADER = struct.Struct(">BxxxL")
 _FRAME = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,10}) ([oOeE]) ([0-9]{1,17}) (.*)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One piece of an activation's log.
 
     Attributes:
@@ -64,6 +64,13 @@ class FrameParser:
             self._skipping = True
             self._rest = b""
         return frames
+
+    def skip(self, data: bytes) -> None:
+        """Pass over what one read returned, of which nobody wants a frame; the next one may begin in it."""
+        end = data.rfind(b"\n")
+        if end >= 0:
+            self._rest, self._skipping = b"", False
+        self.feed(data[end + 1 :])
 
     def _parse(self, line: bytes) -> Frame | None:
         match = _FRAME.fullmatch(line) if len(line) < FRAME_BYTES else None

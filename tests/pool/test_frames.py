@@ -50,6 +50,22 @@ def test_rubbish_is_counted_and_hides_no_frame_after_it(rubbish):
     assert parser.rejected == 1
 
 
+def test_wherever_a_skipped_read_ends_the_next_frame_is_whole():
+    unwanted = b"".join(frame(ONE, seq, "o", "unwanted") for seq in range(3))
+    wanted = frame(ONE, 3, "o", "wanted")
+    for cut in range(1, len(unwanted + wanted)):
+        parser = FrameParser()
+        for begin in range(0, len(unwanted), cut):
+            parser.skip(unwanted[begin : begin + cut])
+        assert [each.text for each in parser.feed(wanted)] == [b"wanted"]
+    parser = FrameParser()
+    parser.skip(unwanted + wanted[:20])
+    assert [each.text for each in parser.feed(wanted[20:])] == [b"wanted"]
+    parser.skip(b"x" * 100_000)
+    parser.skip(b"x" * 100_000)
+    assert (parser.feed(b"\n" + wanted)[0].text, parser.rejected) == (b"wanted", 1)
+
+
 def test_a_line_without_end_needs_no_memory_and_counts_once():
     parser = FrameParser()
     for _ in range(100):

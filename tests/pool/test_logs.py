@@ -7,6 +7,8 @@ import re
 import tracemalloc
 from collections.abc import AsyncIterator
 
+import pytest
+
 from pool.fifo import PIPE_BYTES
 from pool.logs import AttachedLogReader, LogCollection, PipeLogReader, format_line
 from pool.model import ActivationId
@@ -83,6 +85,29 @@ def test_lines_without_text_are_bounded_too():
     lines = texts(collection.finish())
     assert lines[:-1] == [("stdout", "")] * 100
     assert "exceeds the limit of 1600 bytes." in lines[-1][1]
+
+
+async def test_what_comes_beyond_the_limit_is_not_even_read_as_lines_and_the_next_activation_has_all_of_its(monkeypatch):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=100)
+    os.write(write, b"".join(frame(ONE, seq, "o", "x" * 60) for seq in range(2)))
+    reader.drain()
+    with monkeypatch.context() as patched:
+        patched.setattr(reader, "_take", lambda _frame: pytest.fail("somebody pays for it"))
+        os.write(write, b"".join(frame(ONE, seq, "o", "x" * 60) for seq in range(2, 500)))
+        reader.drain()
+    reader.begin(TWO, limit_bytes=100)
+    lines = texts(reader.end(ONE))
+    assert [len(text) for _, text in lines[:2]] == [60, 40]
+    assert "exceeds the limit of 100 bytes." in lines[2][1]
+    os.write(write, frame(ONE, 500, "o", "late") + frame(TWO, 0, "o", "hello"))
+    reader.drain()
+    assert texts(reader.end(TWO)) == [("stdout", "hello")]
+    reader.close()
+    os.close(read)
+    os.close(write)
 
 
 def test_bytes_that_are_no_text_are_replaced_and_not_left_out():
