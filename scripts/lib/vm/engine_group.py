@@ -188,6 +188,9 @@ def _try_kill() -> None:
         wait("its end", lambda: not Path(f"/proc/{pid}").exists(), patience_s=60)
         left = seen_now()
     wait("the next daemon", lambda: api.ask("GET", "/ping")[0] == 200)
+    # It may be giving way again by now, with the removal of what the former one has left.
+    with suppress(TimeoutError):
+        wait("an engine that is not idle", lambda: all(idle == "0" for idle, _ in seen_now()), patience_s=60)
     next_one = seen_now()
     reload_units(SECOND)
     seen = f"after the daemon's end: {left}, with the next {next_one}, after a daemon-reload {seen_now()}"

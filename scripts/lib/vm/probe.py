@@ -1,7 +1,7 @@
 """What scripts/vm-test tries inside its machine, in order.
 
 Prints one line a check, `CHECK name ok|FAILED what was seen`, and the line `PROBE ENDED` when nothing was left out.
-With names of parts as arguments, only those, on a machine whose service runs already: `probe.py calls hands`.
+With names of parts as arguments, only those: `probe.py calls hands`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from budget import try_reclaim, try_slice
 from engine_group import try_engine_group
 from hands import try_hands
 from machine import api, cgroup_of, check, engine, frozen, operate, ours, pool, read, run, section, tell, wait, wait_state
-from unit import show, try_reload, try_restarts, try_unwritable, try_watchdog
+from nfs import try_nfs
+from unit import show, try_reload, try_restarts, try_unwritable, try_watchdog, try_writer
 
 ECHO = "def main(args):\n    return args\n"
 SPIN = """
@@ -165,6 +166,8 @@ PARTS: dict[str, Callable[[], None]] = {
     "hands": try_hands,
     "reclaim": try_reclaim,
     "reload": try_reload,
+    "writer": try_writer,
+    "nfs": try_nfs,
     "engine-group": try_engine_group,
     "restarts": try_restarts,
     "unwritable": try_unwritable,
@@ -178,7 +181,7 @@ def main(names: list[str]) -> None:
     key = Path("/root/anna.key")
     if key.exists():
         api.key = key.read_text()
-    if not names:
+    if not names or run("systemctl", "is-active", "invokerd") != "active":
         try_service()
     for name in names or PARTS:
         with section(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from machine import api, check, pool, run, section, wait, wait_state
+from machine import CGROUPS, api, check, pool, read, run, section, wait, wait_state
 
 ECHO = "def main(args):\n    return args\n"
 CONFIG = Path("/etc/invokerd/invokerd.toml")
@@ -40,6 +40,23 @@ def try_reload() -> None:
     run("systemctl", "reload", "invokerd")
     holds = "log.level" in told[0] and show("MainPID") == before and status == 200
     check("reload", holds, f"{said} {told[0]}")
+
+
+def try_writer() -> None:
+    """The writer's process is in an idle CPU cgroup of its own, which goes with it; the next daemon makes another."""
+    main = show("MainPID")["MainPID"]
+    groups = list(CGROUPS.glob("invokerd-writer-*"))
+    members = [pid for group in groups for pid in (group / "cgroup.procs").read_text().split()]
+    parents = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1] for pid in members]
+    idle = [read(group, "cpu.idle") for group in groups]
+    seen = f"{[group.name for group in groups]}: {idle}, its process {members}, of {parents}; the daemon is {main}"
+    check("writer-idle", (idle, parents) == ([{"cpu.idle": "1"}], [main]), seen)
+    run("systemctl", "stop", "invokerd")
+    left = [group.name for group in CGROUPS.glob("invokerd-writer-*")]
+    run("systemctl", "start", "invokerd")
+    groups = list(CGROUPS.glob("invokerd-writer-*"))
+    seen = f"after systemctl stop: {left}, after a start {[group.name for group in groups]}"
+    check("writer-gone", not left and len(groups) == 1, seen)
 
 
 def try_restarts() -> None:
