@@ -157,7 +157,7 @@ class Courtesy:
         file.write_text("1")
 
     def _make_usual(self, file: Path) -> None:
-        """Give its share back, unless systemd has made it a usual one: version 252 does when it reloads, with its own share."""
+        """Give its share back, unless systemd has made it a usual one: 252 does when it reloads, 257 with its next start."""
         if file.read_text().strip() != "0":
             file.write_text("0")
             if weight := self._weights.get(file):

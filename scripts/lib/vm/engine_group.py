@@ -111,8 +111,9 @@ def give_weight(weight: str) -> None:
 
 
 def reload_units(weight: str) -> None:
-    """Have systemd read its units. What that does to the cgroups comes a moment later, from systemd 256 or so on."""
+    """Have systemd read its units. Version 252 sets their cgroups then, 257 when the next unit of their slice starts."""
     run("systemctl", "daemon-reload")
+    run("systemd-run", "--quiet", "--wait", "true")
     with suppress(TimeoutError):
         wait("the weights", lambda: seen_now() == usual(weight), patience_s=30)
 
@@ -160,14 +161,14 @@ def _try_one_start() -> None:
 
 
 def _try_daemon_reload() -> None:
-    """While the engine is idle, systemd reads its units, with another weight: that weight is what it then has."""
+    """While the engine is idle, systemd reads its units, with another weight, and sets it: that is what it then has."""
     with stopped_while_idle() as (call, _):
         during = seen_now()
         give_weight(SECOND)
         after = seen_now()
     call.join()
     wait("an engine that is not idle", lambda: all(idle == "0" for idle, _ in seen_now()), patience_s=60)
-    seen = f"idle: {during}, after the daemon-reload {after}, when the call had ended {seen_now()}"
+    seen = f"idle: {during}, after a daemon-reload and a start {after}, when the call had ended {seen_now()}"
     check("engine-daemon-reload", seen_now() == usual(SECOND) and call.answer[0] == 200, seen)
 
 
@@ -193,7 +194,7 @@ def _try_kill() -> None:
         wait("an engine that is not idle", lambda: all(idle == "0" for idle, _ in seen_now()), patience_s=60)
     next_one = seen_now()
     reload_units(SECOND)
-    seen = f"after the daemon's end: {left}, with the next {next_one}, after a daemon-reload {seen_now()}"
+    seen = f"after the daemon's end: {left}, with the next {next_one}, after a daemon-reload and a start {seen_now()}"
     holds = all(idle == "1" for idle, _ in left) and all(idle == "0" for idle, _ in next_one) and seen_now() == usual(SECOND)
     check("engine-after-kill", holds, seen)
 
