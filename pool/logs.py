@@ -156,6 +156,22 @@ class LogReader:
             self._on_late(lines)
 
 
+class ReadingTurns:
+    """When containers that write faster than they are read have their turns: all together take a share of the loop's time."""
+
+    #: Of the time, at most. What the pipes then cannot take their writers drop, and count.
+    SHARE = 0.25
+
+    def __init__(self) -> None:
+        #: Until when all of it is used, seconds of the loop's clock.
+        self._used_until = 0.0
+
+    def next_at(self, took_s: float, now: float) -> float:
+        """Tell when the next turn may begin after one that took so long, seconds of the loop's clock."""
+        self._used_until = max(self._used_until, now - took_s) + took_s / self.SHARE
+        return self._used_until
+
+
 class PipeLogReader(LogReader):
     """Reads framed lines from a FIFO's read end, which it does not close."""
 
@@ -164,14 +180,18 @@ class PipeLogReader(LogReader):
         fd: int,
         loop: asyncio.AbstractEventLoop,
         *,
+        turns: ReadingTurns | None = None,
         on_late: Callable[[int], None] | None = None,
         on_dropped: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(on_late=on_late, on_dropped=on_dropped)
         self._fd = fd
         self._loop = loop
+        self._turns = turns or ReadingTurns()
         self._parser = FrameParser()
         self._watching = True
+        #: Begins to watch again, after a turn of which there was more.
+        self._next_turn: asyncio.TimerHandle | None = None
         loop.add_reader(fd, self._on_readable)
 
     def drain(self) -> None:
@@ -190,7 +210,16 @@ class PipeLogReader(LogReader):
             self._stop()
 
     def _on_readable(self) -> None:
-        self._read(READ_BYTES)
+        began = self._loop.time()
+        if self._read(READ_BYTES) < READ_BYTES or not self._watching:
+            return
+        self._loop.remove_reader(self._fd)  # there is more: first the others
+        now = self._loop.time()
+        self._next_turn = self._loop.call_at(self._turns.next_at(now - began, now), self._watch)
+
+    def _watch(self) -> None:
+        self._next_turn = None
+        self._loop.add_reader(self._fd, self._on_readable)
 
     def _read(self, at_most: int = len(_BUFFER)) -> int:
         """Take one piece and return its length; 0 when there is none."""
@@ -226,6 +255,8 @@ class PipeLogReader(LogReader):
     def _stop(self) -> None:
         if self._watching:
             self._watching = False
+            if self._next_turn is not None:
+                self._next_turn.cancel()
             self._loop.remove_reader(self._fd)
 
 

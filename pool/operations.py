@@ -21,7 +21,7 @@ from pool.expiries import Expiries
 from pool.hooks import PoolHooks
 from pool.idle import FROZEN
 from pool.live import Live
-from pool.logs import AttachedLogReader, LogReader, PipeLogReader
+from pool.logs import AttachedLogReader, LogReader, PipeLogReader, ReadingTurns
 from pool.model import ContainerId, ContainerSpec, ContainerState, LogTransport, MemoryReading
 from pool.table import ContainerTable
 
@@ -81,6 +81,8 @@ class Operations:
         self._gone_cpu_us = 0
         #: Creations, probes and removals under way.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Of containers that write without end.
+        self._reading_turns = ReadingTurns()
         #: Readers of attached streams.
         self._readers: set[asyncio.Task[None]] = set()
         #: What is done on which command.
@@ -320,7 +322,13 @@ class Operations:
         logs: LogReader
         if spec.logs is LogTransport.PIPE:
             hooks = self._hooks
-            logs = PipeLogReader(handle.descriptors.log, self._loop, on_late=hooks.late_lines, on_dropped=hooks.dropped_lines)
+            logs = PipeLogReader(
+                handle.descriptors.log,
+                self._loop,
+                turns=self._reading_turns,
+                on_late=hooks.late_lines,
+                on_dropped=hooks.dropped_lines,
+            )
         else:
             logs = AttachedLogReader(self._loop, on_late=self._hooks.late_lines)
             self._spawn(self._read_attached(container_id, handle, logs), f"logs {container_id}", self._readers)

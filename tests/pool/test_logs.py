@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pool.fifo import PIPE_BYTES
-from pool.logs import AttachedLogReader, LogCollection, PipeLogReader, format_line
+from pool.logs import READ_BYTES, AttachedLogReader, LogCollection, PipeLogReader, ReadingTurns, format_line
 from pool.model import ActivationId
 
 ONE, TWO = ActivationId("1" * 32), ActivationId("2" * 32)
@@ -106,6 +106,51 @@ async def test_what_comes_beyond_the_limit_is_not_even_read_as_lines_and_the_nex
     reader.drain()
     assert texts(reader.end(TWO)) == [("stdout", "hello")]
     reader.close()
+    os.close(read)
+    os.close(write)
+
+
+def test_turns_of_all_that_write_without_end_take_a_quarter_of_the_time():
+    turns = ReadingTurns()
+    assert turns.next_at(0.01, now=100.0) == pytest.approx(100.03)
+    assert turns.next_at(0.01, now=100.01) == pytest.approx(100.07), "another container, meanwhile"
+    assert turns.next_at(0.01, now=200.0) == pytest.approx(200.03), "what was not used is not saved up"
+
+
+async def test_a_pipe_with_more_in_it_than_a_turns_worth_waits_for_its_next_turn_and_all_comes(monkeypatch):
+    turns = ReadingTurns()
+    asked: list[float] = []
+    go_on = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def next_at(took_s: float, now: float) -> float:
+        asked.append(took_s)
+        return now if go_on.is_set() else now + 3600.0
+
+    monkeypatch.setattr(turns, "next_at", next_at)
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    written = b"".join(frame(ONE, seq, "o", "x" * 900) for seq in range(200))
+    os.write(write, written)
+    reader = PipeLogReader(read, loop, turns=turns)
+    collection = reader.begin(ONE, limit_bytes=1_000_000)
+    async with asyncio.timeout(10):
+        while not asked:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+        assert len(collection.lines) == READ_BYTES * 200 // len(written), "others have their turns first"
+        reader.drain()  # it has answered
+        assert len(reader.end(ONE)) == 200
+        reader.close()
+        go_on.set()
+        collection = (again := PipeLogReader(read, loop, turns=turns)).begin(ONE, limit_bytes=1_000_000)
+        os.write(write, written)
+        while len(collection.lines) < 200:
+            await asyncio.sleep(0)
+    again.close()
     os.close(read)
     os.close(write)
 
