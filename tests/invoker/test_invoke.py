@@ -24,6 +24,7 @@ from pool.backend import Image
 from pool.connection import Connection
 from pool.errors import ContainerUnreachable, EngineUnavailable, ImageNotFound, PoolClosed, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
+from pool.logs import AttachedLogReader
 from pool.model import ActivationId, LogTransport, StartKind
 
 
@@ -70,6 +71,26 @@ async def test_lines_that_were_written_before_the_answer_are_in_the_record_thoug
         lines = await s.recorder.records.get_logs("anna", done.activation_id)
         assert lines is not None
         assert [line.partition("stdout: ")[2] for line in lines] == [text for _, text in said]
+
+
+async def test_the_answer_of_a_foreign_image_does_not_wait_for_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    silence = asyncio.Event()
+
+    async def wait_complete(_self: AttachedLogReader, _deadline: float) -> None:
+        await silence.wait()
+
+    monkeypatch.setattr(AttachedLogReader, "wait_complete", wait_complete)
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        image = Image(image_id="sha256:1", logs=LogTransport.ATTACHED, server_keep_alive_s=1.0)
+        s.backend.images[s.planner.reference_of(action())] = image
+        s.backend.action = lambda path, body: Answer(logs=(("stdout", "late"),)) if path == "/run" else echo(path, body)
+        done = await s.run()
+        assert done.status is Status.SUCCESS
+        silence.set()
+        await s.invoker.wait_idle()
+        lines = await s.recorder.records.get_logs("anna", done.activation_id)
+        assert lines is not None
+        assert [line.partition("stdout: ")[2] for line in lines] == ["late"]
 
 
 async def test_what_the_action_is_told(tmp_path: Path):
