@@ -1,8 +1,9 @@
+import os
 from types import SimpleNamespace
 
 import pytest
 
-from invoker.stores import LEDGER_BEHIND_S, SECRET_BYTES, SecretUnreadable, Stores, _secret
+from invoker.stores import LEDGER_BEHIND_S, SECRET_BYTES, SecretUnreadable, StateDirectoryInUse, Stores, _secret, lock_state
 
 
 def test_a_secret_is_made_once_for_the_daemon_alone_and_read_again(tmp_path):
@@ -24,6 +25,14 @@ def test_a_secret_of_another_length_is_not_used_and_not_replaced(tmp_path, conte
 def test_a_secret_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(SecretUnreadable, match="missing/secret: No such file"):
         _secret(tmp_path / "missing" / "secret")
+
+
+def test_a_state_directory_is_one_daemons_and_whoever_comes_second_is_told_whose(tmp_path):
+    held = lock_state(tmp_path)
+    with pytest.raises(StateDirectoryInUse, match=rf"another daemon \(process {os.getpid()}\) uses {tmp_path}"):
+        lock_state(tmp_path)
+    os.close(held)  # as the kernel does when the process ends, however it does
+    os.close(lock_state(tmp_path))
 
 
 def stores(*, room: bool = True, behind_s: float = 0.0, damaged: str = "", failure: str = "", refusal: str = "") -> Stores:
