@@ -135,6 +135,26 @@ def test_queued_activation_takes_the_container_the_moment_it_is_free():
     assert grant.activation == "a3"
 
 
+@pytest.mark.parametrize(("shares", "bobs"), [((), 8), ((("bob", 3.0),), 12)])
+def test_users_get_containers_in_proportion_to_the_weights_that_the_site_gives_them(shares, bobs):
+    """There is memory for one container, which no two activations share."""
+    driver = Driver(memory_mib=256, shares=shares, parallel_starts=1)
+    commands = driver.arrive("a0")
+    for number in range(1, 20):
+        driver.arrive(f"a{number}")
+        driver.arrive(f"b{number}", key(namespace="bob", uid=1002))
+    served = []
+    for _ in range(16):
+        container = only(commands, ev.Create).container
+        activation = only(driver.feed(ev.Created(container, exercised=False)), ev.Grant).activation
+        driver.feed(ev.Initialised(activation))
+        driver.now += 1.0
+        driver.feed(ev.Ended(activation, False))
+        commands = driver.feed(ev.Removed(container))
+        served.append(activation)
+    assert abs(sum(name.startswith("b") for name in served) - bobs) <= 1, served
+
+
 def test_container_busy_beyond_the_patience_is_not_counted_on():
     driver = Driver(launch_patience_s=0.1)
     driver.warm()
