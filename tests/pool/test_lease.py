@@ -168,6 +168,28 @@ async def test_one_that_fails_leaves_the_others_their_connections_and_the_contai
         await asyncio.sleep(0.001)
 
 
+async def test_a_call_that_is_given_up_leaves_no_connection_on_which_its_answer_could_still_come(bench):
+    bench.backend.action = lambda path, body: (
+        Misbehaviour.HANG if path == "/run" and body["value"] == {"is": "slow"} else echo(path, body)
+    )
+    async with bench.lease("a") as a:
+        await bench.request(a, value={"is": "quick"})
+        async with bench.lease("b") as b, asyncio.TaskGroup() as group:
+            first = group.create_task(bench.request(a, value={"is": "slow"}))
+            second = group.create_task(bench.request(b, value={"is": "slow"}))
+            while bench.container.requests.count("/run") < 3:
+                await asyncio.sleep(0)
+            assert len(bench.container.connections) == 2
+            second.cancel()
+            while len(bench.container.connections) > 1:
+                await asyncio.sleep(0)
+            assert not first.done()
+            first.cancel()
+        while bench.container.connections:
+            await asyncio.sleep(0)
+        assert (await bench.request(a, value={"is": "quick"})).status == 200, "on a new one"
+
+
 async def test_what_the_runtime_says_of_its_lines_is_believed_as_far_as_it_are_two_counts(bench):
     async with bench.lease("a" * 32) as lease:
         lease.clean = True
