@@ -557,6 +557,29 @@ async def test_calls_promised_together_run_once_the_promise_is_durable(tmp_path:
         assert {each.activation_id for each in s.finished} == {activation_id for activation_id, _ in calls}
 
 
+async def test_a_call_is_accepted_and_runs_only_once_its_promise_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with site(tmp_path) as s:
+        accepted, on_disk = s.recorder.accepted, asyncio.Event()
+
+        async def slowly(promise: Accepted) -> None:
+            await on_disk.wait()
+            await accepted(promise)
+
+        monkeypatch.setattr(s.recorder, "accepted", slowly)
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(s.invoker.invoke(s.call(blocking=False)))
+            await until(lambda: s.invoker.in_flight("anna") == 1)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not call.done()
+            assert s.backend.calls["create"] == 0
+            on_disk.set()
+        assert isinstance(call.result(), Accepted202)
+        await s.invoker.wait_idle()
+        (done,) = s.finished
+        assert done.activation_id == call.result().activation_id
+
+
 async def test_calls_whose_promise_fails_do_not_run(tmp_path: Path):
     async with site(tmp_path) as s:
 
