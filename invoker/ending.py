@@ -123,7 +123,7 @@ class Endings:
         """End an activation that got no answer from its action."""
         if ticket.done is None:
             ticket.trace.ended = ticket.trace.ended or time.monotonic()
-            await self.end(ticket, Outcome.failure(status, sentence, reason), logs=[], error=error)
+            await self.end(ticket, Outcome.failure(status, sentence, reason), logs=ticket.lines, error=error)
 
     async def end(self, ticket: Ticket, outcome: Outcome, *, logs: list[str] | None, error: InvokerError | None = None) -> None:
         """Write the finished record, then answer: in this order, so that no answer is without its record."""

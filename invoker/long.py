@@ -149,10 +149,13 @@ class LongWay:
         return await self._run(ticket, plan, lease, arguments)
 
     async def _measured(self, ticket: Ticket, lease: Lease, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Have the work done, and read what it cost, whatever becomes of it."""
+        """Have the work done, and read what it cost, whatever becomes of it, and what it had said when it was cancelled."""
         try:
             outcome = await work
             lease.clean = outcome.keep
+        except asyncio.CancelledError:
+            ticket.lines = take_lines(ticket, lease)
+            raise
         finally:
             read_counters(ticket, lease)
         usage = ticket.trace.usage

@@ -66,6 +66,8 @@ class Ticket(msgspec.Struct, eq=False):
     #: Of a sequence or composition: what it has come to.
     course: Course | None = None
     cancelled: bool = False
+    #: Log lines of one that was cancelled while its container had it.
+    lines: list[str] = []
     #: Promised, not begun, and the daemon ends: it has no record yet, the next daemon finds it in the journal and runs it.
     left: bool = False
     done: Activation | None = None

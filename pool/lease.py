@@ -172,6 +172,7 @@ class Lease:
         Args:
             takes_one: that code runs one activation at a time, whatever the action's limit says.
         """
+        self.log_frames = None  # of /init alone: the answer to /run counts its frames too
         if takes_one:
             self._live.slot.take_one()
         self._told.initialised(self.activation, takes_one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,40 @@ async def test_while_the_function_works_its_container_goes(tmp_path: Path, path:
         await until(lambda: container not in s.backend.containers)
         s.backend.action = echo
         await check_cancelled(s, name)
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+@pytest.mark.parametrize("transport", list(LogTransport))
+async def test_what_the_function_had_written_by_then_is_in_its_record(tmp_path: Path, start: str, transport: LogTransport):
+    async with site(tmp_path) as s:
+        image = Image(image_id="sha256:1", logs=transport, server_keep_alive_s=86400.0)
+        s.backend.images["example/own:1"] = image
+        own = action("own", exec=Exec(kind="blackbox", image="example/own:1"))
+        if start == "warm":
+            await s.run(an_action=own)
+        reached = asyncio.Event()
+
+        def slow(at: str, body: Any) -> Answer:
+            if at == "/init":
+                return echo(at, body)
+            (container,) = s.backend.containers.values()
+            line = "out of cheese\n"
+            framed = f"{body['activation_id']} 0 o {time.time_ns() // 1000} {line}"
+            container.write_log((framed if transport is LogTransport.PIPE else line).encode())
+            reached.set()
+            return Answer(after_s=30.0)
+
+        for container in s.backend.containers.values():
+            container.action = slow
+        s.backend.action = slow
+        name = await begin(s, an_action=own)
+        await reached.wait()
+        await asyncio.sleep(0)
+        assert s.invoker.cancel(name) == "running"
+        await until(lambda: any(each.activation_id == name for each in s.finished))
+        lines = await s.recorder.records.get_logs("anna", name)
+        assert lines is not None
+        assert [line.split(" ", 1)[1] for line in lines][:1] == ["stdout: out of cheese"]
 
 
 async def test_while_it_waits_for_room_it_never_runs(tmp_path: Path):
