@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.web_runner import BaseRunner
 
 from invoker.config.keys import Address, ConfigError
-from invoker.systemd import inherited_sockets
+from invoker.systemd import InheritedSocket, inherited_sockets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,22 @@ class Listener:
     address: Address
 
 
+def _share_out(passed: list[InheritedSocket], names: list[str]) -> dict[str, socket.socket]:
+    """Say whose each socket is: the server's that it is named after; one with another name is the first's without one.
+
+    A unit without `FileDescriptorName`, or `systemd-socket-activate`, names none: nobody would accept its clients.
+
+    Raises:
+        ConfigError: there are more than servers.
+    """
+    shared = {each.name: each.socket for each in passed if each.name in names}
+    unnamed = [each for each in passed if shared.get(each.name) is not each.socket]
+    left = [name for name in names if name not in shared]
+    if len(unnamed) > len(left):
+        raise ConfigError([f"{len(passed)} sockets were passed (LISTEN_FDS), there is use for {len(names)}: {', '.join(names)}"])
+    return shared | {name: each.socket for name, each in zip(left, unnamed, strict=False)}
+
+
 @asynccontextmanager
 async def listening(*listeners: Listener, backlog: int) -> AsyncIterator[None]:
     """Listen while the block runs.
@@ -40,7 +57,7 @@ async def listening(*listeners: Listener, backlog: int) -> AsyncIterator[None]:
         ConfigError: an address cannot be used.
         OSError: a socket that systemd promised is not there.
     """
-    inherited = {passed.name: passed.socket for passed in inherited_sockets()}
+    inherited = _share_out(inherited_sockets(), [each.name for each in listeners])
     async with AsyncExitStack() as stack:
         for each in listeners:
             await each.runner.setup()

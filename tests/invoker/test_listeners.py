@@ -47,6 +47,36 @@ async def test_a_socket_that_systemd_has_passed_goes_before_the_address(monkeypa
             assert await ask(passed.getsockname()[1]) == "http"
 
 
+async def test_a_socket_of_no_servers_name_is_the_first_ones_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `systemd-socket-activate` passes it, or a unit without FileDescriptorName."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        for passed, expected in (
+            ([InheritedSocket("unknown", one)], {"http": one}),
+            ([InheritedSocket("unknown", one), InheritedSocket("unknown", two)], {"http": one, "metrics": two}),
+            ([InheritedSocket("api.socket", one), InheritedSocket("http", two)], {"http": two, "metrics": one}),
+        ):
+            copies = [InheritedSocket(each.name, each.socket.dup()) for each in passed]
+            for each in copies:
+                each.socket.setblocking(False)
+            monkeypatch.setattr(listeners_module, "inherited_sockets", lambda copies=copies: copies)
+            servers = [listener("http"), listener("metrics")]
+            async with listening(*servers, backlog=16):
+                for server in servers:
+                    if server.name in expected:
+                        address = expected[server.name].getsockname()
+                        assert server.runner.addresses == [address]
+                        assert await ask(address[1]) == server.name
+
+
+async def test_more_sockets_than_servers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        passed = [InheritedSocket("http", one), InheritedSocket("http", two)]
+        monkeypatch.setattr(listeners_module, "inherited_sockets", lambda: passed)
+        with pytest.raises(ConfigError, match=r"2 sockets were passed .*there is use for 1: http"):
+            async with listening(listener("http"), backlog=16):
+                pytest.fail("it must not serve")
+
+
 async def test_an_address_that_is_taken_is_named_with_its_key_and_what_was_open_is_closed() -> None:
     first = listener("http")
     with socket.create_server(("127.0.0.1", 0)) as owner:
