@@ -272,17 +272,13 @@ class Daemon:
         async with AsyncExitStack() as listeners:
             await listeners.enter_async_context(self.minute.kept(self.group))
             await listeners.enter_async_context(serve_control(self.operations, config.control_socket))
-            await listeners.enter_async_context(
-                listening(
-                    Listener(name="http", runner=web.ServerRunner(self.front), address=config.http.listen),
-                    Listener(name="metrics", runner=self._metrics_runner(), address=config.metrics.listen),
-                    backlog=config.http.backlog,
-                )
-            )
+            api = Listener(name="http", runner=web.ServerRunner(self.front), address=config.http.listen)
+            metrics = Listener(name="metrics", runner=self._metrics_runner(), address=config.metrics.listen)
+            await listeners.enter_async_context(listening(api, metrics, backlog=config.http.backlog))
             gc.collect()
             gc.freeze()  # what is here stays: the collector need not walk it again, which shows in the p99
-            self.notifier.ready(f"serving on {config.http.listen}")
-            log.info("ready: serving on %s, metrics on %s", config.http.listen, config.metrics.listen)
+            self.notifier.ready(f"serving on {api.place}")
+            log.info("ready: serving on %s, metrics on %s", api.place, metrics.place)
             ticking = self.group.create_task(self.alarms.run(), name="alarms")
             yield
             self.notifier.stopping("draining")

@@ -28,6 +28,12 @@ class Listener:
     runner: BaseRunner
     address: Address
 
+    @property
+    def place(self) -> str:
+        """Where it does listen: what `address` says, or the socket that was passed."""
+        at = self.runner.addresses[0]
+        return f"{at[0]}:{at[1]}" if isinstance(at, tuple) else str(at)
+
 
 def _share_out(passed: list[InheritedSocket], names: list[str]) -> dict[str, socket.socket]:
     """Say whose each socket is: the server's that it is named after; one with another name is the first's without one.

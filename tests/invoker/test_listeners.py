@@ -43,6 +43,7 @@ async def test_a_socket_that_systemd_has_passed_goes_before_the_address(monkeypa
         servers = [listener("http"), listener("metrics")]
         async with listening(*servers, backlog=16):
             assert servers[0].runner.addresses == [passed.getsockname()]
+            assert servers[0].place == f"127.0.0.1:{passed.getsockname()[1]}"
             assert servers[1].runner.addresses != [passed.getsockname()]
             assert await ask(passed.getsockname()[1]) == "http"
 
