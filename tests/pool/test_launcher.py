@@ -229,20 +229,6 @@ def test_hard_caps_hold_for_action_and_user():
     assert driver.machine.books.users[1].containers == 3
 
 
-def test_stem_cell_is_not_given_to_an_action_that_has_all_its_containers():
-    driver = Driver(max_containers_per_action=1)
-    create = only(driver.feed(ev.StemsWanted(spec(), 1)), ev.Create)
-    driver.come_up(create.container)
-    driver.feed(ev.FreezeConfirmed(create.container))
-    busy_one = only(driver.arrive("a1"), ev.Grant).container
-    replacement = [c for c in driver.machine.books.containers if c != busy_one]
-    driver.come_up(replacement[0])
-    assert "Grant" not in kinds(driver.arrive("a2")), "at its cap"
-    driver.now += 60.0
-    assert "Grant" not in kinds(driver.tick(0.0))
-    assert only(driver.arrive("o1", key("other")), ev.Grant).start_kind is StartKind.STEM
-
-
 def test_stem_cells_follow_demand_and_fall_back():
     driver = Driver(memory_mib=100_000, parallel_starts=16, stem_keep_s=600.0)
     driver.feed(ev.StemsWanted(spec(), 1, Reactive(least=1, most=4, ttl_s=120.0)))

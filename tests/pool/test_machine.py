@@ -237,20 +237,6 @@ def test_used_stem_cell_is_replaced():
     assert kinds(driver.arrive("a1")) == ["Grant", "Create"]
 
 
-def test_a_stem_cell_that_is_being_initialised_is_enough_for_as_many_as_it_will_take():
-    driver = Driver(launch_patience_s=0.0)
-    shared = key(concurrency=3)
-    for command in driver.feed(ev.StemsWanted(shared.spec, 2)):
-        driver.come_up(command.container)
-    grants = [only(driver.arrive("a0", shared), ev.Grant)]
-    assert "Grant" not in kinds(driver.arrive("a1", shared))
-    assert "Grant" not in kinds(driver.arrive("a2", shared))
-    grants += [each for each in driver.feed(ev.Initialised(ActivationId("a0"))) if isinstance(each, ev.Grant)]
-    assert [grant.activation for grant in grants] == ["a0", "a1", "a2"]
-    assert len({grant.container for grant in grants}) == 1
-    assert "Grant" in kinds(driver.arrive("a3", shared)), "one more than it takes: the other stem cell"
-
-
 def test_eviction_takes_the_longest_idle_and_no_more_than_needed():
     driver = Driver(memory_mib=512)
     first = driver.warm("a1", key("one"))
