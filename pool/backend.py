@@ -146,7 +146,8 @@ class ContainerBackend(Protocol):
         """Open the descriptors of a running container which an earlier daemon left.
 
         Raises:
-            EngineError, EngineUnavailable, ContainerStartFailed: it has ended meanwhile, or its log lines would be lost.
+            EngineError, EngineUnavailable, ContainerStartFailed: it has ended meanwhile, it is in another cgroup than one made
+                now would be, or its log lines would be lost.
         """
 
     async def remove(self, container_id: ContainerId, handle: ContainerHandle | None) -> None:

@@ -63,8 +63,13 @@ class _State(msgspec.Struct):
     oom_killed: bool = msgspec.field(name="OOMKilled", default=False)
 
 
+class _HostConfig(msgspec.Struct):
+    cgroup_parent: str = msgspec.field(name="CgroupParent", default="")
+
+
 class _Inspected(msgspec.Struct):
     state: _State = msgspec.field(name="State")
+    host: _HostConfig = msgspec.field(name="HostConfig", default_factory=_HostConfig)
 
 
 class _Listed(msgspec.Struct):
@@ -219,7 +224,9 @@ class DockerBackend:
     async def adopt(self, found: FoundContainer) -> ContainerHandle:
         """See `ContainerBackend`."""
         spec = recipe.spec_of(found)
-        handle = await self._open_handle(found.container_id, found.engine_id, spec.logs, None)
+        handle = await self._open_handle(found.container_id, found.engine_id, spec.logs, None, adopted=spec)
+        if self._groups is not None:
+            await self._groups.weigh(spec)  # it may have another weight than under the earlier daemon
         opened = handle.descriptors
         if spec.logs is LogTransport.PIPE and not fifo.is_seen_by(opened.pid, recipe.LOG_PIPE, opened.log):
             handle.close()
@@ -316,7 +323,7 @@ class DockerBackend:
         """See `ContainerBackend`. The engine notes it with the container's end, of which we may know first: it is waited for."""
         try:
             await self._engine.command("wait", CallClass.READ, "POST", f"containers/{container_id}/wait")
-            return (await self._inspect(container_id)).oom_killed
+            return (await self._inspect(container_id)).state.oom_killed
         except InvokerError as error:
             log.info("%s: whether it was ended for its memory is not known: %s", container_id, error)
             return False
@@ -368,10 +375,27 @@ class DockerBackend:
             raise
 
     async def _open_handle(
-        self, container_id: ContainerId, engine_id: str, logs: LogTransport, stream: Stream | None
+        self,
+        container_id: ContainerId,
+        engine_id: str,
+        logs: LogTransport,
+        stream: Stream | None,
+        *,
+        adopted: ContainerSpec | None = None,
     ) -> DockerHandle:
-        """Find the main process and open all descriptors, under its pidfd."""
-        state = await self._inspect(engine_id)
+        """Find the main process and open all descriptors, under its pidfd.
+
+        Args:
+            container_id: its name.
+            engine_id: the engine's.
+            logs: how its lines come.
+            stream: attached already.
+            adopted: of a container that an earlier daemon has made: it must be where ours are.
+        """
+        found = await self._inspect(engine_id)
+        if adopted is not None and self._groups is not None and found.host.cgroup_parent != (parent := self._groups.of(adopted)):
+            raise EngineError(f"it is not in the cgroup {parent}, as its user's containers are by now")
+        state = found.state
         if not state.pid:
             raise ContainerStartFailed(
                 "The action did not initialize and exited unexpectedly: "
@@ -387,19 +411,18 @@ class DockerBackend:
             raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
         return DockerHandle(container_id, engine_id, opened, stream)
 
-    async def _inspect(self, name: str) -> _State:
+    async def _inspect(self, name: str) -> _Inspected:
         try:
-            found = await self._engine.request("inspect", CallClass.READ, "GET", f"containers/{name}/json", _Inspected)
+            return await self._engine.request("inspect", CallClass.READ, "GET", f"containers/{name}/json", _Inspected)
         except EngineRefused as error:
             if error.status == 404:
                 raise ContainerStartFailed(f"{name} is gone") from error
             raise
-        return found.state
 
     async def _thaw_unknown(self, container_id: ContainerId) -> None:
         """Thaw a container that we have no handle of: under v1 the engine could not kill it."""
         with contextlib.suppress(ContainerStartFailed):
-            state = await self._inspect(container_id)
+            state = (await self._inspect(container_id)).state
             if state.pid:
                 with contextlib.suppress(OSError):
                     cgroup.thaw_process(state.pid)

@@ -11,6 +11,7 @@ import pytest
 
 from pool.cgroup import mount_points
 from pool.docker import DockerBackend
+from pool.errors import EngineError
 from pool.model import ContainerId, ContainerSpec
 from pool.user_groups import UserGroups, parent_path
 from tests.support.cpu_group import cpu_group_of
@@ -140,3 +141,26 @@ async def test_the_engine_makes_a_cgroup_for_each_user_and_it_has_the_users_weig
         for group in (groups[0], groups[2])
     )
     assert weighed == 3 * usual
+
+
+def cpu_weight(handle) -> int:
+    group = cpu_group_of(handle.descriptors.pid).parent
+    return next(int((group / file).read_text()) for file in ("cpu.shares", "cpu.weight") if (group / file).exists())
+
+
+@pytest.mark.docker
+async def test_a_container_of_an_earlier_daemon_is_weighed_anew_and_refused_where_the_parent_is_another(backend, probe_images):
+    spec = ContainerSpec(namespace="anna", uid=43230, gid=43230, image=probe_images["pipe"].image_id, kind="probe", memory_mib=48)
+    handle = await backend.create(ContainerId(f"invokerd-groups-{uuid.uuid4().hex[:12]}"), spec)
+    three = cpu_weight(handle)
+    name = cpu_group_of(handle.descriptors.pid).parent.parent.name.removesuffix(".slice")
+    handle.close()
+    (found,) = await backend.list_containers()
+    parent = parent_path(name, backend.facts.cgroup_driver)
+    backend.use_groups(UserGroups(parent, weights(anna=6.0)))
+    handle = await backend.adopt(found)
+    assert cpu_weight(handle) == 2 * three
+    handle.close()
+    backend.use_groups(UserGroups(parent_path("elsewhere", backend.facts.cgroup_driver), weights()))
+    with pytest.raises(EngineError, match=r"not in the cgroup .*elsewhere.*u43230"):
+        await backend.adopt(found)
