@@ -421,7 +421,7 @@ def export(variables: dict[str, object]) -> None:
     """Set environment variables. What is no string is left out; Raises Refused for what the kernel cannot hold."""
     try:
         for name, text in variables.items():
-            if isinstance(text, str):
+            if isinstance(text, str) and os.environ.get(name) != text:  # most are as in the last call, and setting costs more
                 os.environ[name] = text
     except (ValueError, OSError) as error:
         raise Refused(400, f"Environment variable {name!r} cannot be set: {error}") from None

@@ -26,6 +26,8 @@ LIKELY += ("traceback", "zipfile", "invokerd_unpack")
 NO_BINARY = "The action failed to generate or locate a binary. See logs for details."
 NOT_STARTED = "Cannot start action. Check logs for details."
 NOT_AN_OBJECT = "The action did not return a dictionary or array."
+#: Encodes results, once `json` has come in.
+_plain_json = None
 
 
 class PythonRuntime(Runtime):
@@ -209,10 +211,13 @@ def _encode(result: object) -> bytes:
     """Encode a result as JSON. Raises Refused for what is no object nor array, or cannot be JSON."""
     import json
 
+    global _plain_json
     if not isinstance(result, (dict, list, tuple)):
         raise Refused(502, NOT_AN_OBJECT)
+    if _plain_json is None:
+        _plain_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     try:
-        text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+        text = _plain_json(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(502, f"{NOT_AN_OBJECT} It cannot be JSON: {error}") from None
     try:
