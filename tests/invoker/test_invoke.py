@@ -580,6 +580,23 @@ async def test_a_call_is_accepted_and_runs_only_once_its_promise_is_on_the_disk(
         assert done.activation_id == call.result().activation_id
 
 
+async def test_that_a_promised_call_has_begun_is_on_the_disk_before_the_action_hears_of_it(tmp_path: Path, monkeypatch):
+    """After a reboot the table of the containers says nothing: without this it would be run again."""
+    begun, known_at = [], []
+    async with site(tmp_path) as s:
+        note_begun = s.recorder.begun
+
+        async def note(activation_id: ActivationId) -> None:
+            await note_begun(activation_id)
+            begun.append(activation_id)
+
+        monkeypatch.setattr(s.recorder, "begun", note)
+        s.backend.action = lambda path, body: (known_at.append((path, list(begun))), echo(path, body))[1]
+        accepted = await s.invoker.invoke(s.call(blocking=False))
+        await s.invoker.wait_idle()
+        assert known_at == [("/init", [accepted.activation_id]), ("/run", [accepted.activation_id])]
+
+
 async def test_calls_whose_promise_fails_do_not_run(tmp_path: Path):
     async with site(tmp_path) as s:
 
