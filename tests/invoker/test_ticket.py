@@ -5,7 +5,7 @@ import time
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from invoker.invocation import Call
@@ -80,6 +80,7 @@ def histories():
     )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_phases_of_any_history_are_disjoint_and_come_to_the_whole_time_and_the_bill_is_of_two_of_them(history):
     gaps, kind, comes_to = history["gaps"], history["kind"], history["comes_to"]
