@@ -19,7 +19,7 @@ from pool.pool import Pool
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
 
-SPEC = ContainerSpec(namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="nodejs:20", memory_mib=256)
+SPEC = ContainerSpec(namespace="anna", uid=1001, gid=1001, image="sha256:00", kind="nodejs:20", memory_mib=256, cpu_millis=500)
 KEY = ReuseKey(spec=SPEC, action="anna/a", revision="r", concurrency=3)
 
 
@@ -145,6 +145,16 @@ async def test_each_kill_for_memory_is_counted_once(bench):
             lease.clean = True
             counted.append(lease.read_usage().oom_kills)
     assert counted == [1, 0, 2]
+
+
+async def test_time_lost_to_the_cpu_limit_is_told_once_to_the_call_that_lost_it(bench):
+    lost = []
+    for total_us in (100, 100, 350):
+        async with bench.lease("a") as lease:
+            bench.container.throttled = total_us
+            lease.clean = True
+            lost.append(lease.read_usage().throttled_us)
+    assert lost == [100, 0, 250]
 
 
 async def test_one_that_fails_leaves_the_others_their_connections_and_the_container_goes_after_them(bench):

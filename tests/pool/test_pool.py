@@ -243,6 +243,15 @@ async def test_cpu_after_the_reply_is_booked_also_where_no_call_follows(tmp_path
         assert b.tails == [(first, 777)]
 
 
+async def test_what_idles_at_the_end_stands_still_until_the_next_daemon_adopts_it(tmp_path: Path):
+    async with bench(tmp_path, freeze_grace_s=10.0) as b:
+        await b.call()
+        (container,) = b.backend.containers.values()
+        assert not container.frozen
+        await b.pool.close()
+        assert container.frozen
+
+
 async def test_closing_tells_every_waiter(tmp_path: Path):
     async with bench(tmp_path, memory_mib=256) as b, b.lease():
         async with asyncio.TaskGroup() as callers:
