@@ -123,11 +123,14 @@ class BlackBoxRuntime(Runtime):
 
 
 class LineHolder:
-    """Passes lines on to the log as they come, but for the last one that is not blank."""
+    """Passes lines on to the log as they come, but for the last one that is not blank, where it may be the result.
+
+    The last line of a program that is killed, or that works on for long, is often the one that tells why.
+    """
 
     def __init__(self, log: FramedLog | PlainLog) -> None:
         self._log = log
-        self._held: list[bytes] = []  # the last line that is not blank, and blank ones after it
+        self._held: list[bytes] = []  # the last line that is not blank, unless it was passed on, and blank ones after it
         self._pieces: list[bytes] = []  # of a line whose newline has not come yet
 
     def read(self, fd: int) -> bool:
@@ -146,7 +149,7 @@ class LineHolder:
         return True
 
     def close(self) -> bytes:
-        """Return the last line that is not blank, without the blanks around it."""
+        """Return the last line that is not blank, without the blanks around it; empty where it cannot be a result."""
         self._hold([b"".join(self._pieces)])
         return self._held[0].strip() if self._held else b""
 
@@ -155,8 +158,9 @@ class LineHolder:
         if last is None:
             self._held += lines
         else:
-            self._log.write("o", self._held + lines[:last])
-            self._held = lines[last:]
+            keep = last if lines[last].lstrip()[:1] in (b"{", b"[") else last + 1
+            self._log.write("o", self._held + lines[:keep])
+            self._held = lines[keep:]
 
 
 def _spawn(program: str, arguments: list[str]) -> tuple[int, int, int]:

@@ -154,6 +154,17 @@ def test_log_lines_arrive_while_the_program_runs(blackbox, tmp_path):
     assert blackbox.pipe.lines(A, 2) == ["first", "second"]
 
 
+def test_a_line_that_cannot_be_the_result_is_not_held_back_for_the_end(blackbox, tmp_path):
+    """Else a program that is killed at its time limit would lose the line that tells how far it came."""
+    os.mkfifo(tmp_path / "go")
+    load(blackbox, f"#!/bin/sh\necho '{{\"not\": \"yet\"}}'\necho last\necho\ncat {tmp_path}/go\necho '{{}}'")
+    blackbox.client.send("/run", {"value": {}, "activation_id": A})
+    assert [frame.text for frame in blackbox.pipe.wait(A, 2)] == [b'{"not": "yet"}', b"last"]
+    (tmp_path / "go").write_text("")
+    assert blackbox.client.read().json == {}
+    assert blackbox.pipe.lines(A, 3) == ['{"not": "yet"}', "last", ""]
+
+
 def test_program_that_does_not_read_its_input_does_not_hang_it(blackbox):
     load(blackbox, "#!/bin/sh\nexec <&-\necho '{\"deaf\": true}'")
     assert blackbox.run({"x": "y" * 900_000}).json == {"deaf": True}
