@@ -107,12 +107,14 @@ class FoundContainer:
     Attributes:
         running: false for created, exited and dead ones.
         labels: all of its labels; see `recipe.labels_of`.
+        created: when it was, wall clock, seconds; 0 where the engine does not say.
     """
 
     container_id: ContainerId
     engine_id: str
     running: bool
     labels: Mapping[str, str]
+    created: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

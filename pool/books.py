@@ -82,6 +82,8 @@ class Container:
     born: float
     #: When the last lease on it ended; `born` before the first.
     idle_since: float
+    #: How long it had been there when it was found, of one of an earlier daemon, s.
+    older_s: float = 0.0
     #: Its code said that it runs one activation at a time, whatever the key's concurrency.
     takes_one: bool = False
     #: False once the kernel would not freeze it, until its next lease: till then it rests warm.

@@ -77,6 +77,7 @@ class _Listed(msgspec.Struct):
     state: str = msgspec.field(name="State")
     names: list[str] | None = msgspec.field(name="Names", default=None)
     labels: dict[str, str] = msgspec.field(name="Labels", default_factory=dict)
+    created: float = msgspec.field(name="Created", default=0.0)
 
 
 class _Version(msgspec.Struct):
@@ -265,6 +266,7 @@ class DockerBackend:
                 engine_id=entry.engine_id,
                 running=entry.state in {"running", "paused"},  # paused by hand: the pool thaws it when it is wanted
                 labels=entry.labels,
+                created=entry.created,
             )
             for entry in listed
             if entry.names  # none while it is being removed

@@ -109,6 +109,7 @@ class Found(Event, frozen=True):
         key: of the action that it was specialised for; None for a stem cell.
         takes_one: its code runs one activation at a time.
         held_mib: what it holds, page cache included, where it stands still and so cannot grow; None where it may.
+        age_s: for how long it has been there.
     """
 
     container: ContainerId
@@ -116,6 +117,7 @@ class Found(Event, frozen=True):
     key: ReuseKey | None
     takes_one: bool = False
     held_mib: int | None = None
+    age_s: float = 0.0
 
 
 class Retired(Event, frozen=True):

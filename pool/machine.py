@@ -431,7 +431,9 @@ class Machine:
 
     def _on_found(self, event: ev.Found) -> None:
         now = self.books.now
-        container = Container(event.container, event.spec, event.key, S.ADOPTING, now, now, now, takes_one=event.takes_one)
+        container = Container(
+            event.container, event.spec, event.key, S.ADOPTING, now, now, now, older_s=event.age_s, takes_one=event.takes_one
+        )
         if event.key is not None:
             self.launcher.pace_of(event.key).takes_one = event.takes_one
         if event.held_mib is not None and self.settings.shrink_frozen:  # as before: else they might not all have room

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -348,7 +349,8 @@ class Pool:
         with contextlib.suppress(OSError):  # it has ended: the probe finds that
             if handle.is_frozen():
                 held_mib = -(-handle.memory().held // 2**20)
-        self._feed(ev.Found(found.container_id, spec, key, takes_one, held_mib))
+        age_s = max(0.0, time.time() - found.created) if found.created else 0.0
+        self._feed(ev.Found(found.container_id, spec, key, takes_one, held_mib, age_s))
 
     def stop_starting(self) -> None:
         """Refuse new activations and tell those that wait. Those in flight go on, and may ask for what belongs to them."""

@@ -241,7 +241,7 @@ def _row(container: Container, now: float) -> PoolRow:
         namespace=container.spec.namespace,
         uid=container.spec.uid,
         state=container.state.value,
-        age_s=round(now - container.born, 3),
+        age_s=round(container.older_s + now - container.born, 3),
         memory_mib=container.held_mib,
         leases=len(container.leases),
     )

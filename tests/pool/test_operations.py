@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,11 @@ async def test_a_frozen_container_of_an_earlier_daemon_reserves_what_it_holds_un
         name = ContainerId("invokerd-test-old")
         before = await b.backend.create(name, SPEC)
         before.freeze()
-        found = FoundContainer(container_id=name, engine_id="e", running=True, labels={})
+        found = FoundContainer(container_id=name, engine_id="e", running=True, labels={}, created=time.time() - 100.0)
         b.pool.found(found, await b.backend.adopt(found), SPEC, KEY)
         await b.until(lambda: b.states() == [S.FROZEN])
         (kept,) = b.pool.containers()
+        assert kept.older_s == pytest.approx(100.0, abs=30.0)
         held = before.memory().held
         assert kept.held_mib == -(-held // 2**20) + b.pool.machine.settings.frozen_margin_mib < SPEC.memory_mib
         async with b.lease() as lease:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def background() -> Iterator[Callable[..., Future[Any]]]:
 def test_idle_containers_are_adopted_and_stay_frozen_all_the_while(start, end):
     site = start(pool__stem_cells__enabled=False)
     held = site.warm_up(20)
+    ended = time.monotonic()
     getattr(site.daemon, end)()
     assert held <= site.frozen_by_kernel()
     site.daemon.start()
@@ -112,6 +114,8 @@ def test_idle_containers_are_adopted_and_stay_frozen_all_the_while(start, end):
     assert len(adopted) >= 0.95 * len(held)
     assert adopted <= site.frozen_by_kernel()
     assert adopted <= set(site.pool(state="frozen"))
+    passed_s = time.monotonic() - ended
+    assert all(each["age_s"] > passed_s for name, each in site.pool().items() if name in adopted), "older than the daemon"
     kinds = []
     for number in range(20):
         answer = site.user.invoke(f"a{number}", {"n": number})
