@@ -72,10 +72,8 @@ class EngineImages:
         if image is not None:
             return image
         turn = self._turns.setdefault(user, asyncio.Lock())
-        has_to_wait = turn.locked()
         async with turn:
-            if has_to_wait:
-                image = await self._find_or_join(key)  # it may have come meanwhile
+            image = await self._find_or_join(key)  # it may have come while others had their turn
             if image is None:
                 refuse_on_full_disk(self._root_dir())
                 await self._lead_pull(key, reference, credentials)

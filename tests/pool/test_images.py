@@ -7,6 +7,7 @@ import json
 import pytest
 from scripted_engine import Engine
 
+from pool.backend import Image
 from pool.errors import EngineDiskFull, EngineError, ImageNotFound
 from pool.guard import Deadlines
 from pool.images import split_reference
@@ -94,13 +95,13 @@ async def test_who_keeps_images_is_told_of_each_that_was_pulled(engine, backend)
     engine.answers["GET /images/here"] = PIPE
     await backend.resolve_image("here", pull=True)
     assert told == []
-    answers = iter([(404, {"message": "no such image"}), PIPE])
 
-    async def absent_then_here():
-        return next(answers, PIPE)
+    async def pull():
+        engine.answers["GET /images/far"] = PIPE
+        return 200, b'{"status":"Pulling"}\n'
 
-    engine.answers["GET /images/far"] = absent_then_here
-    engine.answers["POST /images/create"] = (200, b'{"status":"Pulling"}\n')
+    engine.answers["GET /images/far"] = (404, {"message": "no such image"})
+    engine.answers["POST /images/create"] = pull
     await backend.resolve_image("far", pull=True)
     assert told == [("far", "sha256:77")]
 
@@ -194,6 +195,33 @@ async def test_a_user_who_wants_many_images_has_one_pull_at_a_time_and_holds_up_
         asked = [query["fromImage"] for verb, path, query, _ in engine.requests if path == "/images/create"]
         go.set()
     assert asked == [["one"], ["mine"]]
+
+
+async def test_one_who_lines_up_just_as_a_turn_ends_does_not_pull_what_the_one_before_has_pulled(engine, backend, monkeypatch):
+    """The lock is free for a moment, and yet there is somebody before it."""
+    images, image = backend.images, Image(image_id="sha256:77", logs=LogTransport.PIPE, server_keep_alive_s=1.0)
+    looked, pulled = asyncio.get_running_loop().create_future(), []
+
+    async def inspect(_reference):
+        if pulled:
+            return image
+        if asyncio.current_task().get_name() == "late" and not looked.done():
+            await looked
+        raise ImageNotFound
+
+    async def lead(_key, reference, _credentials):
+        pulled.append(reference)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(images, "_inspect", inspect)
+    monkeypatch.setattr(images, "_lead_pull", lead)
+    turn = images._turns["greedy"] = asyncio.Lock()
+    async with asyncio.TaskGroup() as group, turn:
+        for name in ("waits", "late"):
+            group.create_task(images.resolve("two", pull=True, user="greedy"), name=name)
+        await asyncio.sleep(0)
+        looked.set_result(None)
+    assert pulled == ["two"]
 
 
 @pytest.mark.parametrize(
