@@ -10,15 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, AnyCode, action
+from invoker_site import AnyCode, a_call, action
 
 from invoker.composed import ComposedWay
 from invoker.composition import Course
 from invoker.errors import JournalFull
 from invoker.ids import ActivationIds
 from invoker.in_flight import InFlight
-from invoker.invocation import Call
-from invoker.model import Activation, Exec, Identity, Status
+from invoker.model import Activation, Exec, Status
 from invoker.resolve import ResolvedAction
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace, finished_activation
@@ -46,18 +45,7 @@ class Site:
             node="n",
             begin=self.begin,
         )
-        call = Call(
-            identity=Identity(namespace=ANNA, api_key="u:k"),
-            action=action("all", exec=Exec(kind="sequence", components=("anna/one", "anna/two"))),
-            payload=msgspec.Raw(b'{"x":1}'),
-            payload_bytes=7,
-            transaction="t",
-            blocking=True,
-            wait_s=10.0,
-            received=time.monotonic(),
-            authenticate_us=0,
-            authorise_us=0,
-        )
+        call = a_call(action("all", exec=Exec(kind="sequence", components=("anna/one", "anna/two"))))
         self.ticket = Ticket(ActivationId("a" * 32), call, time.time(), False, Trace(received=call.received))
         self.course = Course(self.ticket.activation_id, call)
         self.course.coming.callback(self.seen.append, "place given back")

@@ -11,13 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from invoker_site import ANNA, AnyCode, action
+from invoker_site import ANNA, AnyCode, a_call
 
 from invoker.ending import Endings, read_counters, take_lines
 from invoker.errors import JournalFull
 from invoker.in_flight import InFlight
-from invoker.invocation import Call
-from invoker.model import Activation, Identity, Status
+from invoker.model import Activation, Status
 from invoker.plan import LimitsLowered
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome
@@ -55,18 +54,7 @@ class Site:
 
     def ticket(self, *, durable: bool = False, name: str = "1") -> Ticket:
         """One activation in flight."""
-        call = Call(
-            identity=Identity(namespace=ANNA, api_key="u:k"),
-            action=action(),
-            payload=msgspec.Raw(b"{}"),
-            payload_bytes=2,
-            transaction="t",
-            blocking=True,
-            wait_s=10.0,
-            received=time.monotonic(),
-            authenticate_us=0,
-            authorise_us=0,
-        )
+        call = a_call()
         ticket = Ticket(ActivationId(name * 32), call, time.time(), durable, Trace(received=call.received))
         self.in_flight.enter(ticket)
         return ticket

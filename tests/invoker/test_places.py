@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
-from invoker_site import ANNA, action
+from invoker_site import a_call, action
 
 from invoker.errors import EntityNotFound
 from invoker.invocation import Call
@@ -57,22 +56,6 @@ def plan(name: str = "hello") -> Any:
     return SimpleNamespace(key=key(name))
 
 
-def call(an_action: Action | None = None, **changes: Any) -> Call:
-    values: dict[str, Any] = {
-        "identity": Identity(namespace=ANNA, api_key="u:k"),
-        "action": an_action or action(),
-        "payload": msgspec.Raw(b"{}"),
-        "payload_bytes": 2,
-        "transaction": "t",
-        "blocking": True,
-        "wait_s": 10.0,
-        "received": 0.0,
-        "authenticate_us": 0,
-        "authorise_us": 0,
-    }
-    return Call(**(values | changes))
-
-
 def sequence(*components: str) -> Action:
     return action("all", exec=Exec(kind="sequence", components=components))
 
@@ -81,10 +64,10 @@ def test_a_place_is_kept_for_as_long_as_the_block_runs_and_counts_for_those_afte
     node = Node(free=2)
     places = node.places()
     with places.keep(plan()):
-        places.check(call(), plan())
+        places.check(a_call(), plan())
         with places.keep(plan()), pytest.raises(TooManyWaiting, match="2 are coming"):
-            places.check(call(), plan())
-        places.check(call(), plan())
+            places.check(a_call(), plan())
+        places.check(a_call(), plan())
         assert places.has_coming(plan())
     assert not places.has_coming(plan())
 
@@ -105,17 +88,17 @@ def test_places_are_of_one_action_and_what_has_no_plan_yet_keeps_none():
 
 def test_a_refusal_is_raised_and_told_once():
     node = Node()
-    a_call = call()
+    refused = a_call()
     with pytest.raises(TooManyWaiting) as raised:
-        node.places().check(a_call, plan())
-    assert node.refused == [(a_call, raised.value)]
+        node.places().check(refused, plan())
+    assert node.refused == [(refused, raised.value)]
 
 
 @pytest.mark.parametrize(("blocking", "refused"), [(True, 0), (False, 1)])
 def test_what_a_container_waits_for_may_wait_in_any_case(blocking: bool, refused: int):
     node = Node()
     with contextlib.suppress(TooManyWaiting):
-        node.places().check(call(origin=ContainerId("c1"), blocking=blocking), plan())
+        node.places().check(a_call(origin=ContainerId("c1"), blocking=blocking), plan())
     assert len(node.refused) == refused
 
 
@@ -130,14 +113,14 @@ def test_what_a_container_waits_for_may_wait_in_any_case(blocking: bool, refused
     ids=["a container stands ready", "never ran", "its first part is gone", "an empty sequence"],
 )
 def test_what_need_not_wait_or_what_nothing_is_known_of_is_let_in(node: Node, an_action: Action):
-    node.places().check_first(call(an_action))
+    node.places().check_first(a_call(an_action))
     assert node.refused == []
 
 
 @pytest.mark.parametrize("first", [action(), sequence("anna/hello", "anna/gone")], ids=["an action", "a sequence"])
 def test_a_sequence_is_taken_or_refused_as_its_first_part_would_be(first: Action):
     node = Node(actions={"anna/first": first, "anna/hello": action()})
-    whole = call(sequence("anna/first", "anna/gone"))
+    whole = a_call(sequence("anna/first", "anna/gone"))
     found = node.places().plan_first(whole)
     assert found is not None
     assert found.key == plan().key

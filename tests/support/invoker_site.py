@@ -43,6 +43,22 @@ def action(path: str = "hello", **changes: Any) -> Action:
     return Action(**(values | changes))
 
 
+def a_call(an_action: Action | None = None, payload: bytes = b'{"x":1}', **changes: Any) -> Call:
+    values: dict[str, Any] = {
+        "identity": Identity(namespace=ANNA, api_key="u:k"),
+        "action": an_action or action(),
+        "payload": msgspec.Raw(payload),
+        "payload_bytes": len(payload),
+        "transaction": "t",
+        "blocking": True,
+        "wait_s": 10.0,
+        "received": time.monotonic(),
+        "authenticate_us": 3,
+        "authorise_us": 2,
+    }
+    return Call(**(values | changes))
+
+
 #: Opens what tests seal for the action.
 VAULT = Vault(b"k" * KEY_BYTES)
 
@@ -98,19 +114,7 @@ class Site:
         return ResolvedAction(self.actions[path])
 
     def call(self, an_action: Action | None = None, payload: bytes = b'{"x":1}', **changes: Any) -> Call:
-        values: dict[str, Any] = {
-            "identity": Identity(namespace=ANNA, api_key="u:k"),
-            "action": an_action or action(),
-            "payload": msgspec.Raw(payload),
-            "payload_bytes": len(payload),
-            "transaction": "t",
-            "blocking": True,
-            "wait_s": 10.0,
-            "received": time.monotonic(),
-            "authenticate_us": 3,
-            "authorise_us": 2,
-        }
-        return Call(**(values | changes))
+        return a_call(an_action, payload, **changes)
 
     async def run(self, *args: Any, **changes: Any) -> Activation:
         done = await self.invoker.invoke(self.call(*args, **changes))
