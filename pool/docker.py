@@ -126,7 +126,7 @@ class DockerBackend:
         #: In which cgroups containers are made; None are the engine's own.
         self._groups: UserGroups | None = None
         self._dialer = netns.Dialer()
-        self._sources = Sources()
+        self._sources = Sources(own=run_dir.parent)
         self.images = EngineImages(engine, root_dir=lambda: self.facts.root_dir)
         self.guard = engine.guard
         self.facts = facts

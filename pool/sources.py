@@ -68,6 +68,7 @@ class Sources:
         give_up_after_s: float = GIVE_UP_AFTER_S,
         command: Callable[[str], Sequence[str]] = look_command,
         mountinfo: Path = MOUNTINFO,
+        own: Path | None = None,
     ) -> None:
         """Look at nothing yet.
 
@@ -76,7 +77,9 @@ class Sources:
             give_up_after_s: how long a child may hang before it is killed, s.
             command: what looks at a directory.
             mountinfo: the mount points of the host.
+            own: what is below it is the daemon's own, without which it cannot live, and is not looked at.
         """
+        self._own = own
         self._answer_within_s = answer_within_s
         self._give_up_after_s = give_up_after_s
         self._command = command
@@ -92,8 +95,9 @@ class Sources:
         """
         if not mounts:
             return frozenset()
-        looks = [(mount.source, self._begin(mount.source)) for mount in mounts]  # all at once
-        resolved = {source: await self._wait(source, look) for source, look in looks}
+        resolved = {mount.source: Path(mount.source) for mount in mounts if self._is_own(mount)}
+        looks = [(mount.source, self._begin(mount.source)) for mount in mounts if mount.source not in resolved]  # all at once
+        resolved |= {source: await self._wait(source, look) for source, look in looks}
         return shared_sources(mounts, resolved, mountinfo=self._mountinfo)
 
     def close(self) -> None:
@@ -104,6 +108,9 @@ class Sources:
             begun.close()
             begun.ended.set_result((1, "the daemon is stopping"))
         self._looks.clear()
+
+    def _is_own(self, mount: Mount) -> bool:
+        return self._own is not None and Path(mount.source).is_relative_to(self._own)
 
     def _begin(self, source: str) -> _Look:
         """Join the look that is under way, or begin one."""

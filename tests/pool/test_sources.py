@@ -156,3 +156,16 @@ async def test_closing_kills_what_hangs_and_tells_who_waits(make_sources, tmp_pa
     found = os.waitid(os.P_PID, closing.result(), os.WEXITED)
     assert found is not None
     assert found.si_status == signal.SIGKILL
+
+
+async def test_what_is_the_daemons_own_is_not_looked_at_and_what_is_beside_it_is(make_sources, tmp_path):
+    looked: list[str] = []
+
+    def command(source: str) -> list[str]:
+        looked.append(source)
+        return ["/bin/echo", source]
+
+    mounts = [mount(tmp_path / "state" / "code" / "1"), mount(tmp_path / "state-of-others")]
+    sources = make_sources(own=tmp_path / "state", command=command)
+    assert await sources.wait_shared(mounts) == {each.source for each in mounts}
+    assert looked == [str(tmp_path / "state-of-others")]
