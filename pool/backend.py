@@ -77,12 +77,8 @@ class ContainerHandle(Protocol):
     def throttled_us(self) -> int:
         """Time for which the CPU quota stopped it, since it was created, microseconds."""
 
-    def memory(self, *, at_most_s: float = 0.0) -> MemoryReading:
-        """Read memory now, and the peak since the last `reset_memory_peak`.
-
-        Args:
-            at_most_s: what makes it up may have been read so long ago, where the peak was the same then, and is exact.
-        """
+    def memory(self) -> MemoryReading:
+        """Read memory now, and the peak since the last `reset_memory_peak`."""
 
     def reclaim(self, amount: int) -> None:
         """Give so many bytes back to the node, page cache first, where the kernel can (v2, Linux 5.19); else do nothing.

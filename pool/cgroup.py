@@ -16,12 +16,9 @@ import fcntl
 import os
 import signal
 import stat
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import msgspec
 
 from pool.backend import Descriptors
 from pool.model import ContainerId, MemoryReading, PeakQuality
@@ -29,8 +26,6 @@ from pool.model import ContainerId, MemoryReading, PeakQuality
 #: The v1 controllers whose files we read; each may be mounted alone or with others.
 _V1_CONTROLLERS = ("freezer", "cpuacct", "cpu", "memory")
 _READ_BYTES = 8192
-#: Peaks nearer than this are the same: the kernel charges memory in batches of so much a processor.
-_SAME_PEAK_BYTES = 256 * 1024
 #: How often a cgroup is asked for a process that it does not list.
 _LOOKS = 5
 
@@ -294,9 +289,6 @@ class KernelHandle:
         self._closed = False
         self._v1 = descriptors.cgroup_version == 1
         self._peak_quality = PeakQuality.LIFETIME if descriptors.memory_peak >= 0 else PeakQuality.SAMPLED
-        #: What was read last from all files of memory, and when, seconds of the monotonic clock.
-        self._last_memory: MemoryReading | None = None
-        self._memory_read_at = 0.0
         self._peak_resettable = descriptors.memory_peak >= 0 and _is_writable(descriptors.memory_peak)
 
     def freeze(self) -> None:
@@ -333,34 +325,20 @@ class KernelHandle:
         text = os.pread(self.descriptors.throttled, _READ_BYTES, 0)
         return _value(text, b"throttled_time") // 1000 if self._v1 else _value(text, b"throttled_usec")
 
-    def memory(self, *, at_most_s: float = 0.0) -> MemoryReading:
-        """See `ContainerHandle`. Without a high-water mark (v2 before Linux 5.19) the peak is this sample.
-
-        `memory.stat` costs the kernel more than all other counters of a call together.
-        """
-        now, last = time.monotonic(), self._last_memory
-        if last is not None and self._peak_quality is PeakQuality.EXACT and now - self._memory_read_at < at_most_s:
-            peak = self._read_peak()
-            if abs(peak - last.peak) < _SAME_PEAK_BYTES:
-                return msgspec.structs.replace(last, peak=peak)
-        self._memory_read_at, self._last_memory = now, self._read_memory()
-        return self._last_memory
-
-    def _read_memory(self) -> MemoryReading:
+    def memory(self) -> MemoryReading:
+        """See `ContainerHandle`. Without a high-water mark (v2 before Linux 5.19) the peak is this sample."""
         text = os.pread(self.descriptors.memory_stat, _READ_BYTES, 0) if self.descriptors.memory_stat >= 0 else b""
         anonymous = _value(text, b"rss" if self._v1 else b"anon")
         files = _value(text, b"cache" if self._v1 else b"file")  # both count tmpfs as page cache
         shared = _value(text, b"shmem")
+        has_peak = self.descriptors.memory_peak >= 0
         return MemoryReading(
-            peak=self._read_peak() if self.descriptors.memory_peak >= 0 else anonymous + files,
+            peak=int(os.pread(self.descriptors.memory_peak, 64, 0)) if has_peak else anonymous + files,
             peak_quality=self._peak_quality,
             anonymous=anonymous,
             shared=shared,
             cache=max(0, files - shared),
         )
-
-    def _read_peak(self) -> int:
-        return int(os.pread(self.descriptors.memory_peak, 64, 0))
 
     def reclaim(self, amount: int) -> None:
         """See `ContainerHandle`. Under v1 the kernel has only `force_empty`, which waits for writes to disk: not used."""

@@ -151,9 +151,8 @@ class FakeHandle:
         """See `ContainerHandle`."""
         return self._kernel().throttled
 
-    def memory(self, *, at_most_s: float = 0.0) -> MemoryReading:
+    def memory(self) -> MemoryReading:
         """See `ContainerHandle`."""
-        del at_most_s
         return self._kernel().memory
 
     def reclaim(self, amount: int) -> None:

@@ -18,8 +18,6 @@ from pool.model import ActivationId, ContainerId, MemoryReading, PeakQuality, St
 
 #: A thawed container that says nothing for this long is looked at in the kernel, s.
 VERIFY_THAW_S = 0.05
-#: What makes up the memory of a container that runs call after call is read this often, s.
-_MEMORY_S = 0.1
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -341,7 +339,7 @@ class Lease:
         # Between leases nothing is throttled or killed that was not begun by the last one: two reads a call are enough.
         throttled_us, oom_kills = live.throttled_us, live.oom_kills
         live.throttled_us = handle.throttled_us() if live.spec.cpu_millis else 0
-        memory = handle.memory(at_most_s=_MEMORY_S)
+        memory = handle.memory()
         # The file is not open. Where the peak is a sample, memory may have been short before it was taken.
         if memory.peak >= live.oom_from or not self.clean or memory.peak_quality is PeakQuality.SAMPLED:
             live.oom_kills = handle.oom_kills()

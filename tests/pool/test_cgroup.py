@@ -445,50 +445,6 @@ def test_v2_a_peak_that_can_be_reset_is_exact_after_the_reset(v2_files):
     handle.close()
 
 
-@pytest.fixture
-def steady(v2_files, monkeypatch):
-    """A handle whose peak is exact and was read at time 100, and a clock to set."""
-    clock = [100.0]
-    monkeypatch.setattr(cgroup.time, "monotonic", lambda: clock[0])
-    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
-    handle.reset_memory_peak()
-    (v2_files / "memory.peak").write_text("9000000\n")
-    handle.memory(at_most_s=0.1)
-    (v2_files / "memory.stat").write_text("anon 1\nfile 3000000\nshmem 1000000\n")
-    yield handle, clock
-    handle.close()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "at_most_s", "peak", "anonymous"),
-    [
-        (0.05, 0.1, 9_100_000, 4096000),
-        (0.15, 0.1, 9_000_000, 1),  # too long ago
-        (0.05, 0.1, 9_300_000, 1),  # another peak
-        (0.05, 0.1, 8_700_000, 1),
-        (0.0, 0.0, 9_000_000, 1),  # now is asked for
-    ],
-)
-def test_what_memory_is_made_of_is_not_read_again_within_the_time_while_the_peak_stays(
-    steady, v2_files, seconds, at_most_s, peak, anonymous
-):
-    handle, clock = steady
-    clock[0] += seconds
-    (v2_files / "memory.peak").write_text(f"{peak}\n")
-    reading = handle.memory(at_most_s=at_most_s)
-    assert (reading.peak, reading.anonymous) == (peak, anonymous)
-
-
-def test_what_memory_is_made_of_is_read_each_time_where_the_peak_is_not_that_of_the_call(v2_files):
-    (v2_files / "memory.peak").chmod(0o444)
-    handle = handle_of(open_files(Directories(version=2, path={"": v2_files})), os.getpid())
-    handle.reset_memory_peak()
-    assert handle.memory(at_most_s=3600.0).anonymous == 4096000
-    (v2_files / "memory.stat").write_text("anon 1\n")
-    assert handle.memory(at_most_s=3600.0).anonymous == 1
-    handle.close()
-
-
 def test_v2_before_linux_6_12_the_peak_stays_a_lifetime_peak_and_is_not_written_to(v2_files):
     """There root may open the file for writing, and each write fails: only its mode tells."""
     (v2_files / "memory.peak").chmod(0o444)
