@@ -15,8 +15,9 @@ from bench import client
 from bench.daemon import Daemon
 from bench.measure import Line, make_line, ratio
 from bench.setting import CODE, Setting, Subject, cpu_us_a_call, in_turn, latencies
+from invoker.activation import Activation, CpuQuality, Meter, Phases, Status
 from invoker.ids import ActivationIds
-from invoker.model import Action, Activation, CpuQuality, Exec, Limits, Meter, Phases, Status
+from invoker.model import Action, Exec, Limits
 from invoker.record.ledger import finished_values, month_of
 from invoker.record.rows import RecordRow
 from invoker.record.store import load_queries, open_writer

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from invoker.activation import Status
 from invoker.arguments import merge_arguments
 from invoker.ending import Endings
 from invoker.invocation import Builtin
-from invoker.model import Identity, Status
+from invoker.model import Identity
 from invoker.record.recorder import Recorder
 from invoker.runtime import Outcome
 from invoker.ticket import NO_PAYLOAD, Ticket, promise_of

@@ -9,13 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from invoker.activation import Activation, Status
 from invoker.composition import Composer, Course, Resolve, finished_composition
 from invoker.ending import Endings
 from invoker.errors import JournalFull
 from invoker.ids import ActivationIds
 from invoker.in_flight import InFlight
 from invoker.invocation import Call
-from invoker.model import Activation, Status
 from invoker.record.recorder import Recorder
 from invoker.ticket import NO_PAYLOAD, Ticket, Trace, promise_of
 from pool.errors import PlatformError

@@ -13,11 +13,12 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from invoker.activation import Activation, Composition, Meter, Phases, Status
 from invoker.conductor import Conductor, Counts, Finish, RunComponent, RunConductor, Step, candidates
 from invoker.errors import EntityNotFound, NotAuthorised, WrongCollection
 from invoker.invocation import Call, Within
 from invoker.manifest import SEQUENCE
-from invoker.model import Action, Activation, Composition, Identity, Limits, Meter, Phases, Status
+from invoker.model import Action, Identity, Limits
 from invoker.resolve import ResolvedAction
 from invoker.runtime import Outcome
 from invoker.sequence import MISSING, Length, RunNext, Sequence

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from invoker.model import Activation, Status
+from invoker.activation import Activation, Status
 from invoker.runtime import Outcome
 
 #: Actions that a composition may run; compositions inside share it.

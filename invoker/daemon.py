@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from invoker import __version__
+from invoker.activation import Activation
 from invoker.alarms.provider import build_alarms
 from invoker.alone import alone_on_node
 from invoker.bookkeeping import Bookkeeper
@@ -44,7 +45,7 @@ from invoker.listeners import Listener, listening
 from invoker.live_config import LiveConfig
 from invoker.manifest import BUILTIN, SEQUENCE, Manifest
 from invoker.minute import MinuteFile
-from invoker.model import Action, Activation, Entity
+from invoker.model import Action, Entity
 from invoker.plan import Planner
 from invoker.reconcile import Reconciler
 from invoker.record.correcting import correct

@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from invoker.activation import Activation, Status
 from invoker.in_flight import InFlight
 from invoker.invocation import Call
 from invoker.lost import Lost, parts_first
-from invoker.model import Activation, Status
 from invoker.plan import LimitsLowered
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome

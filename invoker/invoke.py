@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from invoker.activation import Accepted, Activation
 from invoker.arguments import merge_arguments, refuse_final
 from invoker.builtin import BuiltinWay
 from invoker.composed import ComposedWay
@@ -34,7 +35,7 @@ from invoker.invocation import Accepted202, Builtin, Call
 from invoker.long import LongWay
 from invoker.lost import Lost
 from invoker.manifest import BUILTIN
-from invoker.model import Accepted, Action, Activation, Identity
+from invoker.model import Action, Identity
 from invoker.places import Places
 from invoker.plan import Planner
 from invoker.record.code_files import CodeFiles

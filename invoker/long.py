@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
+from invoker.activation import Status
 from invoker.arguments import merge_arguments
 from invoker.code import MOUNT_TARGET
 from invoker.ending import Endings, read_counters, take_lines
 from invoker.in_flight import InFlight
-from invoker.model import MIB, Status
+from invoker.model import MIB
 from invoker.nesting import NestedCall, Nesting
 from invoker.plan import Plan, Planner
 from invoker.record.recorder import Recorder

@@ -11,8 +11,9 @@ from graphlib import TopologicalSorter
 
 import msgspec
 
+from invoker.activation import Accepted, Activation, Composition, Meter, Status
 from invoker.manifest import SEQUENCE
-from invoker.model import Accepted, Activation, Composition, Limits, Meter, Status
+from invoker.model import Limits
 from invoker.plan import Facts
 from pool.model import ActivationId
 

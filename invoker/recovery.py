@@ -7,13 +7,14 @@ import time
 
 import msgspec
 
+from invoker.activation import Accepted, Status
 from invoker.adoption import adopt_or_remove, lost_activations
 from invoker.errors import EntityCorrupted, EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
 from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.lost import Lost
-from invoker.model import Accepted, Action, Identity, Status
+from invoker.model import Action, Identity
 from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
 from invoker.resolve import resolve_action

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping
 
 import msgspec
 
-from invoker.model import Status
+from invoker.activation import Status
 from pool.connection import Response
 from pool.errors import ConnectionLost, ContainerStartFailed, ResponseNotHttp
 from pool.lease import Lease

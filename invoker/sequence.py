@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from invoker.activation import Activation, Status
 from invoker.conductor import fields_of
-from invoker.model import Activation, Status
 from invoker.runtime import Outcome
 
 #: Actions that a sequence may run, those of the sequences inside included.

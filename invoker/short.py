@@ -15,13 +15,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from invoker.activation import Activation
 from invoker.ending import read_counters, take_lines, write_record
 from invoker.errors import JournalFull
 from invoker.ids import ActivationIds
 from invoker.in_flight import InFlight
 from invoker.invocation import Call
 from invoker.long import LongWay
-from invoker.model import MIB, Activation
+from invoker.model import MIB
 from invoker.plan import Plan
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import classify_run, run_body

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from invoker.activation import Accepted, Activation, CpuQuality, Meter, Phases
 from invoker.composition import Course
 from invoker.invocation import Call
-from invoker.model import Accepted, Activation, CpuQuality, Meter, Phases
 from invoker.plan import Plan
 from invoker.runtime import Outcome
 from pool.errors import InvokerError

@@ -12,26 +12,14 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from invoker.activation import Accepted, Activation, Meter, Status
 from invoker.arguments import refuse_final
 from invoker.entitlement import resolve_entitled
 from invoker.errors import answer_of
 from invoker.http.admission import Admission
 from invoker.invocation import Call
 from invoker.manifest import Manifest
-from invoker.model import (
-    TRIGGER_KIND,
-    Accepted,
-    Activation,
-    Entity,
-    Identity,
-    Limits,
-    Meter,
-    Parameter,
-    Rule,
-    RuleStatus,
-    Status,
-    Trigger,
-)
+from invoker.model import TRIGGER_KIND, Entity, Identity, Limits, Parameter, Rule, RuleStatus, Trigger
 from invoker.record.entries import TickEntry
 from invoker.vault import Vault
 from pool.errors import InvokerError, PoolOverloaded

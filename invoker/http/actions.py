@@ -7,6 +7,7 @@ import time
 
 import msgspec
 
+from invoker.activation import Activation, Status
 from invoker.entitlement import authorise_components
 from invoker.errors import EntityNotFound, InvalidRequest, KindNotAllowed, WrongCollection
 from invoker.http.action_writes import (
@@ -29,7 +30,7 @@ from invoker.http.services import Services
 from invoker.http.sizes import check_action_sizes
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import SEQUENCE
-from invoker.model import Action, Activation, Collection, Exec, Status
+from invoker.model import Action, Collection, Exec
 from invoker.resolve import ResolvedAction, resolve_action, resolve_package
 
 #: Status of the answer to a blocking invocation, by how the activation ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from invoker.activation import Activation
 from invoker.errors import EntityNotFound, NoRoute
 from invoker.http.exchange import Exchange, Reply
 from invoker.http.parsing import check_activation_id, parse_activation_filter, parse_page
@@ -17,7 +18,7 @@ from invoker.http.rendering import (
     render_response,
 )
 from invoker.http.services import Services
-from invoker.model import Activation, Identity
+from invoker.model import Identity
 
 
 async def list_activations(services: Services, exchange: Exchange) -> Reply:

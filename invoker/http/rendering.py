@@ -31,12 +31,13 @@ from typing import Any
 
 import msgspec
 
+from invoker.activation import Activation, Composition, Status
 from invoker.config.model import LimitsConfig
 from invoker.health import Health
 from invoker.http.documents import limits_document
 from invoker.http.limits import PARAMETERS_BYTES
 from invoker.manifest import Manifest
-from invoker.model import MIB, Activation, Composition, LimitOverrides, Status
+from invoker.model import MIB, LimitOverrides
 from invoker.sequence import SEQUENCE_LENGTH
 from pool.model import ActivationId
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from invoker.activation import Activation
 from invoker.config.model import LimitsConfig
 from invoker.gateway.model import Api
 from invoker.health import Health
@@ -17,7 +18,7 @@ from invoker.http.auth import Authenticator
 from invoker.http.rendering import Price
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Action, Activation, Collection, Entity, Identity, Namespace, Rule, Trigger
+from invoker.model import Action, Collection, Entity, Identity, Namespace, Rule, Trigger
 from invoker.short import ShortPlan
 from invoker.ticket import Ticket
 from invoker.vault import Vault

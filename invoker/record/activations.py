@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import msgspec
 
+from invoker.activation import Accepted, Activation
 from invoker.errors import EntityCorrupted
-from invoker.model import Accepted, Activation
 from invoker.record.corruption import StoreCorrupt, corruption_named
 from invoker.record.damage import Damage
 from invoker.record.entries import AcceptedEntry, TickEntry

@@ -11,7 +11,8 @@ from typing import Self
 
 import msgspec
 
-from invoker.model import MIB, Accepted, Activation
+from invoker.activation import Accepted, Activation
+from invoker.model import MIB
 
 #: Bits of a byte count below one MiB.
 _MIB_BITS = MIB.bit_length() - 1

@@ -18,7 +18,8 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from invoker.model import MIB, Activation
+from invoker.activation import Activation
+from invoker.model import MIB
 from invoker.record.corruption import corruption_named
 from invoker.record.entries import join_entries
 from invoker.record.store import checkpoint, load_queries, open_writer, reading

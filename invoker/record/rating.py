@@ -16,7 +16,8 @@ from typing import Annotated, NamedTuple, Self
 
 import msgspec
 
-from invoker.model import MIB, Activation, Meter, Status
+from invoker.activation import Activation, Meter, Status
+from invoker.model import MIB
 from invoker.record.ledger import Rounding, UsageRow
 from pool.errors import InvokerError
 

@@ -19,8 +19,8 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from invoker.activation import Accepted, Activation
 from invoker.errors import JournalFull
-from invoker.model import Accepted, Activation
 from invoker.record.activations import ActivationReader, Retention
 from invoker.record.damage import Damage
 from invoker.record.entries import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from invoker.model import Activation
+from invoker.activation import Activation
 from invoker.record.activations import ActivationReader
 from invoker.record.intake import Intake
 from invoker.record.ledger import Rounding, UsageRow, read_usage

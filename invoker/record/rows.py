@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from invoker.model import Accepted, Activation
+from invoker.activation import Accepted, Activation
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from invoker.model import Accepted
+from invoker.activation import Accepted
 from invoker.record.entries import TickEntry
 from invoker.record.rows import read_promise
 from invoker.record.store import load_queries, read_only

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from invoker.model import Accepted
+from invoker.activation import Accepted
 from invoker.record.activations import ActivationDatabase, Retention
 from invoker.record.corruption import StoreBroken, StoreCorrupt, broken, is_corruption
 from invoker.record.entries import Entry, FinishedEntry, LogsEntry, TickEntry, decode_record

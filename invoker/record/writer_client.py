@@ -14,7 +14,7 @@ from typing import cast
 
 import msgspec
 
-from invoker.model import Accepted
+from invoker.activation import Accepted
 from invoker.record.activations import Retention
 from invoker.record.corruption import StoreBroken, StoreCorrupt
 from invoker.record.entries import AcceptedEntry, LogsEntry

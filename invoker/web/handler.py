@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from multidict import CIMultiDict
 
+from invoker.activation import Activation, Status
 from invoker.entitlement import Resource, Right, authorise, authorise_components
 from invoker.errors import (
     EntityNotFound,
@@ -25,7 +26,7 @@ from invoker.http.limits import BLOCKING_WAIT_MS
 from invoker.http.rendering import clean_text
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
-from invoker.model import Action, Activation, Identity, Status
+from invoker.model import Action, Identity
 from invoker.resolve import ResolvedAction, resolve_action
 from invoker.web.arguments import WebRequest, build_arguments
 from invoker.web.response import WebResponse, application_error, transcode

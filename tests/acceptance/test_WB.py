@@ -5,8 +5,8 @@ import base64
 import msgspec
 import pytest
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
-from invoker.model import Status
 
 URL = "/api/v1/web/guest/default/hello"
 PACKAGED = "/api/v1/web/guest/tools/hello"

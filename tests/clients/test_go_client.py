@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from go_client import USER_AGENT, read
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
-from invoker.model import Status
 from pool.errors import EngineUnavailable
 from pool.model import ActivationId
 

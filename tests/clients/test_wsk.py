@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from go_client import USER_AGENT, Read, note, read
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
-from invoker.model import Status
 from pool.model import ActivationId
 
 HEADERS = {"User-Agent": USER_AGENT, "Content-Type": "application/json"}

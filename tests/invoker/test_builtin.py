@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from invoker_site import action, error_of, site
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
 from invoker.manifest import BUILTIN
-from invoker.model import Action, Exec, Identity, Parameter, Status
+from invoker.model import Action, Exec, Identity, Parameter
 from invoker.record.store import StoreBroken
 from pool.errors import ActionError
 

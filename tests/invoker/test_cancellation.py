@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from invoker_site import Site, action, site, until
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
-from invoker.model import Exec, Status
+from invoker.model import Exec
 from pool.backend import Image
 from pool.fake_server import Answer, echo
 from pool.model import ActivationId, ContainerState, LogTransport

@@ -12,12 +12,13 @@ import msgspec
 import pytest
 from invoker_site import AnyCode, a_call, action
 
+from invoker.activation import Activation, Status
 from invoker.composed import ComposedWay
 from invoker.composition import Course
 from invoker.errors import JournalFull
 from invoker.ids import ActivationIds
 from invoker.in_flight import InFlight
-from invoker.model import Activation, Exec, Status
+from invoker.model import Exec
 from invoker.resolve import ResolvedAction
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace, finished_activation

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from invoker_site import Site, action, error_of, site
 
+from invoker.activation import Accepted, Activation, Status
 from invoker.invocation import Accepted202
-from invoker.model import Accepted, Action, Activation, Annotation, Exec, Limits, Parameter, Status
+from invoker.model import Action, Annotation, Exec, Limits, Parameter
 from invoker.record.recorder import Recorder
 from pool.fake_server import Answer, echo
 

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from activations import finished as run
 
+from invoker.activation import Status
 from invoker.conductor import (
     COMPOSITION_LENGTH,
     CONDUCTOR_RUNS,
@@ -16,7 +17,6 @@ from invoker.conductor import (
     candidates,
     fields_of,
 )
-from invoker.model import Status
 
 
 def raw(value):

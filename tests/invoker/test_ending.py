@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from invoker_site import ANNA, AnyCode, a_call
 
+from invoker.activation import Activation, Status
 from invoker.ending import Endings, read_counters, take_lines
 from invoker.errors import JournalFull
 from invoker.in_flight import InFlight
-from invoker.model import Activation, Status
 from invoker.plan import LimitsLowered
 from invoker.record.recorder import Recorder, RecordTooLarge
 from invoker.runtime import Outcome

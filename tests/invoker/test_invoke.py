@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from invoker_site import ANNA, VAULT, Site, action, error_of, site, until
 
+from invoker.activation import Accepted, Activation, Status
 from invoker.errors import IdempotencyConflict, JournalFull, ParametersNotAllowed
 from invoker.http.exchange import Reply
 from invoker.invocation import Accepted202
 from invoker.lost import Lost
-from invoker.model import Accepted, Activation, Annotation, Exec, Identity, LimitOverrides, Limits, Parameter, Status
+from invoker.model import Annotation, Exec, Identity, LimitOverrides, Limits, Parameter
 from invoker.plan import Facts
 from invoker.record.recorder import Recorder
 from invoker.ticket import Ticket

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from invoker_site import ANNA, Site, site
 
+from invoker.activation import Status
 from invoker.long import LongWay
-from invoker.model import Status
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace
 from pool.errors import EngineError, ThawFailed

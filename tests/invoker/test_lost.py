@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from invoker_site import ANNA, Site, action, site
 
+from invoker.activation import Accepted, Activation, Composition, Meter, Status
 from invoker.lost import Lost, parts_first
-from invoker.model import Accepted, Activation, Composition, Limits, Meter, Status
+from invoker.model import Limits
 from invoker.plan import facts_of
 from invoker.record.recorder import Recorder
 from pool.model import ActivationId

@@ -11,9 +11,10 @@ import pytest
 from invoker_site import Site, action, site
 
 from invoker import nesting
+from invoker.activation import Activation
 from invoker.errors import NestedWouldWait
 from invoker.invocation import Call
-from invoker.model import Activation, Identity, Limits, Namespace
+from invoker.model import Identity, Limits, Namespace
 from invoker.nesting import find_progressing
 from pool.errors import PoolClosed
 from pool.fake_server import Answer, Misbehaviour, echo

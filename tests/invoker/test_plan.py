@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from invoker_site import ANNA, action, error_of, site
 
+from invoker.activation import Status
 from invoker.config.model import LimitsConfig
-from invoker.model import Annotation, Limits, Status
+from invoker.model import Annotation, Limits
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from invoker_site import ANNA, VAULT, action, error_of, site
 
+from invoker.activation import Accepted, Activation, Status
 from invoker.http.auth import Authenticator
-from invoker.model import Accepted, Action, Activation, Exec, LimitOverrides, Status
+from invoker.model import Action, Exec, LimitOverrides
 from invoker.plan import facts_of
 from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from invoker.model import Status
+from invoker.activation import Status
 from invoker.runtime import Outcome, classify_init, classify_run, init_body, run_body, run_prefix
 from pool.connection import Response
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from activations import finished as run
 
-from invoker.model import Status
+from invoker.activation import Status
 from invoker.runtime import Outcome
 from invoker.sequence import SEQUENCE_LENGTH, TOO_LONG, Length, RunNext, Sequence
 

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from invoker_site import ANNA, Site, action, error_of, site, until
 
+from invoker.activation import Activation, Status
 from invoker.invocation import Call
-from invoker.model import Action, Activation, Annotation, Identity, LimitOverrides, Limits, Parameter, Status
+from invoker.model import Action, Annotation, Identity, LimitOverrides, Limits, Parameter
 from invoker.ticket import Ticket
 from invoker.vault import Vault
 from pool.errors import PoolClosed, TooManyWaiting, WaitedTooLong

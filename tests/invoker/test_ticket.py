@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from invoker.activation import CpuQuality, Status
 from invoker.invocation import Call
-from invoker.model import CpuQuality, Identity, Status
+from invoker.model import Identity
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace, finished_activation, phases_of
 from pool.model import ActivationId, StartKind

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from invoker.model import Phases, Status
+from invoker.activation import Phases, Status
 from metrics.catalogue import BOUNDS_US, BY_NAME, CATALOGUE, PHASES, PREFIX, STATUSES, Kind, as_markdown
 
 

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from invoker.model import Activation, Limits, Meter, Status
+from invoker.activation import Activation, Meter, Status
+from invoker.model import Limits
 from pool.model import ActivationId
 
 

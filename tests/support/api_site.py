@@ -17,6 +17,7 @@ import pytest
 from aiohttp import ClientSession, web
 from yarl import URL
 
+from invoker.activation import Accepted, Activation, CpuQuality, Meter, Phases, Status
 from invoker.config.model import LimitsConfig
 from invoker.health import Check, Health
 from invoker.http.admission import Admission
@@ -25,7 +26,7 @@ from invoker.http.front import build_front
 from invoker.http.services import Services
 from invoker.invocation import Accepted202, Call
 from invoker.manifest import Manifest
-from invoker.model import Accepted, Activation, CpuQuality, LimitOverrides, Limits, Meter, Namespace, Phases, Status
+from invoker.model import LimitOverrides, Limits, Namespace
 from invoker.record.apis import ApiStore
 from invoker.record.entities import EntityStore
 from invoker.short import ShortPlan

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from invoker.activation import Activation
 from invoker.code import CodeStore
 from invoker.config.model import Config, LimitsConfig, StemCellConfig
 from invoker.config.model import PoolConfig as PoolBranch
@@ -18,7 +19,7 @@ from invoker.errors import EntityNotFound
 from invoker.invocation import Call
 from invoker.invoke import Invoker
 from invoker.manifest import Manifest
-from invoker.model import Action, Activation, Exec, Identity, Namespace
+from invoker.model import Action, Exec, Identity, Namespace
 from invoker.plan import Planner
 from invoker.record.code_files import CodeFiles
 from invoker.record.recorder import Recorder

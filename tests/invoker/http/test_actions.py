@@ -3,8 +3,9 @@ import time
 import msgspec
 import pytest
 
+from invoker.activation import Status
 from invoker.errors import IdempotencyConflict
-from invoker.model import Binding, Package, Status
+from invoker.model import Binding, Package
 
 
 def annotations(document):

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from lanes import both, read_response, same, serving, status_of
 
+from invoker.activation import Status
 from invoker.errors import IdempotencyConflict, NotAuthorised
 from invoker.http import front
 from invoker.http.front import build_front
-from invoker.model import Status
 from pool.errors import PlatformError, PoolClosed, PoolOverloaded
 from pool.model import ContainerId
 

@@ -3,6 +3,7 @@ import json
 import msgspec
 import pytest
 
+from invoker.activation import Composition, Meter, Phases, Status
 from invoker.config.model import LimitsConfig
 from invoker.health import Check, Health
 from invoker.http.rendering import (
@@ -16,7 +17,6 @@ from invoker.http.rendering import (
     render_root,
 )
 from invoker.manifest import Manifest
-from invoker.model import Composition, Meter, Phases, Status
 from pool.model import PeakQuality
 
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from invoker.model import Accepted, Activation, Limits, Status
+from invoker.activation import Accepted, Activation, Status
+from invoker.model import Limits
 from invoker.record.activations import (
     IDEMPOTENCY_MS,
     ActivationDatabase,

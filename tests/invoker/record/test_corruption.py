@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager, closing
 import msgspec
 import pytest
 
+from invoker.activation import Accepted, Activation, Status
 from invoker.alarms.store import AlarmStore
 from invoker.gateway import swagger
 from invoker.gateway.model import Api
-from invoker.model import Accepted, Action, Activation, Exec, Limits, Namespace, Status
+from invoker.model import Action, Exec, Limits, Namespace
 from invoker.record import writer as writer_module
 from invoker.record.apis import ApiStore
 from invoker.record.corruption import StoreBroken, StoreCorrupt, broken, is_corruption

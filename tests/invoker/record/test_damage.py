@@ -9,8 +9,9 @@ from contextlib import closing
 import msgspec
 import pytest
 
+from invoker.activation import Accepted, Activation, Status
 from invoker.errors import EntityCorrupted
-from invoker.model import Accepted, Action, Activation, Collection, Exec, Limits, Namespace, Status
+from invoker.model import Action, Collection, Exec, Limits, Namespace
 from invoker.record.damage import Damage, read_damage
 from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder

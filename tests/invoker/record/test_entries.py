@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from invoker.model import MIB, Accepted
+from invoker.activation import Accepted
+from invoker.model import MIB
 from invoker.record.entries import (
     AcceptedEntry,
     BegunEntry,

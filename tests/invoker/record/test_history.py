@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from invoker.model import Activation, Limits, Meter, Phases, StartKind, Status
+from invoker.activation import Activation, Meter, Phases, Status
+from invoker.model import Limits, StartKind
 from invoker.record.history import UNSEEN_START_S, read_history
 from invoker.record.ledger import Ledger, LedgerItem
 from pool.trace import BadTrace

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from invoker.model import Activation, Limits, Meter, PeakQuality, Phases, StartKind, Status
+from invoker.activation import Activation, Meter, Phases, Status
+from invoker.model import Limits, PeakQuality, StartKind
 from invoker.record.ledger import Ledger, LedgerItem, Rounding, month_of, months, read_usage
 
 NOVEMBER = int(datetime(2026, 11, 15, tzinfo=UTC).timestamp() * 1000)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from invoker.model import Activation, Limits, Meter, Phases, Status
+from invoker.activation import Activation, Meter, Phases, Status
+from invoker.model import Limits
 from invoker.record.ledger import Rounding
 from invoker.record.rating import BadPrices, Prices, Quantities, add, bill, charge, plain, price, rate, rate_activation
 from invoker.record.recorder import Recorder

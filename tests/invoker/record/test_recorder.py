@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from invoker.activation import Accepted, Activation, Meter, Status
 from invoker.errors import JournalFull
-from invoker.model import Accepted, Activation, Limits, Meter, Status
+from invoker.model import Limits
 from invoker.record.activations import Retention
 from invoker.record.entries import Correction, TickEntry
 from invoker.record.recorder import Recorder, RecordTooLarge

@@ -8,7 +8,8 @@ import typing
 import msgspec
 import pytest
 
-from invoker.model import Accepted, Activation, Limits, Status
+from invoker.activation import Accepted, Activation, Status
+from invoker.model import Limits
 from invoker.record import entries
 from invoker.record.entries import (
     AcceptedEntry,

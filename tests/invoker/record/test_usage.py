@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from invoker.activation import Activation, Meter, Phases, Status
 from invoker.errors import MalformedQuery
-from invoker.model import Activation, Limits, Meter, Phases, Status
+from invoker.model import Limits
 from invoker.record.entries import Correction, IdleEntry, TailEntry, encode_entry
 from invoker.record.export import COLUMNS, read_rows
 from invoker.record.ledger import Ledger, LedgerItem, read_usage

@@ -6,7 +6,8 @@ import sqlite3
 import msgspec
 import pytest
 
-from invoker.model import Activation, Limits, Status
+from invoker.activation import Activation, Status
+from invoker.model import Limits
 from invoker.record.activations import ActivationReader, Retention
 from invoker.record.entries import FinishedEntry, encode_entry, join_entries
 from invoker.record.journal import Journal

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from invoker.activation import Activation, Status
 from invoker.errors import JournalFull
-from invoker.model import Activation, Limits, Status
+from invoker.model import Limits
 from invoker.record.activations import ActivationReader
 from invoker.record.recorder import Recorder
 from invoker.record.store import StoreTooNew

@@ -6,8 +6,8 @@ from base64 import b64encode
 import msgspec
 import pytest
 
+from invoker.activation import Status
 from invoker.invocation import Accepted202
-from invoker.model import Status
 from pool.errors import PlatformError, PoolOverloaded
 
 URL = "/api/v1/web/guest/default/hello"
