@@ -200,7 +200,7 @@ def test_failure_says_which_script_and_ends_with_1(checkout):
 @pytest.mark.skipif(os.geteuid() != 0, reason="the daemon must be root")
 def test_demo_from_a_fresh_clone_passes_its_checks_and_leaves_nothing_behind(tmp_path, engine_url, ask):
     """All of it: environment, images, daemon, actions in containers, hit finder, bill against ledger; then a clean host."""
-    checkout = copy_checkout(tmp_path / "clone")
+    checkout = copy_checkout(tmp_path / "c")
     environment = {**os.environ, "DOCKER_HOST": engine_url}
     done = call("scripts/demo", "--json", "--frames", "2", cwd=checkout, env=environment, timeout=400)
     assert done.returncode == 0, done.stderr

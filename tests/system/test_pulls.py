@@ -99,10 +99,10 @@ def test_many_first_calls_of_an_image_by_digest_pull_it_once_with_the_sites_pass
 
 def test_a_wrong_password_is_told_as_an_image_that_cannot_be_pulled(site: Site):
     reference = site.offer()
-    site.user.deploy("locked", image=reference)
     site.credentials.write_text(site.registry.credentials("wrong"))
     try:
         with site.undisturbed():
+            site.user.deploy("locked", image=reference)  # which begins to pull
             answer = site.user.invoke("locked")
     finally:
         site.credentials.write_text(site.registry.credentials())

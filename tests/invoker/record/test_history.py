@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from invoker.activation import Activation, Meter, Phases, Status
-from invoker.model import Limits, StartKind
+from invoker.model import Limits
 from invoker.record.history import UNSEEN_START_S, read_history
 from invoker.record.ledger import Ledger, LedgerItem
+from pool.model import StartKind
 from pool.trace import BadTrace
 
 NOVEMBER = int(datetime(2026, 11, 15, tzinfo=UTC).timestamp() * 1000)

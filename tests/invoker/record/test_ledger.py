@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from invoker.activation import Activation, Meter, Phases, Status
-from invoker.model import Limits, PeakQuality, StartKind
+from invoker.model import Limits
 from invoker.record.ledger import Ledger, LedgerItem, Rounding, month_of, months, read_usage
+from pool.model import PeakQuality, StartKind
 
 NOVEMBER = int(datetime(2026, 11, 15, tzinfo=UTC).timestamp() * 1000)
 DECEMBER = int(datetime(2026, 12, 15, tzinfo=UTC).timestamp() * 1000)

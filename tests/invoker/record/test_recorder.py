@@ -413,7 +413,8 @@ CHILD = textwrap.dedent("""
     import asyncio, os, sys, time
     from pathlib import Path
     import msgspec
-    from invoker.model import Accepted, Activation, Limits, Meter, Status
+    from invoker.activation import Accepted, Activation, Meter, Status
+    from invoker.model import Limits
     from invoker.record.recorder import Recorder
 
     NOW = time.time_ns() // 1_000_000
