@@ -50,7 +50,7 @@ SCENARIOS = {
     "frozen": Scenario(latency.frozen),
     "paced": Scenario(latency.paced, calls=25, blocks=8),
     "frozen-paced": Scenario(latency.frozen_paced, calls=25, blocks=8),
-    "compute": Scenario(compute, calls=5, blocks=10),
+    "compute": Scenario(compute, calls=4, blocks=16),
     "crowded": Scenario(crowded, calls=100),
     "cold": Scenario(starts.cold, rounds=30),
     "stem": Scenario(starts.stem, rounds=30),
