@@ -394,7 +394,7 @@ def parse(body: bytes) -> dict[str, object]:
 
     try:
         request = json.loads(str(body, "utf-8")) if body else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested deeper than this Python reads
         raise Refused(400, f"The request is not valid JSON: {error}") from None
     if not isinstance(request, dict):
         raise Refused(404, "The request must be a JSON object.")

@@ -159,6 +159,14 @@ def test_rubbish_is_refused_and_the_next_call_works(started, kind, body):
 
 
 @ALL
+def test_an_argument_nested_too_deeply_is_refused_or_taken_and_the_next_call_works(started, kind):
+    process = started(kind, "quiet")
+    answer = process.client.post("/run", b'{"value":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}}")
+    assert answer.status in {200, 400}, answer
+    assert process.run({"n": 3}).json == {"n": 3}
+
+
+@ALL
 def test_one_connection_serves_many_calls_however_the_bytes_fall(started, kind):
     process = started(kind, "quiet")
     body = b'{"value":{"n":5},"activation_id":"%b"}' % A.encode()
