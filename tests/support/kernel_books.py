@@ -6,6 +6,7 @@ Everything the kernel tells is read below the parent cgroup that the pool was gi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,11 +65,11 @@ class KernelAccounts:
     def of_containers(self) -> dict[str, Account]:
         """Read the account of each container, by the engine's id; without those that go meanwhile."""
         accounts = {}
-        for child in self.directory.rglob("*"):
-            if child.is_dir() and (found := _ENGINE_ID.search(child.name)):
+        for directory, _, _ in os.walk(self.directory):  # which takes it that some are removed meanwhile
+            if found := _ENGINE_ID.search(Path(directory).name):
                 try:
-                    accounts[found[0]] = self._read(child)
-                except OSError:  # removed since it was listed
+                    accounts[found[0]] = self._read(Path(directory))
+                except OSError:
                     continue
         return accounts
 
