@@ -153,7 +153,7 @@ class Courtesy:
         return done
 
     def _make_idle(self, file: Path) -> None:
-        self._weights[file] = _weight_file(file).read_text()
+        self._weights[file] = weight_file(file).read_text()
         file.write_text("1")
 
     def _make_usual(self, file: Path) -> None:
@@ -161,11 +161,11 @@ class Courtesy:
         if file.read_text().strip() != "0":
             file.write_text("0")
             if weight := self._weights.get(file):
-                _weight_file(file).write_text(weight)  # the kernel has set it to the default
+                weight_file(file).write_text(weight)  # the kernel has set it to the default
         self._weights.pop(file, None)
 
 
-def _weight_file(file: Path) -> Path:
+def weight_file(file: Path) -> Path:
     """Return the file beside `cpu.idle` that has the cgroup's share of the CPU."""
     shares = file.with_name("cpu.shares")
     return shares if shares.exists() else file.with_name("cpu.weight")

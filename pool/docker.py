@@ -206,7 +206,8 @@ class DockerBackend:
             await self._post_start(engine_id)
             if self._groups is not None:
                 await self._groups.weigh(spec)
-            handle = await self._open_handle(container_id, engine_id, spec.logs, stream)
+            state = (await self._inspect(engine_id)).state
+            handle = await self._open_handle(container_id, engine_id, state, spec.logs, stream)
             kept = True
         except EngineUnavailable:
             hung = True  # nor would it answer now: the caller need not wait for that too
@@ -225,7 +226,10 @@ class DockerBackend:
     async def adopt(self, found: FoundContainer) -> ContainerHandle:
         """See `ContainerBackend`."""
         spec = recipe.spec_of(found)
-        handle = await self._open_handle(found.container_id, found.engine_id, spec.logs, None, adopted=spec)
+        inspected = await self._inspect(found.engine_id)
+        if self._groups is not None and inspected.host.cgroup_parent != (parent := self._groups.of(spec)):
+            raise EngineError(f"it is not in the cgroup {parent}, as its user's containers are by now")
+        handle = await self._open_handle(found.container_id, found.engine_id, inspected.state, spec.logs, None)
         if self._groups is not None:
             await self._groups.weigh(spec)  # it may have another weight than under the earlier daemon
         opened = handle.descriptors
@@ -377,27 +381,9 @@ class DockerBackend:
             raise
 
     async def _open_handle(
-        self,
-        container_id: ContainerId,
-        engine_id: str,
-        logs: LogTransport,
-        stream: Stream | None,
-        *,
-        adopted: ContainerSpec | None = None,
+        self, container_id: ContainerId, engine_id: str, state: _State, logs: LogTransport, stream: Stream | None
     ) -> DockerHandle:
-        """Find the main process and open all descriptors, under its pidfd.
-
-        Args:
-            container_id: its name.
-            engine_id: the engine's.
-            logs: how its lines come.
-            stream: attached already.
-            adopted: of a container that an earlier daemon has made: it must be where ours are.
-        """
-        found = await self._inspect(engine_id)
-        if adopted is not None and self._groups is not None and found.host.cgroup_parent != (parent := self._groups.of(adopted)):
-            raise EngineError(f"it is not in the cgroup {parent}, as its user's containers are by now")
-        state = found.state
+        """Find the main process and open all descriptors, under its pidfd."""
         if not state.pid:
             raise ContainerStartFailed(
                 "The action did not initialize and exited unexpectedly: "

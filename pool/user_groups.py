@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from pool.courtesy import NoIdleCgroup, idle_file
+from pool.courtesy import NoIdleCgroup, idle_file, weight_file
 from pool.model import ContainerSpec
 from pool.parent import NoParentCgroup, run_command, slice_path
 
@@ -82,10 +82,7 @@ class UserGroups:
     def _set(self, group: str, weight: float) -> None:
         is_slice = group.endswith(".slice")
         path = slice_path(group.removesuffix(".slice")) if is_slice else group
-        directory = idle_file(path, self._proc).parent
-        file = next((directory / name for name in _UNITS if (directory / name).exists()), None)
-        if file is None:
-            raise NoParentCgroup(f"{directory} has no CPU controller")
+        file = weight_file(idle_file(path, self._proc))
         value = _in_units(file.name, weight)
         if file.read_text().strip() == str(value):
             return
