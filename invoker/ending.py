@@ -47,12 +47,18 @@ def read_counters(ticket: Ticket, lease: Lease) -> None:
         log.info("activation %s has no counters: %s", ticket.activation_id, error)
 
 
-def take_lines(ticket: Ticket, lease: Lease) -> list[str]:
-    """Take the log lines of one whose container writes them before it answers."""
-    if lease.log_frames != 0:
-        lease.logs.drain()
+def take_lines(ticket: Ticket, lease: Lease) -> list[str] | None:
+    """Take the log lines of one whose container writes them before it answers; None where some are still to be read."""
+    if lease.logs.come_late or (lease.log_frames != 0 and not lease.logs.drain()):
+        return None
+    return end_lines(ticket, lease)
+
+
+def end_lines(ticket: Ticket, lease: Lease) -> list[str]:
+    """Close the log of an activation, and return the lines that are here."""
     # Without an answer nobody says how many lines there were: the last ones may have died with it.
-    return lease.logs.end(ticket.activation_id, complete=lease.log_frames is not None)
+    complete = lease.logs.come_late or lease.log_frames is not None
+    return lease.logs.end(ticket.activation_id, complete=complete)
 
 
 def write_record(recorder: Recorder, activation: Activation, lines: list[str] | None, *, stored: bool | None) -> None:

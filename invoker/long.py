@@ -16,7 +16,7 @@ import msgspec
 from invoker.activation import Status
 from invoker.arguments import merge_arguments
 from invoker.code import MOUNT_TARGET
-from invoker.ending import Endings, read_counters, take_lines
+from invoker.ending import Endings, end_lines, read_counters, take_lines
 from invoker.in_flight import InFlight
 from invoker.model import MIB
 from invoker.nesting import NestedCall, Nesting
@@ -31,8 +31,6 @@ from pool.lease import Lease
 from pool.model import ContainerId
 from pool.pool import Pool
 
-#: How long the lines of a foreign image may take after its answer, s. Our runtimes' lines are there with it.
-LOG_DEADLINE_S = 2.0
 #: A container that would not thaw has run nothing: the activation may have another, this often.
 THAW_ATTEMPTS = 3
 
@@ -115,12 +113,19 @@ class LongWay:
     async def _in_a_container(self, ticket: Ticket, plan: Plan, lease: Lease) -> None:
         """Have the work done, record it, answer."""
         outcome = await self._serve(ticket, plan, lease)
-        if not lease.logs.come_late:
-            await self._endings.end(ticket, outcome, logs=take_lines(ticket, lease))
-            return
-        await self._endings.end(ticket, outcome, logs=None)
-        await lease.logs.wait_complete(self._loop.time() + LOG_DEADLINE_S)
-        self._recorder.logs(ticket.activation_id, lease.logs.end(ticket.activation_id))
+        await self._end(ticket, lease, outcome, take_lines(ticket, lease))
+
+    async def _end(self, ticket: Ticket, lease: Lease, outcome: Outcome, lines: list[str] | None) -> None:
+        """Record it, answer, and then, where there are no lines yet, wait for them while it still has its container."""
+        await self._endings.end(ticket, outcome, logs=lines)
+        if lines is None:
+            try:
+                await self._wait_lines(lease)
+            finally:  # cancelled, there are some all the same
+                self._recorder.logs(ticket.activation_id, end_lines(ticket, lease))
+
+    async def _wait_lines(self, lease: Lease) -> None:
+        await lease.logs.wait_complete(self._loop.time() + lease.logs.patience_s)
 
     async def _serve(self, ticket: Ticket, plan: Plan, lease: Lease) -> Outcome:
         """Have the container do the work, and read what it cost."""
@@ -152,13 +157,18 @@ class LongWay:
     async def _measured(self, ticket: Ticket, lease: Lease, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Have the work done, and read what it cost, whatever becomes of it, and what it had said when it was cancelled."""
         try:
-            outcome = await work
-            lease.clean = outcome.keep
+            try:
+                outcome = await work
+                lease.clean = outcome.keep
+            finally:
+                read_counters(ticket, lease)
         except asyncio.CancelledError:
-            ticket.lines = take_lines(ticket, lease)
+            try:
+                if not lease.logs.drain():
+                    await self._wait_lines(lease)
+            finally:
+                ticket.lines = lease.logs.end(ticket.activation_id, complete=False)
             raise
-        finally:
-            read_counters(ticket, lease)
         usage = ticket.trace.usage
         if not outcome.keep and not outcome.timed_out and (await lease.was_out_of_memory() if usage is None else usage.oom_kills):
             sentence = f"The action exhausted its memory and was aborted: its limit is {ticket.call.action.limits.memory} MB."
@@ -247,16 +257,16 @@ class LongWay:
             work = outcome_of(answer, timeout_ms=timeout_ms, limit_bytes=limit_bytes)
             with self._pool.held(ticket.activation_id, lease):
                 outcome = await self._measured(ticket, lease, work)
-                await self._endings.end(ticket, outcome, logs=take_lines(ticket, lease))
+                await self._end(ticket, lease, outcome, take_lines(ticket, lease))
 
         return self._go_long(ticket, rest)
 
-    def end_late(self, ticket: Ticket, lease: Lease, outcome: Outcome, lines: list[str]) -> asyncio.Task[None]:
-        """Write the record, then all that comes after it; counters and lines are taken already."""
+    def end_late(self, ticket: Ticket, lease: Lease, outcome: Outcome, lines: list[str] | None) -> asyncio.Task[None]:
+        """Write the record, then all that comes after it; counters are taken already, and what lines there are."""
 
         async def rest(ticket: Ticket) -> None:
             with self._pool.held(ticket.activation_id, lease):
-                await self._endings.end(ticket, outcome, logs=lines)
+                await self._end(ticket, lease, outcome, lines)
 
         return self._go_long(ticket, rest)
 

@@ -287,6 +287,9 @@ class ShortCall:
         lease.clean = True
         read_counters(ticket, lease)
         lines = take_lines(ticket, lease)
+        if lines is None:
+            self._leave(way.long_way.end_late(ticket, lease, outcome, None))
+            return
         activation = finished_activation(ticket, outcome, node=way.node)
         stored = ticket.call.identity.namespace.limits.store_activations
         try:

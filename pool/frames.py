@@ -17,6 +17,8 @@ from pool.model import ActivationId
 
 #: Longest frame with its newline: what the kernel writes to a pipe in one piece.
 FRAME_BYTES = 4096
+#: Shorter ones are no frames; a user who writes bare newlines to the pipe is to cost no search each.
+_LEAST_BYTES = len("0" * 32 + " 0 o 0 ")
 
 _ATTACHED_HEADER = struct.Struct(">BxxxL")
 _FRAME = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,10}) ([oOeE]) ([0-9]{1,17}) (.*)", re.DOTALL)
@@ -58,7 +60,9 @@ class FrameParser:
         if self._skipping and lines:
             self._skipping = False
             del lines[0]
-        frames = [frame for line in lines if (frame := self._parse(line)) is not None]
+        candidates = [line for line in lines if len(line) >= _LEAST_BYTES]
+        self.rejected += len(lines) - len(candidates)
+        frames = [frame for line in candidates if (frame := self._parse(line)) is not None]
         if len(self._rest) >= FRAME_BYTES or self._skipping:
             self.rejected += not self._skipping
             self._skipping = True

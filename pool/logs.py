@@ -1,14 +1,18 @@
 """Log lines of one container, from its pipe or its attached stream, sorted to the activations that wrote them.
 
 A result never waits for its lines: our runtimes write all frames of an activation before they answer, so that one
-read of the pipe has them; a foreign image's stream is read on, after the result has gone, until its sentinels came.
+read of the pipe has them. Where there are very many, they are read in turns, and a foreign image's stream until its sentinels
+came, both after the result has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
 import os
+import struct
+import termios
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -19,10 +23,12 @@ from pool.frames import Frame, FrameParser
 from pool.model import ActivationId
 
 SENTINEL = b"XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
-#: What was read last, of whichever pipe: as in `connection.py`.
-_BUFFER = bytearray(256 * 1024)
-#: Read at a time while an activation runs: a function that writes without end holds the loop for some milliseconds, then others.
+#: Read at a time: a function that writes without end holds the loop for some milliseconds, then others have their turns.
 READ_BYTES = 64 * 1024
+#: What was read last, of whichever pipe: as in `connection.py`.
+_BUFFER = bytearray(READ_BYTES)
+#: Frames after which a turn ends, at some 4 us each: a pipe full of the shortest would hold the loop for some 70 ms.
+TURN_FRAMES = 500
 #: A foreign image that writes nothing for this long after its answer, and no sentinel, has said all it had to say.
 QUIET_S = 0.1
 #: What a line counts against the limit at least, bytes: an empty one takes memory too, as each bears its time.
@@ -109,6 +115,8 @@ class LogReader:
 
     #: Whether lines may still be on their way when the action has answered; then `wait_complete` waits for them.
     come_late = False
+    #: For how long after the answer lines may take, s.
+    patience_s = 2.0
 
     def __init__(self, *, on_late: Callable[[int], None] | None = None, on_dropped: Callable[[int], None] | None = None) -> None:
         self._open: dict[ActivationId, LogCollection] = {}
@@ -138,8 +146,9 @@ class LogReader:
             if self._on_dropped:
                 self._on_dropped(lines)
 
-    def drain(self) -> None:
-        """Read what is there, without waiting."""
+    def drain(self) -> bool:
+        """Read what is there, without holding up others; False where `wait_complete` has to read the rest."""
+        return True
 
     async def wait_complete(self, deadline: float) -> None:
         """Wait until all lines of the activations that have answered are here.
@@ -175,6 +184,9 @@ class ReadingTurns:
 class PipeLogReader(LogReader):
     """Reads framed lines from a FIFO's read end, which it does not close."""
 
+    #: By then the turns of some 35 pipes that were full at the same time are over.
+    patience_s = 8.0
+
     def __init__(
         self,
         fd: int,
@@ -190,41 +202,78 @@ class PipeLogReader(LogReader):
         self._turns = turns or ReadingTurns()
         self._parser = FrameParser()
         self._watching = True
+        #: Bytes read so far.
+        self._taken = 0
         #: Begins to watch again, after a turn of which there was more.
         self._next_turn: asyncio.TimerHandle | None = None
         loop.add_reader(fd, self._on_readable)
 
-    def drain(self) -> None:
-        """Read what is in the pipe: all frames of an activation that has answered are.
+    def drain(self) -> bool:
+        """Read what is in the pipe, a turn's worth: all frames of an activation that has answered are there, or were read."""
+        return self._take_turn()
 
-        At most what a pipe holds: its user may go on to write, and faster than we read.
+    async def wait_complete(self, deadline: float) -> None:
+        """Read what is in the pipe now, in turns; past the deadline (seconds of the loop's clock) what is left of it at once.
+
+        Not more than that: its user may go on to write, and faster than we read.
         """
-        left = PIPE_BYTES
-        while left > 0 and (taken := self._read()):
-            left -= taken
+        until = self._taken + self._waiting_bytes()
+        while self._taken < until and self._watching:
+            began = self._loop.time()
+            if began >= deadline:
+                self._read_rest()
+                return
+            if self._take_turn():
+                return
+            now = self._loop.time()
+            await asyncio.sleep(self._turns.next_at(now - began, now) - now)
 
     def close(self) -> None:
         """Read the rest and stop watching."""
         if self._watching:
-            self.drain()
+            self._read_rest()
             self._stop()
 
     def _on_readable(self) -> None:
         began = self._loop.time()
-        if self._read(READ_BYTES) < READ_BYTES or not self._watching:
+        if self._take_turn():
             return
         self._loop.remove_reader(self._fd)  # there is more: first the others
         now = self._loop.time()
         self._next_turn = self._loop.call_at(self._turns.next_at(now - began, now), self._watch)
 
+    def _take_turn(self) -> bool:
+        """Read until the pipe is empty (True), or for as long as others may wait."""
+        work, until = 0, self._taken + PIPE_BYTES
+        while work < TURN_FRAMES and self._taken < until:
+            before = self._taken
+            work += self._read()
+            if self._taken - before < READ_BYTES:
+                return True
+        return False
+
+    def _read_rest(self) -> None:
+        """Read what a pipe holds, at once."""
+        until = self._taken + PIPE_BYTES
+        while self._taken < until:
+            before = self._taken
+            self._read()
+            if self._taken - before < READ_BYTES:
+                return
+
+    def _waiting_bytes(self) -> int:
+        """Ask the kernel how much is in the pipe."""
+        count: tuple[int] = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+        return count[0]
+
     def _watch(self) -> None:
         self._next_turn = None
         self._loop.add_reader(self._fd, self._on_readable)
 
-    def _read(self, at_most: int = len(_BUFFER)) -> int:
-        """Take one piece and return its length; 0 when there is none."""
+    def _read(self) -> int:
+        """Take one piece, of `READ_BYTES` unless that was all there is; return how much work it was, in frames."""
         try:
-            size = os.readv(self._fd, [memoryview(_BUFFER)[:at_most]])
+            size = os.readv(self._fd, [_BUFFER])
         except BlockingIOError:
             return 0
         except OSError:
@@ -232,13 +281,20 @@ class PipeLogReader(LogReader):
         if not size:  # every writer is gone, and with them the container
             self._stop()
             return 0
+        self._taken += size
         data = bytes(memoryview(_BUFFER)[:size])
-        if self._open and all(collection.is_full for collection in self._open.values()):
+        if not self._open:  # whoever wrote it is over
+            self._late(data.count(b"\n"))
+            self._parser.skip(data)
+            return 0
+        if all(collection.is_full for collection in self._open.values()):
             self._parser.skip(data)  # a flood costs next to nothing
-            return size
-        for frame in self._parser.feed(data):
+            return 0
+        rejected = self._parser.rejected
+        frames = self._parser.feed(data)
+        for frame in frames:
             self._take(frame)
-        return size
+        return len(frames) + (self._parser.rejected - rejected) // 16
 
     def _take(self, frame: Frame) -> None:
         collection = self._open.get(frame.activation)
@@ -287,6 +343,11 @@ class AttachedLogReader(LogReader):
             for each in self._open.values():
                 each.mixed = True
         return collection
+
+    def drain(self) -> bool:
+        """Take the lines that have begun, too: nothing more is waited for."""
+        self._flush()
+        return True
 
     async def read(self, stream: AsyncIterator[tuple[str, bytes]]) -> None:
         """Read to the end of the stream. A broken stream raises what the backend raises."""

@@ -14,7 +14,7 @@ import pytest
 from invoker_site import ANNA, AnyCode, a_call
 
 from invoker.activation import Activation, Status
-from invoker.ending import Endings, read_counters, take_lines
+from invoker.ending import Endings, end_lines, read_counters, take_lines
 from invoker.errors import JournalFull
 from invoker.in_flight import InFlight
 from invoker.plan import LimitsLowered
@@ -218,17 +218,18 @@ async def test_a_record_too_large_for_a_page_is_written_by_a_way_of_its_own(site
 
 def lease_of(**changes: Any) -> Any:
     """What the steps look at of a lease, and what they did to its log."""
-    log = SimpleNamespace(drained=0, complete=None)
+    log = SimpleNamespace(drained=0, complete=None, empty=True)
 
-    def drain() -> None:
+    def drain() -> bool:
         log.drained += 1
+        return log.empty
 
     def end(_: ActivationId, *, complete: bool) -> list[str]:
         log.complete = complete
         return ["a line"]
 
     values = {"sent_at": 5.0, "log_frames": 1, "read_usage": lambda: "usage", "log": log}
-    return SimpleNamespace(**(values | changes), logs=SimpleNamespace(drain=drain, end=end))
+    return SimpleNamespace(**(values | changes), logs=SimpleNamespace(come_late=False, drain=drain, end=end))
 
 
 def test_counters_are_noted_with_the_end_of_the_work_and_missing_ones_leave_it_its_times(tmp_path: Path):
@@ -250,3 +251,15 @@ def test_lines_are_looked_for_where_there_may_be_some_and_are_incomplete_where_n
     lease = lease_of(log_frames=frames)
     assert take_lines(SimpleNamespace(activation_id="1"), lease) == ["a line"]
     assert (lease.log.drained, lease.log.complete) == (drained, complete)
+
+
+def test_where_lines_are_left_to_be_read_the_log_stays_open():
+    lease = lease_of(log_frames=2)
+    lease.log.empty = False
+    assert take_lines(SimpleNamespace(activation_id="1"), lease) is None
+    assert lease.log.complete is None
+    lease.logs.come_late = True
+    assert take_lines(SimpleNamespace(activation_id="1"), lease) is None
+    assert lease.log.drained == 1
+    assert end_lines(SimpleNamespace(activation_id="1"), lease) == ["a line"]
+    assert lease.log.complete, "a foreign image never says how many lines there are"

@@ -147,11 +147,13 @@ async def test_an_activation_whose_lines_come_late_is_answered_before_they_are_t
 
         class Late:
             come_late = True
+            patience_s = 1.0
 
             async def wait_complete(self, _deadline: float) -> None:
                 order.append("answered" if ticket.done else "not answered")
 
-            def end(self, _: Any) -> list[str]:
+            def end(self, _: Any, *, complete: bool) -> list[str]:
+                assert complete
                 return ["late line"]
 
         class LateLease:

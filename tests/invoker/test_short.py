@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from invoker.ticket import Ticket
 from invoker.vault import Vault
 from pool.errors import PoolClosed, TooManyWaiting, WaitedTooLong
 from pool.fake_server import Answer, Misbehaviour, echo
+from pool.logs import PipeLogReader
 from pool.model import ContainerState, StartKind
 
 QUICK = Limits(timeout=1000)
@@ -67,6 +69,22 @@ async def run(s: Site, an_action: Action | None = None, **changes: Any) -> Activ
     short = begin(s, an_action, **changes)
     assert short is not None
     return await short.end()
+
+
+@contextlib.contextmanager
+def small_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Log lines are read 256 bytes a turn."""
+    with monkeypatch.context() as patched:
+        patched.setattr("pool.logs.READ_BYTES", 256)
+        patched.setattr("pool.logs._BUFFER", bytearray(256))
+        patched.setattr("pool.logs.TURN_FRAMES", 1)
+        yield
+
+
+async def texts(s: Site, activation: Activation) -> list[str]:
+    """What the log of an activation says, line by line."""
+    lines = await s.recorder.records.get_logs("anna", activation.activation_id)
+    return [line.partition(": ")[2] for line in lines or ()]
 
 
 def behave(s: Site, answer: Callable[[str, Any], Answer | Misbehaviour]) -> None:
@@ -202,6 +220,61 @@ async def test_a_namespace_that_keeps_no_records_has_none(tmp_path: Path):
         done = await short.end()
         assert await s.recorder.records.get("anna", done.activation_id) is None
         s.finished.remove(done)  # the site counts records
+
+
+async def test_more_lines_than_a_turn_reads_come_after_its_answer_and_before_its_container_is_anybody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lines = tuple(("stdout", f"line {number}") for number in range(200))
+    told: list[tuple[int, bool]] = []
+    wait_complete = PipeLogReader.wait_complete
+
+    async def note(self: PipeLogReader, deadline: float) -> None:
+        told.append((len(short.told), all(container.leases for container in s.pool.containers())))
+        await wait_complete(self, deadline)
+
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        await s.run(action(limits=QUICK))
+        behave(s, lambda _path, _body: Answer(body=b'{"all":"said"}', logs=lines))
+        monkeypatch.setattr(PipeLogReader, "wait_complete", note)
+        with small_turns(monkeypatch):
+            short = begin(s)
+            assert short is not None
+            done = await short.end()
+        assert told == [(1, True)]
+        assert done.result is not None
+        assert bytes(done.result) == b'{"all":"said"}'
+        assert await texts(s, done) == [text for _, text in lines]
+        await until(lambda: not any(container.leases for container in s.pool.containers()))
+
+
+async def test_cancelled_it_has_all_lines_that_it_had_written_and_pays_not_for_their_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with site(tmp_path, freeze_grace_s=10.0) as s:
+        await s.run(action(limits=QUICK))
+        behave(s, lambda _path, _body: Answer(after_s=30.0))
+        with small_turns(monkeypatch):
+            short = begin(s)
+            assert short is not None
+            (ticket,) = s.invoker._in_flight
+            (container,) = s.backend.containers.values()
+            for seq in range(200):
+                container.write_log(f"{ticket.activation_id} {seq} o 1 line {seq}\n".encode())
+            ended: list[bool] = []
+            wait_complete = PipeLogReader.wait_complete
+
+            async def note(self: PipeLogReader, deadline: float) -> None:
+                ended.append(ticket.trace.ended > 0)
+                await wait_complete(self, deadline)
+
+            monkeypatch.setattr(PipeLogReader, "wait_complete", note)
+            s.invoker.cancel(ticket.activation_id)
+            done = await short.end()
+        assert ended == [True], "what is billed ends before"
+        *said, last = await texts(s, done)
+        assert said == [f"line {seq}" for seq in range(200)]
+        assert "Log data might be missing" in last
 
 
 async def test_cancelled_it_is_killed_and_recorded_and_its_caller_is_told(tmp_path: Path):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pool.fifo import PIPE_BYTES
-from pool.logs import READ_BYTES, AttachedLogReader, LogCollection, PipeLogReader, ReadingTurns, format_line
+from pool.logs import READ_BYTES, TURN_FRAMES, AttachedLogReader, LogCollection, PipeLogReader, ReadingTurns, format_line
 from pool.model import ActivationId
 
 ONE, TWO = ActivationId("1" * 32), ActivationId("2" * 32)
@@ -125,13 +125,15 @@ async def test_a_pipe_with_more_in_it_than_a_turns_worth_waits_for_its_next_turn
 
     def next_at(took_s: float, now: float) -> float:
         asked.append(took_s)
+        if go_on.is_set() and len(asked) == 2:
+            os.write(write, frame(ONE, 3000, "o", "after the answer") * 3000)
         return now if go_on.is_set() else now + 3600.0
 
     monkeypatch.setattr(turns, "next_at", next_at)
     read, write = os.pipe()
     os.set_blocking(read, False)
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    written = b"".join(frame(ONE, seq, "o", "x" * 900) for seq in range(200))
+    written = b"".join(frame(ONE, seq, "o", "x" * 100) for seq in range(3000))
     os.write(write, written)
     reader = PipeLogReader(read, loop, turns=turns)
     collection = reader.begin(ONE, limit_bytes=1_000_000)
@@ -141,16 +143,73 @@ async def test_a_pipe_with_more_in_it_than_a_turns_worth_waits_for_its_next_turn
         for _ in range(10):
             await asyncio.sleep(0)
         assert len(asked) == 1
-        assert len(collection.lines) == READ_BYTES * 200 // len(written), "others have their turns first"
-        reader.drain()  # it has answered
-        assert len(reader.end(ONE)) == 200
-        reader.close()
+        first = len(collection.lines)
+        assert TURN_FRAMES <= first < TURN_FRAMES + READ_BYTES // 100, "others have their turns first"
+        assert not reader.drain(), "it has answered"
+        assert first < len(collection.lines) < 3000, "nor does it hold them up for its end"
         go_on.set()
-        collection = (again := PipeLogReader(read, loop, turns=turns)).begin(ONE, limit_bytes=1_000_000)
-        os.write(write, written)
-        while len(collection.lines) < 200:
-            await asyncio.sleep(0)
-    again.close()
+        await reader.wait_complete(loop.time() + 3600)
+        lines = texts(reader.end(ONE))
+        assert 3000 <= len(lines) < 6000, "what is written meanwhile is not waited for"
+        assert lines[:3000] == [("stdout", "x" * 100)] * 3000
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+async def test_lines_that_have_not_had_their_turn_at_the_deadline_are_read_at_once(monkeypatch):
+    turns = ReadingTurns()
+    monkeypatch.setattr(turns, "next_at", lambda _took_s, now: now + 3600.0)
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader = PipeLogReader(read, loop := asyncio.get_running_loop(), turns=turns)
+    reader.begin(ONE, limit_bytes=1_000_000)
+    os.write(write, b"".join(frame(ONE, seq, "o", f"{seq}") for seq in range(3000)))
+    assert not reader.drain()
+    await reader.wait_complete(loop.time())
+    assert texts(reader.end(ONE)) == [("stdout", f"{seq}") for seq in range(3000)]
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+async def test_a_pipe_of_few_long_lines_is_empty_after_one_turn():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=PIPE_BYTES)
+    os.write(write, frame(ONE, 0, "o", "x" * 3900) * 200)
+    assert reader.drain()
+    assert len(reader.end(ONE)) == 200
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
+async def test_what_is_in_the_pipe_of_nobody_is_counted_and_not_taken_apart(monkeypatch):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    late: list[int] = []
+    reader = PipeLogReader(read, asyncio.get_running_loop(), on_late=late.append)
+    monkeypatch.setattr(reader, "_take", lambda _frame: pytest.fail("it is nobody's"))
+    os.write(write, frame(ONE, 0, "o", "late") * 300)
+    reader.close()
+    assert sum(late) == 300
+    os.close(read)
+    os.close(write)
+
+
+async def test_bare_newlines_in_the_pipe_have_turns_too():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader = PipeLogReader(read, asyncio.get_running_loop())
+    reader.begin(ONE, limit_bytes=1000)
+    os.write(write, b"\n" * (2 * READ_BYTES))
+    assert not reader.drain()
+    reader.close()
     os.close(read)
     os.close(write)
 
@@ -182,7 +241,7 @@ async def test_a_line_in_very_many_pieces_takes_no_more_than_its_limit_and_no_ti
     collection = reader.begin(ONE, limit_bytes=5000)
     pieces = b"".join(frame(ONE, 0, "O", text) for text in ("x", "") * 6000)
     os.write(write, pieces)
-    reader.drain()
+    await reader.wait_complete(0.0)
     assert sum(len(text) for _, text in collection.partial.values()) == 5001
     lines = texts(reader.end(ONE))
     assert lines[0] == ("stdout", "x" * 5000)
