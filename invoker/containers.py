@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from invoker.config.keys import ConfigError
@@ -14,14 +14,17 @@ from pool.docker import DockerBackend
 from pool.guard import Deadlines
 from pool.keepalive import POLICIES
 from pool.parent import NoParentCgroup, prepare_parent
-from pool.queueing import weight_of
 from pool.settings import PoolSettings
 from pool.user_groups import DEFAULT_PARENT, UserGroups, parent_path
 
 
 @asynccontextmanager
-async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
+async def open_engine(config: Config, *, weight_of: Callable[[str], float]) -> AsyncIterator[DockerBackend]:
     """Connect to the container engine, and prepare the cgroup of all containers, which is limited where the site names it.
+
+    Args:
+        config: checked.
+        weight_of: gives the weight of a namespace at this moment.
 
     Raises:
         EngineUnavailable, EngineError: it does not answer, or is too old.
@@ -40,13 +43,13 @@ async def open_engine(config: Config) -> AsyncIterator[DockerBackend]:
     try:
         if engine.cgroups:
             courtesy = backend.guard.courtesy = _make_courtesy(engine.cgroups)
-        driver, shares = backend.facts.cgroup_driver, config.pool.weights()
+        driver = backend.facts.cgroup_driver
         if config.pool.cgroup_parent:
             parent: str | None = await asyncio.to_thread(_make_parent, config.pool, driver)
         else:
             parent = parent_path(DEFAULT_PARENT, driver)
         if parent is not None:
-            backend.use_groups(UserGroups(parent, lambda namespace: weight_of(namespace, shares)))
+            backend.use_groups(UserGroups(parent, weight_of))
         yield backend
     finally:
         if courtesy is not None:
@@ -69,7 +72,7 @@ def _make_parent(pool: PoolConfig, driver: str) -> str:
 
 
 def pool_settings(pool: PoolConfig) -> PoolSettings:
-    """Translate the section `pool`; it is fixed for the life of a daemon."""
+    """Translate the section `pool`; all but `shares` is fixed for the life of a daemon."""
     return PoolSettings(
         memory_mib=pool.memory_mib,
         freeze_grace_s=pool.freeze_grace_s,

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -97,7 +98,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
     with signals.installed(), _alone(), contextlib.closing(notifier):
         async with open_stores(config) as stores:
             with alone_on_node(config.node, config.engine.url):
-                async with open_engine(config) as backend, asyncio.TaskGroup() as group:
+                async with open_engine(config, weight_of=live.weight_of) as backend, asyncio.TaskGroup() as group:
                     daemon = Daemon(live, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group)
                     async with daemon.running(signals):
                         await signals.drain.wait()
@@ -375,7 +376,9 @@ class Daemon:
             self.notifier.reloading()
             if self.live.reload():
                 self.planner.forget()
+                self.pool.change_settings(replace(self.pool.machine.settings, shares=self.live.config.pool.weights()))
             self.notifier.ready()
+            await self.backend.weigh_anew()
 
     def _on_entity(self, before: Entity | None, after: Entity | None) -> None:
         """An action was written or deleted: no old container serves it, and its image is looked for now, not in a call."""

@@ -12,6 +12,7 @@ from invoker.config.model import Config
 from invoker.config.reload import reloadable_changes
 from invoker.configured import load_prices
 from invoker.record.rating import Prices
+from pool.queueing import weight_of
 
 log = logging.getLogger("invokerd")
 
@@ -41,6 +42,10 @@ class LiveConfig:
             ConfigError: the prices cannot be used.
         """
         return cls(config, load_prices(config), path)
+
+    def weight_of(self, namespace: str) -> float:
+        """Return the weight of a namespace in queue, memory and CPU time."""
+        return weight_of(namespace, self.config.pool.weights())
 
     def reload(self) -> bool:
         """Read the file again, take over what may change, and tell the log what that was and what waits for a restart.

@@ -178,6 +178,11 @@ class DockerBackend:
         """Create containers in these cgroups from now on."""
         self._groups = groups
 
+    async def weigh_anew(self) -> None:
+        """The weights of users may have changed: give their cgroups those that they have now."""
+        if self._groups is not None:
+            await self._groups.weigh_anew()
+
     @property
     def calls(self) -> Mapping[str, CallStatistics]:
         """Count, errors, timeouts and seconds of each verb of the engine, for the metrics."""

@@ -59,34 +59,57 @@ class UserGroups:
         self._weight_of = weight_of
         self._proc = proc
         self._run = run
-        #: By uid, the weight that its group was given, or could not be given.
-        self._weights: dict[int, float] = {}
+        #: By uid, the namespace that last started a container, and the weight that the group was given, or could not be given.
+        self._weighed: dict[int, tuple[str, float]] = {}
 
     def of(self, spec: ContainerSpec) -> str:
         """Return what the engine is told as the parent of a container."""
-        if self._parent.endswith(".slice"):
-            return f"{self._parent.removesuffix('.slice')}-u{spec.uid}.slice"
-        return f"{self._parent}/u{spec.uid}"
+        return self._group(spec.uid)
 
     async def weigh(self, spec: ContainerSpec) -> None:
         """Give the group its weight, where it has another. A container in it must have been started."""
-        weight = self._weight_of(spec.namespace)
-        if self._weights.get(spec.uid) == weight:
+        await self._weigh(spec.uid, spec.namespace)
+
+    async def weigh_anew(self) -> None:
+        """The weights may have changed: give each group that has been weighed the one it has now."""
+        for uid, (namespace, _) in list(self._weighed.items()):
+            if self._is_there(uid):
+                await self._weigh(uid, namespace)
+            else:
+                del self._weighed[uid]  # the user's next container brings the group back, and weighs it
+
+    async def _weigh(self, uid: int, namespace: str) -> None:
+        weight = self._weight_of(namespace)
+        _, before = self._weighed.get(uid, ("", None))
+        self._weighed[uid] = namespace, weight
+        if weight == before:
             return
-        self._weights[spec.uid] = weight
         try:
-            await asyncio.to_thread(self._set, self.of(spec), weight)
+            await asyncio.to_thread(self._set, self._group(uid), weight)
         except (OSError, NoIdleCgroup, NoParentCgroup) as error:
-            log.warning("the containers of uid %d do not get their weight of %g in CPU time: %s", spec.uid, weight, error)
+            log.warning("the containers of uid %d do not get their weight of %g in CPU time: %s", uid, weight, error)
+
+    def _group(self, uid: int) -> str:
+        if self._parent.endswith(".slice"):
+            return f"{self._parent.removesuffix('.slice')}-u{uid}.slice"
+        return f"{self._parent}/u{uid}"
+
+    def _is_there(self, uid: int) -> bool:
+        try:
+            return self._weight_file(self._group(uid)).parent.is_dir()
+        except NoIdleCgroup:
+            return False
+
+    def _weight_file(self, group: str) -> Path:
+        path = slice_path(group.removesuffix(".slice")) if group.endswith(".slice") else group
+        return weight_file(idle_file(path, self._proc))
 
     def _set(self, group: str, weight: float) -> None:
-        is_slice = group.endswith(".slice")
-        path = slice_path(group.removesuffix(".slice")) if is_slice else group
-        file = weight_file(idle_file(path, self._proc))
+        file = self._weight_file(group)
         value = _in_units(file.name, weight)
         if file.read_text().strip() == str(value):
             return
-        if is_slice:  # written by ourselves, systemd would take it back when it reads its units again
+        if group.endswith(".slice"):  # written by ourselves, systemd would take it back when it reads its units again
             self._run(["systemctl", "set-property", "--runtime", group, f"CPUWeight={_in_units('cpu.weight', weight)}"])
         else:
             file.write_text(str(value))

@@ -143,7 +143,8 @@ class PoolConfig:
     max_waiting_per_user: int = key(1024, "Those of one user.", at_least=0)
     shares: tuple[str, ...] = key(
         (),
-        'Weights of namespaces in queue, memory and CPU time, `"PATTERN=WEIGHT"` each; the first pattern that fits counts.',
+        'Weights of namespaces in queue, memory and CPU time, `"PATTERN=WEIGHT"` each; the first pattern that fits counts. '
+        "A reload applies to a user's place in queue and memory from the next call on.",
         shown="none: all weigh 1",
     )
     max_wait_s: float = key(

@@ -11,7 +11,7 @@ from invoker.config.load import fit_limits
 from invoker.config.model import Config, LimitsConfig
 
 #: Keys, or whole sections, that SIGHUP may change; every other key needs a restart.
-RELOADABLE = ("limits", "prices", "log.level", "isolation.mounts")
+RELOADABLE = ("limits", "prices", "log.level", "isolation.mounts", "pool.shares")
 
 
 def is_reloadable(name: str) -> bool:
@@ -48,6 +48,7 @@ def reloadable_changes(old: Config, new: Config, *, written: Container[str] = ()
         prices=new.prices,
         log=dataclasses.replace(old.log, level=new.log.level),
         isolation=dataclasses.replace(old.isolation, mounts=new.isolation.mounts),
+        pool=dataclasses.replace(old.pool, shares=new.pool.shares),
     )
     after = {name: value for name, _, value in walk(config)}
     return Reload(

@@ -57,6 +57,10 @@ def config_of(engine: Engine, tmp_path: Path, parent: str) -> Config:
     return Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url), pool=PoolConfig(cgroup_parent=parent))
 
 
+def usual(_namespace: str) -> float:
+    return 1.0
+
+
 SPEC = ContainerSpec(namespace="g", uid=1001, gid=1001, image="sha256:1", kind="k", memory_mib=256)
 
 
@@ -64,21 +68,14 @@ async def test_containers_are_made_in_their_users_cgroup_below_the_one_that_the_
     engine, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(containers, "prepare_parent", lambda name, **_: f"/{name}")
-    async with open_engine(config_of(engine, tmp_path, "invokerd")) as backend:
+    async with open_engine(config_of(engine, tmp_path, "invokerd"), weight_of=usual) as backend:
         assert backend._groups.of(SPEC) == "/invokerd/u1001"
     engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "systemd"})
-    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
         assert backend._groups.of(SPEC) == "functions-u1001.slice"
     engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "none"})
-    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
         assert backend._groups is None
-
-
-async def test_containers_get_the_weight_of_their_namespace(engine, tmp_path) -> None:
-    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "cgroupfs"})
-    config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url), pool=PoolConfig(shares=("physics-*=4",)))
-    async with open_engine(config) as backend:
-        assert [backend._groups._weight_of(each) for each in ("physics-1", "g")] == [4.0, 1.0]
 
 
 async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engine, tmp_path, monkeypatch) -> None:
@@ -87,7 +84,7 @@ async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engi
 
     monkeypatch.setattr(containers, "prepare_parent", refuse)
     with pytest.raises(ConfigError, match=r"pool\.cgroup_parent = invokerd: no memory controller"):
-        async with open_engine(config_of(engine, tmp_path, "invokerd")):
+        async with open_engine(config_of(engine, tmp_path, "invokerd"), weight_of=usual):
             pytest.fail("it must not start")
 
 
@@ -97,7 +94,7 @@ async def test_the_engine_whose_cgroups_are_named_gives_way_until_the_daemon_end
     (tmp_path / "cpu.weight").write_text("100")
     monkeypatch.setattr(containers, "idle_file", {"/engine": file}.__getitem__)
     config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url, cgroups=("/engine",)))
-    async with open_engine(config) as backend:
+    async with open_engine(config, weight_of=usual) as backend:
         async with backend.guard.call("start", CallClass.CREATE):
             assert file.read_text() == "1"
         assert file.read_text() == "1"
@@ -105,7 +102,7 @@ async def test_the_engine_whose_cgroups_are_named_gives_way_until_the_daemon_end
 
 
 async def test_an_engine_that_nobody_names_gives_way_to_nobody(engine, tmp_path) -> None:
-    async with open_engine(config_of(engine, tmp_path, "")) as backend:
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
         assert backend.guard.courtesy is None
 
 
@@ -118,5 +115,5 @@ async def test_a_machine_without_a_cpu_controller_is_a_fault_of_a_configuration_
     monkeypatch.setattr(containers, "idle_file", refuse)
     config = Config(state_dir=tmp_path, node="n", engine=EngineConfig(url=engine.url, cgroups=("/engine",)))
     with pytest.raises(ConfigError, match=r"engine\.cgroups: no cgroup hierarchy"):
-        async with open_engine(config):
+        async with open_engine(config, weight_of=usual):
             pytest.fail("it must not start")

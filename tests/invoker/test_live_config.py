@@ -132,3 +132,15 @@ def test_prices_that_cannot_be_used_stop_the_start(site: Site) -> None:
     site.plans.touch()
     with pytest.raises(ConfigError, match=r"prices\.file: "):
         LiveConfig.of(load(site.file).config, site.file)
+
+
+def test_a_reload_changes_the_weights_of_namespaces(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(tmp_path, caplog)
+    assert site.live.weight_of("physics-1") == 1.0
+    site.write(pool='memory_mib = 2048\nshares = ["physics-*=4"]')
+    assert site.reload() == ["INFO reload: applied: pool.shares"]
+    assert [site.live.weight_of(each) for each in ("physics-1", "chemistry")] == [4.0, 1.0]
+    site.write(pool='memory_mib = 2048\nshares = ["physics-*=four"]')
+    [line] = site.reload()
+    assert "the old configuration stays" in line
+    assert site.live.weight_of("physics-1") == 4.0

@@ -14,7 +14,7 @@ from pool.docker import DockerBackend
 from pool.errors import EngineError
 from pool.model import ContainerId, ContainerSpec
 from pool.user_groups import UserGroups, parent_path
-from tests.support.cpu_group import cpu_group_of
+from tests.support.cpu_group import cpu_group_of, cpu_weight
 
 
 def a_spec(namespace: str = "anna", uid: int = 1001) -> ContainerSpec:
@@ -79,6 +79,43 @@ async def test_a_weight_of_an_earlier_daemon_is_put_right(tmp_path):
     assert (directory / "cpu.weight").read_text() == "100"
 
 
+async def test_changed_weights_are_given_to_the_groups_that_are_there_and_to_the_others_when_they_come_back(tmp_path, caplog):
+    proc, point = hierarchy(tmp_path, 1)
+    files = {uid: point / "functions" / f"u{uid}" / "cpu.shares" for uid in (1001, 1002, 1003)}
+    for file in files.values():
+        file.parent.mkdir(parents=True)
+        file.write_text("1024\n")
+    now = {"anna": 1.0, "otto": 2.0, "gone": 1.0}
+    groups = UserGroups("/functions", now.__getitem__, proc=proc, run=refuse)
+    for namespace, uid in (("anna", 1001), ("otto", 1002), ("gone", 1003)):
+        await groups.weigh(a_spec(namespace, uid=uid))
+    files[1003].unlink()
+    files[1003].parent.rmdir()
+    now |= {"anna": 4.0, "gone": 3.0}
+    with caplog.at_level(logging.WARNING):
+        await groups.weigh_anew()
+    assert [files[uid].read_text() for uid in (1001, 1002)] == ["4096", "2048"]
+    assert not caplog.records
+    files[1003].parent.mkdir()
+    files[1003].write_text("1024\n")
+    await groups.weigh(a_spec("gone", uid=1003))
+    assert files[1003].read_text() == "3072"
+
+
+async def test_systemd_is_told_of_a_changed_weight(tmp_path):
+    proc, point = hierarchy(tmp_path, 2)
+    (point / "a.slice" / "a-u1001.slice").mkdir(parents=True)
+    (point / "a.slice" / "a-u1001.slice" / "cpu.weight").write_text("100\n")
+    now, told = {"anna": 1.0}, []
+    groups = UserGroups("a.slice", now.__getitem__, proc=proc, run=told.append)
+    await groups.weigh(a_spec("anna"))
+    await groups.weigh_anew()
+    assert told == []
+    now["anna"] = 0.5
+    await groups.weigh_anew()
+    assert told == [["systemctl", "set-property", "--runtime", "a-u1001.slice", "CPUWeight=50"]]
+
+
 async def test_systemd_is_told_where_it_makes_the_groups_and_only_of_what_changes(tmp_path):
     proc, point = hierarchy(tmp_path, 2)
     told: list[list[str]] = []
@@ -136,30 +173,22 @@ async def test_the_engine_makes_a_cgroup_for_each_user_and_it_has_the_users_weig
     assert groups[0] == groups[1] != groups[2]
     assert groups[0].parent == groups[2].parent
     assert {"u43210", "u43220"} == {group.name.removesuffix(".slice").rpartition("-")[2] for group in groups}
-    weighed, usual = (
-        next(int((group / file).read_text()) for file in ("cpu.shares", "cpu.weight") if (group / file).exists())
-        for group in (groups[0], groups[2])
-    )
-    assert weighed == 3 * usual
-
-
-def cpu_weight(handle) -> int:
-    group = cpu_group_of(handle.descriptors.pid).parent
-    return next(int((group / file).read_text()) for file in ("cpu.shares", "cpu.weight") if (group / file).exists())
+    assert cpu_weight(groups[0]) == 3 * cpu_weight(groups[2])
 
 
 @pytest.mark.docker
 async def test_a_container_of_an_earlier_daemon_is_weighed_anew_and_refused_where_the_parent_is_another(backend, probe_images):
     spec = ContainerSpec(namespace="anna", uid=43230, gid=43230, image=probe_images["pipe"].image_id, kind="probe", memory_mib=48)
     handle = await backend.create(ContainerId(f"invokerd-groups-{uuid.uuid4().hex[:12]}"), spec)
-    three = cpu_weight(handle)
-    name = cpu_group_of(handle.descriptors.pid).parent.parent.name.removesuffix(".slice")
+    group = cpu_group_of(handle.descriptors.pid).parent
+    three = cpu_weight(group)
+    name = group.parent.name.removesuffix(".slice")
     handle.close()
     (found,) = await backend.list_containers()
     parent = parent_path(name, backend.facts.cgroup_driver)
     backend.use_groups(UserGroups(parent, weights(anna=6.0)))
     handle = await backend.adopt(found)
-    assert cpu_weight(handle) == 2 * three
+    assert cpu_weight(group) == 2 * three
     handle.close()
     backend.use_groups(UserGroups(parent_path("elsewhere", backend.facts.cgroup_driver), weights()))
     with pytest.raises(EngineError, match=r"not in the cgroup .*elsewhere.*u43230"):

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from prices import PLAN
 
+from bench.container import Engine
 from bench.daemon import Daemon
+from tests.support.cpu_group import cpu_group_of, cpu_weight
 
 pytestmark = pytest.mark.docker
 
@@ -224,6 +226,25 @@ def test_a_reload_takes_over_limits_and_names_what_needs_a_restart(make, manager
     assert "http.drain_s" in restart
     assert "limits.payload_bytes" not in restart
     assert '"memory_budget_mib": 2048' in service.control("pool", "--json")
+
+
+def test_a_reload_weighs_users_anew_while_their_containers_live(make, manager, make_user, engine_url):
+    service = make()
+    service.launch({"NOTIFY_SOCKET": manager.address})
+    manager.hear("READY=1")
+    service.wait_ready()
+    user = make_user(service, "anna", uid=20_400, gid=20_400)
+    user.deploy("echo", ECHO)
+    container = user.invoke("echo").annotations["container"]
+    with contextlib.closing(Engine(engine_url)) as engine:
+        group = cpu_group_of(engine.inspect(container)["State"]["Pid"]).parent
+    before = cpu_weight(group)
+    service.set(pool__shares=["anna=3"])
+    service._process.send_signal(1)
+    service.wait(lambda: cpu_weight(group) == 3 * before, "to weigh the user's cgroup anew")
+    service.set(pool__shares=[])
+    service._process.send_signal(1)
+    service.wait(lambda: cpu_weight(group) == before, "to weigh it as usual again")
 
 
 def test_a_reload_takes_over_prices_and_the_log_level(make, manager, make_user, tmp_path):

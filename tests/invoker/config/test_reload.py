@@ -9,7 +9,7 @@ from invoker.config.reload import RELOADABLE, is_reloadable, reloadable_changes
 SITE = IsolationConfig(mounts=(SiteMount(name="data", source=Path("/srv/data"), target=Path("/data")),))
 
 
-def test_a_reload_applies_limits_prices_log_level_and_mounts_and_names_the_rest() -> None:
+def test_a_reload_applies_limits_prices_log_level_mounts_and_shares_and_names_the_rest() -> None:
     old = Config()
     new = dataclasses.replace(
         old,
@@ -17,14 +17,15 @@ def test_a_reload_applies_limits_prices_log_level_and_mounts_and_names_the_rest(
         limits=LimitsConfig.of_profile("site", timeout_max_ms=7),
         log=dataclasses.replace(old.log, level="debug"),
         isolation=dataclasses.replace(SITE, pids=9),
-        pool=dataclasses.replace(old.pool, stem_cells=dataclasses.replace(old.pool.stem_cells, count=3)),
+        pool=dataclasses.replace(old.pool, shares=("physics-*=4",), stem_cells=dataclasses.replace(old.pool.stem_cells, count=3)),
         prices=dataclasses.replace(old.prices, file=Path("/p.toml")),
     )
     reload = reloadable_changes(old, new)
-    assert set(reload.applied) == {"limits.timeout_max_ms", "log.level", "isolation.mounts", "prices.file"}
+    assert set(reload.applied) == {"limits.timeout_max_ms", "log.level", "isolation.mounts", "pool.shares", "prices.file"}
     assert set(reload.needs_restart) == {"state_dir", "isolation.pids", "pool.stem_cells.count"}
     assert reload.config.limits.timeout_max_ms == 7
     assert reload.config.isolation.mounts == SITE.mounts
+    assert reload.config.pool == dataclasses.replace(old.pool, shares=("physics-*=4",))
     assert reload.config.isolation.pids == old.isolation.pids
     assert reload.config.state_dir == old.state_dir
     assert reloadable_changes(reload.config, reload.config) == (reload.config, (), ())
