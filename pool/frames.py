@@ -21,7 +21,7 @@ FRAME_BYTES = 4096
 _LEAST_BYTES = len("0" * 32 + " 0 o 0 ")
 
 _ATTACHED_HEADER = struct.Struct(">BxxxL")
-_FRAME = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,10}) ([oOeE]) ([0-9]{1,17}) (.*)", re.DOTALL)
+_FRAME = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,10}) ([oOheEH]) ([0-9]{1,17}) (.*)", re.DOTALL)
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -29,7 +29,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         seq: counts the frames of this activation from 0.
-        stream: `o` stdout, `e` stderr; `O`, `E` when the line goes on in the next frame of that stream.
+        stream: `o` stdout, `e` stderr; `O`, `E` when the line goes on in the next frame of that stream; `h`, `H` when this is
+            what the line is so far, which counts only if no answer and nothing else of that stream comes after it.
         time_us: microseconds since the epoch, by the container's clock.
         text: as it was written, without newline.
     """

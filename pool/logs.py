@@ -53,6 +53,8 @@ class LogCollection(msgspec.Struct):
     mixed: bool = False
     #: Stream -> when a line began that goes on in the next frame, microseconds, and its text, as far as the limit allows.
     partial: dict[str, tuple[int, bytearray]] = {}
+    #: Stream -> what its line was, when it was said last, that has not come to its end; and when, microseconds.
+    unfinished: dict[str, tuple[int, bytes]] = {}
 
     @property
     def is_full(self) -> bool:
@@ -79,8 +81,11 @@ class LogCollection(msgspec.Struct):
             said = f"Logs were truncated because the total bytes size exceeds the limit of {self.limit_bytes} bytes."
             self.lines.append(format_line(time_us, "stderr", said))
 
-    def finish(self) -> list[str]:
-        """Close it: partial lines count as lines; what is lost is said to be lost."""
+    def finish(self, *, complete: bool = True) -> list[str]:
+        """Close it: partial lines count as lines, unfinished ones unless it is `complete`; what is lost is said to be lost."""
+        for stream, (time_us, unfinished) in self.unfinished.items():
+            if not complete:
+                self.begin_line(stream, time_us, unfinished)
         for stream, (time_us, text) in self.partial.items():
             self.add(stream, time_us, text)
         self.partial.clear()
@@ -133,7 +138,7 @@ class LogReader:
         collection = self._open.pop(activation, None)
         if collection is None:
             return []
-        lines = collection.finish()
+        lines = collection.finish(complete=complete)
         if not complete and collection.limit_bytes > 0:
             lines.append(format_line(time.time_ns() // 1000, "stderr", "The action gave no answer. Log data might be missing."))
         return lines
@@ -301,7 +306,11 @@ class PipeLogReader(LogReader):
         if collection is None:
             self._late(1)
             return
-        stream = "stdout" if frame.stream in "oO" else "stderr"
+        stream = "stdout" if frame.stream in "oOh" else "stderr"
+        if frame.stream in "hH":
+            collection.unfinished[stream] = (frame.time_us, frame.text)
+            return
+        collection.unfinished.pop(stream, None)
         if frame.stream in "OE" or stream in collection.partial:
             collection.begin_line(stream, frame.time_us, frame.text)
         if frame.stream in "oe":

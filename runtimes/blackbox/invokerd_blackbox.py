@@ -96,7 +96,10 @@ class BlackBoxRuntime(Runtime):
         rest = memoryview(stdin + b"\n")  # the newline is for `read` of the shells
         is_running = is_open = True
         while is_running:
-            for fd, _ in poll.poll():
+            events = poll.poll(lines.patience_ms())
+            if not events:
+                lines.tell_unfinished()
+            for fd, _ in events:
                 if fd == ended:
                     is_running = False
                 elif fd == reader:
@@ -132,6 +135,7 @@ class LineHolder:
         self._log = log
         self._held: list[bytes] = []  # the last line that is not blank, unless it was passed on, and blank ones after it
         self._pieces: list[bytes] = []  # of a line whose newline has not come yet
+        self._is_told = True  # what is held back is in the log as it is so far
 
     def read(self, fd: int) -> bool:
         """Take what is there. False at the end of the stream."""
@@ -139,6 +143,7 @@ class LineHolder:
             data = os.read(fd, FramedLog.PIPE_BYTES)
         except BlockingIOError:
             return True
+        self._is_told = False
         first, newline, after = data.partition(b"\n")
         if not newline:
             self._pieces.append(data)
@@ -147,6 +152,21 @@ class LineHolder:
         self._hold([b"".join([*self._pieces, first]), *complete])
         self._pieces = [rest]
         return True
+
+    def patience_ms(self) -> float | None:
+        """Tell for how long to wait for more before `tell_unfinished`; None where there is nothing to tell."""
+        return None if self._is_told else FramedLog.UNFINISHED_S * 1000
+
+    def tell_unfinished(self) -> None:
+        """Have the log know what is held back, for the case that no more comes."""
+        self._is_told = True
+        begun = b"".join(self._pieces)
+        if begun.strip():  # it will be the last line that is not blank, so what is held is no result
+            self._log.write("o", self._held)
+            self._held = []
+            self._log.tell_unfinished("o", begun)
+        elif self._held:
+            self._log.tell_unfinished("o", self._held[0].strip())
 
     def close(self) -> bytes:
         """Return the last line that is not blank, without the blanks around it; empty where it cannot be a result."""

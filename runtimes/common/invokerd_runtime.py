@@ -40,7 +40,7 @@ class PlainLog:
     def begin(self, activation_id: str) -> Voice | None:
         """Nothing to do: the platform tells activations apart by the sentinels."""
 
-    def hear(self, current: object) -> None:
+    def hear(self, current: object, later: object) -> None:
         """Nothing to do: streams that end with sentinels cannot be told apart while several activations write."""
 
     def write(self, stream: str, lines: list[bytes]) -> None:
@@ -48,6 +48,9 @@ class PlainLog:
         data = memoryview(b"".join(line + b"\n" for line in lines))
         while data:
             data = data[os.write(1 if stream == "o" else 2, data) :]
+
+    def tell_unfinished(self, stream: str, text: bytes) -> None:
+        """Nothing to do: it could not be taken back."""
 
     def watch(self, fd: int, stream: str) -> None:
         """Give up on what a background process may still write: nobody could tell whose it is."""
@@ -97,7 +100,8 @@ class FramedLog:
     """The log as frames on a FIFO that the daemon reads.
 
     A frame is `<activation id> <seq> <stream> <microseconds> <text>` and a newline, at most FRAME_BYTES; a capital stream
-    letter says that the line goes on in the stream's next frame. Descriptors 1 and 2 become pipes, so that C libraries and
+    letter says that the line goes on in the stream's next frame. A line whose newline does not come soon is told as it is so far,
+    in a frame `h` (stdout) or `H` (stderr), so that a process that is killed has said it. Descriptors 1 and 2 become pipes, so that C libraries and
     child processes are heard too. A thread moves what arrives in them while the action runs; before an answer
     is sent, the main thread moves the rest itself. A full FIFO costs an activation PATIENCE_S at most: then lines are
     dropped and counted, since a reader that is slow or dead must not stop a function.
@@ -108,6 +112,8 @@ class FramedLog:
     TEXT_BYTES = 3900
     HEAD_BYTES = 80
     PATIENCE_S = 0.25
+    #: How long the end of a line may take before the line is told as it is so far, s.
+    UNFINISHED_S = 0.1
     #: Capacity of a pipe: one read of this size takes all that had been written when it began.
     PIPE_BYTES = 65536
 
@@ -145,13 +151,28 @@ class FramedLog:
         with self._lock:
             self._emit(self._voice, stream, lines)
 
-    def hear(self, current: object) -> None:
+    def tell_unfinished(self, stream: str, text: bytes) -> None:
+        """Tell what a line is so far, where it may never come to its end, or may be no line of the log."""
+        with self._lock:
+            self._tell_unfinished(self._voice, stream, text)
+
+    def hear(self, current: object, later: object) -> None:
         """Put in the place of Python's two streams what asks, at each write, whose it is.
 
         Args:
             current: a function; returns the `Voice` of who writes, None for the activation that began last.
+            later: a function; has the one that it is given called in a moment when the action waits. False: it cannot.
         """
         import io
+
+        unfinished: set[Voice] = set()
+
+        def tell() -> None:
+            with self._lock:
+                while unfinished:
+                    voice = unfinished.pop()
+                    for stream, rest in voice.rests.items():
+                        self._tell_unfinished(voice, stream, rest)
 
         def take(stream: str, data: bytes) -> None:
             with self._lock:
@@ -162,6 +183,8 @@ class FramedLog:
                 self._emit(voice, stream, lines)
                 if len(rest) > self.TEXT_BYTES:
                     voice.rests[stream] = self._emit_long(voice, stream, rest)
+                if rest and (unfinished or later(tell)):
+                    unfinished.add(voice)
 
         class VoicedStream(io.RawIOBase):
             def __init__(self, stream: str, fd: int) -> None:
@@ -204,10 +227,17 @@ class FramedLog:
             return b"X-Invokerd-Logs: %d,%d\r\n" % (voice.written, voice.dropped)
 
     def _pump(self) -> None:
+        patience_s = None
         while True:
-            self._arrived.poll()
+            arrived = self._arrived.poll(patience_s)
             with self._lock:
-                self._drain()
+                if arrived:
+                    self._drain()
+                    patience_s = self.UNFINISHED_S if any(source.rest for source in self._sources.values()) else None
+                    continue
+                for source in self._sources.values():
+                    self._tell_unfinished(self._voice, source.stream, source.rest)
+                patience_s = None
 
     def _drain(self) -> None:
         """Move what is in the pipes now; text that is written meanwhile by others may wait for the next time."""
@@ -264,6 +294,16 @@ class FramedLog:
             self._put(voice, head + line[start:end] + b"\n", 1)
             start = end
         return line[start:]
+
+    def _tell_unfinished(self, voice: Voice, stream: str, text: bytes) -> None:
+        """Write a frame that does not count, unless the FIFO is full."""
+        if text:
+            letter = b"h" if stream == "o" else b"H"
+            frame = b"%b %d %b %d %b\n" % (voice.name, voice.written, letter, time.time_ns() // 1000, text[: self.TEXT_BYTES])
+            try:
+                os.write(self._fifo, frame)
+            except BlockingIOError:
+                pass
 
     def _put(self, voice: Voice, batch: bytes, count: int) -> None:
         """Write `count` frames in one piece, or drop them."""

@@ -12,12 +12,15 @@ const fs = require('fs');
 const { AsyncLocalStorage } = require('async_hooks');
 const { Writable } = require('stream');
 const { divertChildren, settle } = require('./children');
+const later = setTimeout; // whatever the action makes of it
 
 const SENTINEL = 'XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n';
 const NO_ACTIVATION = '0'.repeat(32);
 const FRAME_BYTES = 4096;
 const TEXT_BYTES = 3900;
 const PATIENCE_MS = 250;
+const UNFINISHED_MS = 100; // how long the end of a line may take before the line is told as it is so far
+const EAGER = 200; // so many times an activation tells it at once: an action that computes lets no timer ring
 const NEWLINE = 0x0a;
 
 class PlainLog {
@@ -46,6 +49,8 @@ class Voice {
     this.written = 0;
     this.dropped = 0;
     this.patienceMs = PATIENCE_MS;
+    this.eager = EAGER;
+    this.timer = null; // tells unfinished lines
   }
 }
 
@@ -105,6 +110,28 @@ class FramedLog {
       text = text.subarray(end + 1);
     }
     voice.rest[letter] = Buffer.from(this.pieces(voice, letter, text)); // a copy: the chunk is the caller's
+    if (!text.length) return;
+    if (voice.eager > 0) {
+      voice.eager -= 1;
+      this.tellUnfinished(voice, letter);
+    } else {
+      voice.timer ??= later(() => {
+        voice.timer = null;
+        ['o', 'e'].forEach((each) => this.tellUnfinished(voice, each));
+      }, UNFINISHED_MS).unref();
+    }
+  }
+
+  // Tells what a line is so far, in a frame that does not count: a process that is killed has said it.
+  tellUnfinished(voice, letter) {
+    const text = voice.rest[letter];
+    if (!text.length) return;
+    const length = this.fill(voice, letter === 'o' ? 'h' : 'H', text);
+    try {
+      fs.writeSync(this.fd, this.frame, 0, length);
+    } catch {
+      // the pipe is full: what is in it says more
+    }
   }
 
   closeLines(voice) {
@@ -129,12 +156,18 @@ class FramedLog {
     return text;
   }
 
-  // Writes one frame, or drops it once this activation has waited enough for a full pipe.
-  put(voice, letter, text) {
+  // Makes a frame; returns its length.
+  fill(voice, letter, text) {
     const microseconds = Math.round((performance.timeOrigin + performance.now()) * 1000);
     let length = this.frame.latin1Write(`${voice.activationId} ${voice.written} ${letter} ${microseconds} `, 0);
     length += text.copy(this.frame, length);
     this.frame[length++] = NEWLINE;
+    return length;
+  }
+
+  // Writes one frame, or drops it once this activation has waited enough for a full pipe.
+  put(voice, letter, text) {
+    const length = this.fill(voice, letter, text);
     for (;;) {
       try {
         fs.writeSync(this.fd, this.frame, 0, length);

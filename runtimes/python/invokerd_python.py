@@ -45,7 +45,7 @@ class PythonRuntime(Runtime):
             import invokerd_together
 
             self._together = invokerd_together
-            self.log.hear(invokerd_together.current)
+            self.log.hear(invokerd_together.current, invokerd_together.later)
 
     def initialise(self, value: dict[str, object]) -> None:
         """Load the code: inline, archived, or a directory that the daemon has mounted."""

@@ -12,6 +12,9 @@ from contextvars import ContextVar
 
 from invokerd_runtime import Refused, Runtime, Voice, error_body, export, is_too_long, read_run, response, take_request
 
+#: The loop that serves, and how long before what is to be done `later` is done in it, s.
+_LOOP: list[asyncio.AbstractEventLoop] = []
+LATER_S = 0.1
 _VOICE: ContextVar[Voice | None] = ContextVar("invokerd_voice", default=None)
 #: Reading stops once so much waits behind a request that is being served.
 BEHIND_BYTES = 1 << 20
@@ -20,6 +23,13 @@ BEHIND_BYTES = 1 << 20
 def current() -> Voice | None:
     """Return the voice of the activation in whose context this is called; None outside of all."""
     return _VOICE.get()
+
+
+def later(callback: object) -> bool:
+    """Have something called in a moment; from any thread. False before the loop serves."""
+    for loop in _LOOP:
+        loop.call_soon_threadsafe(loop.call_later, LATER_S, callback)
+    return bool(_LOOP)
 
 
 def serve(runtime: Runtime, listener: socket.socket, connections: list[tuple[socket.socket, bytearray]]) -> None:
@@ -35,6 +45,7 @@ def serve(runtime: Runtime, listener: socket.socket, connections: list[tuple[soc
 
 async def _serve(runtime: Runtime, listener: socket.socket, connections: list[tuple[socket.socket, bytearray]]) -> None:
     loop = asyncio.get_running_loop()
+    _LOOP.append(loop)
     for connection, buffer in connections:
         connection.setblocking(False)  # noqa: FBT003 - the standard library's
         await loop.connect_accepted_socket(lambda buffer=buffer: _Connection(runtime, buffer), connection)

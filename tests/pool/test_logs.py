@@ -67,6 +67,29 @@ async def test_long_line_is_put_together_also_when_its_end_never_comes():
     os.close(write)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+async def test_what_a_line_was_so_far_counts_where_neither_its_end_nor_an_answer_comes(complete):
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    late: list[int] = []
+    reader = PipeLogReader(read, asyncio.get_running_loop(), on_late=late.append)
+    reader.begin(ONE, limit_bytes=1000)
+    os.write(
+        write, frame(ONE, 0, "h", "fir") + frame(ONE, 0, "o", "first") + frame(ONE, 1, "h", "seco") + frame(ONE, 1, "h", "second")
+    )
+    os.write(write, frame(ONE, 1, "E", "long, ") + frame(ONE, 2, "H", "longer") + frame(TWO, 0, "h", "nobody's"))
+    assert reader.drain()
+    lines = texts(reader.end(ONE, complete=complete))
+    if complete:  # its runtime says that there was no more than what it had written
+        assert lines == [("stdout", "first"), ("stderr", "long, ")]
+    else:
+        assert lines[:-1] == [("stdout", "first"), ("stderr", "long, longer"), ("stdout", "second")]
+        assert "Log data might be missing" in lines[-1][1]
+    reader.close()
+    os.close(read)
+    os.close(write)
+
+
 def test_limit_is_kept_and_the_last_line_says_so():
     collection = LogCollection(60)
     for _ in range(5):

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 
 import ingredients  # noqa: E402
 
-FRAME = re.compile(rb"([0-9a-f]{32}) (\d+) ([oOeE]) (\d+) (.*)", re.DOTALL)
+FRAME = re.compile(rb"([0-9a-f]{32}) (\d+) ([oOheEH]) (\d+) (.*)", re.DOTALL)
 SENTINEL = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 DEADLINE_S = 20.0
 
@@ -107,6 +107,8 @@ class LogPipe:
         self.fd = os.open(path, os.O_RDWR)
         fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, 1 << 20)
         self.frames: dict[str, list[Frame]] = {}
+        #: What is not there yet of a line, by activation and stream.
+        self.unfinished: dict[tuple[str, str], bytes] = {}
         self.rejected: list[bytes] = []
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
@@ -121,6 +123,13 @@ class LogPipe:
             arrived = self.changed.wait_for(lambda: len(self.frames.get(activation, [])) >= count, DEADLINE_S)
         assert arrived, (count, self.frames.get(activation))
         return self.frames.get(activation, [])
+
+    def wait_unfinished(self, activation: str, text: bytes, stream: str = "o") -> None:
+        """Wait until a line is said to be this so far."""
+        key = activation, stream
+        with self.changed:
+            arrived = self.changed.wait_for(lambda: self.unfinished.get(key) == text, DEADLINE_S)
+        assert arrived, (text, self.unfinished)
 
     def lines(self, activation: str, count: int, stream: str = "o") -> list[str]:
         """Whole lines of one stream: continued frames put together."""
@@ -150,6 +159,9 @@ class LogPipe:
                         self.rejected.append(line)
                         continue
                     activation, seq, stream, time_us, text = match.groups()
+                    if stream in b"hH":
+                        self.unfinished[activation.decode(), "o" if stream == b"h" else "e"] = text
+                        continue
                     self.frames.setdefault(activation.decode(), []).append(Frame(int(seq), stream.decode(), int(time_us), text))
                 self.changed.notify_all()
 

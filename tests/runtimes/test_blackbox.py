@@ -164,6 +164,23 @@ def test_a_line_that_cannot_be_the_result_is_not_held_back_for_the_end(blackbox,
     assert blackbox.pipe.lines(A, 3) == ['{"not": "yet"}', "last", ""]
 
 
+@pytest.mark.parametrize(
+    ("said", "held"), [("one\\ntw", b"tw"), ('one\\n{"n": 1}\\n\\n', b'{"n": 1}'), ('one\\n{"n": ', b'{"n": '), ('{"n": 1}\\nye', b"ye")]
+)
+def test_what_may_not_be_the_last_line_yet_is_told_as_it_is_so_far(blackbox, tmp_path, said, held):
+    """Else a program that is killed at its time limit would lose it."""
+    os.mkfifo(tmp_path / "go")
+    load(blackbox, f"#!/bin/sh\nprintf '{said}'\nprintf 'also' >&2\ncat {tmp_path}/go\nprintf '\\n{{}}'")
+    blackbox.client.send("/run", {"value": {}, "activation_id": A})
+    blackbox.pipe.wait_unfinished(A, held)
+    blackbox.pipe.wait_unfinished(A, b"also", "e")
+    (tmp_path / "go").write_text("")
+    answer = blackbox.client.read()
+    assert answer.json == {}
+    lines = blackbox.pipe.lines(A, answer.frames[0])
+    assert lines == [line for line in said.split("\\n") if line] + [""] * said.endswith("n") * 2
+
+
 def test_program_that_does_not_read_its_input_does_not_hang_it(blackbox):
     load(blackbox, "#!/bin/sh\nexec <&-\necho '{\"deaf\": true}'")
     assert blackbox.run({"x": "y" * 900_000}).json == {"deaf": True}

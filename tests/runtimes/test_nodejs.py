@@ -210,6 +210,34 @@ def test_every_way_to_print_is_captured_in_order(nodejs):
     assert nodejs.logs(answer, "e") == ["e"]
 
 
+def test_a_line_whose_end_does_not_come_is_told_as_it_is_so_far_also_by_a_function_that_never_waits(nodejs, tmp_path):
+    """A function that is killed has said it."""
+    load(
+        nodejs,
+        "function main() { process.stdout.write('so '); process.stdout.write('far'); process.stderr.write('oh');"
+        f"while (!require('fs').existsSync('{tmp_path}/go')); console.log(' and on'); }}",
+    )
+    nodejs.client.send("/run", {"value": {}, "activation_id": "a" * 32})
+    nodejs.pipe.wait_unfinished("a" * 32, b"so far")
+    nodejs.pipe.wait_unfinished("a" * 32, b"oh", "e")
+    (tmp_path / "go").touch()
+    answer = nodejs.client.read()
+    assert answer.frames == (2, 0)
+    assert nodejs.logs(answer, activation="a" * 32) == ["so far and on"]
+
+
+def test_an_action_that_writes_very_many_pieces_has_the_last_of_a_line_told_when_it_waits(nodejs, tmp_path):
+    load(
+        nodejs,
+        "async function main() { for (let i = 0; i < 1000; i += 1) process.stdout.write('.');"
+        f"while (!require('fs').existsSync('{tmp_path}/go')) await new Promise((done) => setTimeout(done, 10)); }}",
+    )
+    nodejs.client.send("/run", {"value": {}, "activation_id": "a" * 32})
+    nodejs.pipe.wait_unfinished("a" * 32, b"." * 1000)
+    (tmp_path / "go").touch()
+    assert nodejs.client.read().frames == (1, 0)
+
+
 CHILDREN = {
     "spawn": "ended(spawn('sh', ['-c', SCRIPT], { stdio: 'inherit' }), 'exit')",
     "spawn with streams named": "ended(spawn('sh', ['-c', SCRIPT], { stdio: ['ignore', process.stdout, 2] }), 'close')",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import tarfile
 import textwrap
 
@@ -145,6 +146,20 @@ def test_text_left_in_a_pipe_by_a_background_child_belongs_to_the_activation_tha
     python.run()
     answer = python.run({"go": 1})
     assert python.logs(answer) == ["unfinished"]
+
+
+@pytest.mark.parametrize("how", ["print('so f\u00e4r', end='', flush=True)", "subprocess.run(['printf', 'so f\u00e4r'])"])
+def test_a_line_whose_end_does_not_come_is_told_as_it_is_so_far(python, tmp_path, how):
+    """A function that is killed has said it."""
+    os.mkfifo(tmp_path / "go")
+    code = f"import subprocess\ndef main(args):\n    {how}\n    open('{tmp_path}/go').read()\n    print(' and on')\n    return {{}}\n"
+    load(python, code)
+    python.client.send("/run", {"value": {}, "activation_id": "a" * 32})
+    python.pipe.wait_unfinished("a" * 32, "so fär".encode())
+    (tmp_path / "go").write_text("")
+    answer = python.client.read()
+    assert answer.frames == (1, 0)
+    assert python.logs(answer, activation="a" * 32) == ["so fär and on"]
 
 
 def test_forked_child_that_returns_does_not_answer_too(python):

@@ -51,6 +51,15 @@ def send_runs(process, arguments):
     return [client.read() for client in clients]
 
 
+def test_a_line_whose_end_does_not_come_is_told_as_it_is_so_far_to_its_activation(together):
+    one, two = together.connect(), together.connect()
+    one.send("/run", {"value": {"n": 1, "wanted": 2}, "activation_id": f"{1:032x}"})
+    together.pipe.wait_unfinished(f"{1:032x}", b"begins 1")
+    two.send("/run", {"value": {"n": 2, "wanted": 2}, "activation_id": f"{2:032x}"})
+    for n, client in enumerate((one, two), start=1):
+        assert together.logs(client.read(), activation=f"{n:032x}")[0] == f"begins {n} and ends {n}"
+
+
 def test_coroutines_run_at_the_same_time_and_each_line_belongs_to_who_wrote_it(together):
     answers = send_runs(together, [{"n": n, "wanted": 4} for n in range(4)])
     assert [answer.json for answer in answers] == [{"n": n} for n in range(4)]
