@@ -159,12 +159,14 @@ def test_the_lines_of_an_action_that_was_killed_or_killed_itself_are_there(clien
     # The moment before its end: what the process itself has not yet passed on dies with it.
     client.deploy(
         "dies",
-        f"import ctypes, os, time\ndef main(args):\n    print('last words')\n    time.sleep(0.2)\n    {end}\n",
-        timeout=1000,
+        f"import ctypes, os, time\ndef main(args):\n    print('last words')\n    print('and so', end='', flush=True)\n"
+        f"    time.sleep(0.5)\n    {end}\n",
+        timeout=1500,
     )
     answer = client.invoke("dies")
     assert answer.status == 502
-    assert split(logs_of(client, answer.json["activationId"]))[0] == ("stdout", "last words")
+    lines = split(logs_of(client, answer.json["activationId"]))
+    assert lines[:2] == [("stdout", "last words"), ("stdout", "and so")]
 
 
 def test_non_blocking_calls_have_their_logs_as_soon_as_they_have_a_record(client):
