@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
+from invoker.cpu_window import CpuWindows
 from invoker.model import MIB
 from invoker.record.recorder import Recorder
 from metrics.observer import Observer
@@ -30,16 +32,18 @@ TOLERANCE_S = 1.0
 class Bookkeeper:
     """Writes the rows `tail`, `idle` and `container`, and compares. Its loop is run by the daemon's group."""
 
-    def __init__(self, *, recorder: Recorder, observer: Observer, is_billed: Callable[[str], bool]) -> None:
+    def __init__(self, *, recorder: Recorder, observer: Observer, cpu: CpuWindows, is_billed: Callable[[str], bool]) -> None:
         """Book nothing yet.
 
         Args:
             recorder: of the ledger.
             observer: of the metrics.
+            cpu: what namespaces use of the CPU counts there.
             is_billed: whether there is a namespace of this name; the self-test's is none.
         """
         self._recorder = recorder
         self._observer = observer
+        self._cpu = cpu
         self._is_billed = is_billed
         #: By how much the books were over the kernel when that was last told, s.
         self._told_s = 0.0
@@ -57,6 +61,7 @@ class Bookkeeper:
         known = pool.machine.books.containers.get(container)
         if known is not None and known.key is not None and self._is_billed(known.spec.namespace):
             self._observer.tail(cpu_us)
+            self._cpu.add(known.spec.namespace, cpu_us, time.time_ns() // 1_000_000)
             self._recorder.tail(activation, known.spec.namespace, cpu_us, path=known.key.action)
 
     def book_idle(self, pool: Pool) -> None:

@@ -33,6 +33,7 @@ from invoker.configured import load_manifest, load_operator_credentials
 from invoker.containers import open_engine, pool_settings
 from invoker.control.operations import Operations
 from invoker.control.server import serve_control
+from invoker.cpu_window import CpuWindows
 from invoker.entitlement import resolve_entitled
 from invoker.http.admission import Admission
 from invoker.http.auth import Authenticator
@@ -52,7 +53,7 @@ from invoker.reconcile import Reconciler
 from invoker.record.correcting import correct
 from invoker.record.rating import rate_activation
 from invoker.record.usage import bills, priced_usage
-from invoker.recovery import take_over
+from invoker.recovery import restore_cpu_windows, take_over
 from invoker.signals import Signals
 from invoker.stores import Stores, open_stores
 from invoker.systemd import Notifier
@@ -73,6 +74,8 @@ log = logging.getLogger("invokerd")
 NOBODY = 65534
 #: The loop's thread gets the interpreter back from the writer's within this time, s: it shows in the p99.
 SWITCH_INTERVAL_S = 0.0005
+#: The start waits so long for the CPU time that was used before, s.
+RESTORE_S = 5.0
 #: Freezing what the next daemon will adopt, and flushing: at most so long after the drain, s.
 STOP_S = 30.0
 
@@ -148,9 +151,11 @@ class Daemon:
         self.notifier = notifier
         self.group = group
         self.observer = Observer()
+        self.cpu = CpuWindows(config.limits.cpu_window_s)
         self.bookkeeper = Bookkeeper(
             recorder=stores.recorder,
             observer=self.observer,
+            cpu=self.cpu,
             is_billed=lambda namespace: stores.entities.get_namespace(namespace) is not None,
         )
         hooks = PoolHooks(
@@ -184,7 +189,7 @@ class Daemon:
             resolve=lambda identity, path: resolve_entitled(stores.entities, identity, path),
             builtins=self.builtins,
         )
-        self.admission = Admission(lambda: live.config.limits, self.observer.throttled)
+        self.admission = Admission(lambda: live.config.limits, self.observer.throttled, self.cpu)
         self.triggers = Triggers(
             entities=stores.entities,
             admission=self.admission,
@@ -236,7 +241,7 @@ class Daemon:
             correct=lambda wanted: correct(config.state_dir / "ledger", stores.recorder.correction, wanted),
             health=self.keeper.health,
             drain=self._refuse,
-            on_deleted=self.observer.forget_namespace,
+            on_deleted=self._forget_namespace,
             on_changed=self.planner.forget,
             kinds=self.manifest.kinds,
         )
@@ -252,6 +257,7 @@ class Daemon:
         if config.runtimes.catalog:
             await self._deploy_catalog()
         stores.entities.on_change(self._on_entity)
+        restoring = self.group.create_task(self._restore_cpu(), name="restore the CPU windows")
         await take_over(
             stores,
             backend=self.backend,
@@ -261,7 +267,10 @@ class Daemon:
             authenticator=self.authenticator,
             vault=self.vault,
         )
+        # With many millions of records they come later.
+        await asyncio.wait({restoring}, timeout=RESTORE_S)
         loops = [
+            restoring,
             self.group.create_task(self.keeper.watch_loop(), name="watch the loop"),
             self.group.create_task(self.reconciler.loop(), name="look at the engine"),
             self.group.create_task(self.backend.watch_events(self.reconciler.nudge), name="engine events"),
@@ -306,6 +315,14 @@ class Daemon:
         if changed:
             log.info("the catalog of whisk.system: %d entities were renewed", changed)
 
+    async def _restore_cpu(self) -> None:
+        await restore_cpu_windows(
+            self.cpu,
+            self.stores.recorder.records,
+            namespaces=self.stores.entities,
+            longest_ms=2 * self.live.config.limits.timeout_max_ms,  # init and run
+        )
+
     def _services(self) -> Services:
         live = self.live
         return Services(
@@ -343,6 +360,7 @@ class Daemon:
             kernel_cpu_us=self.pool.kernel_cpu_us,
             freezing_works=lambda: self.keeper.freezing_works,
             damaged_rows=self.stores.damage.counts,
+            cpu_window_us=self.cpu.all_used_us,
         )
         facts = self.backend.facts
         build = BuildInfo(version=__version__, revision="", engine=facts.api_version, cgroup=f"v{facts.cgroup_version}")
@@ -377,6 +395,7 @@ class Daemon:
             if self.live.reload():
                 self.planner.forget()
                 self.pool.change_settings(replace(self.pool.machine.settings, shares=self.live.config.pool.weights()))
+                self.cpu.resize(self.live.config.limits.cpu_window_s)
             self.notifier.ready()
             await self.backend.weigh_anew()
 
@@ -401,12 +420,17 @@ class Daemon:
         if plan.stems:
             self.pool.want_stems(plan.key.spec, plan.stems, plan.reactive)
 
+    def _forget_namespace(self, name: str) -> None:
+        self.observer.forget_namespace(name)
+        self.cpu.forget(name)
+
     def _freeze_failed(self) -> None:
         self.observer.freeze_failed()
         self.keeper.test_soon()
 
     def _observe(self, activation: Activation) -> None:
         meter = activation.meter
+        self.cpu.add(activation.namespace, meter.cpu_us, activation.end_ms)
         self.observer.activation_finished(
             namespace=activation.namespace,
             action=activation.path,

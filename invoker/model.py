@@ -30,6 +30,7 @@ class LimitOverrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """What the site grants one namespace beside its defaults; None is the site's default.
 
     Attributes:
+        cpu_seconds_per_window: within `limits.cpu_window_s`.
         allowed_kinds: of the actions that it may write; None is all.
         store_activations: false keeps no records, results or logs of what it runs; it is billed all the same.
     """
@@ -37,12 +38,13 @@ class LimitOverrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     invocations_per_minute: int | None = None
     concurrent_invocations: int | None = None
     fires_per_minute: int | None = None
+    cpu_seconds_per_window: int | None = None
     allowed_kinds: tuple[str, ...] | None = None
     store_activations: bool | None = None
 
     def problems(self) -> list[str]:
         """Say what is wrong with them; nothing when they can be used."""
-        rates = ("invocations_per_minute", "concurrent_invocations", "fires_per_minute")
+        rates = ("invocations_per_minute", "concurrent_invocations", "fires_per_minute", "cpu_seconds_per_window")
         return [f"{name} is {value}; it must be 0 or more" for name in rates if (value := getattr(self, name) or 0) < 0]
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from invoker.activation import Accepted, Status
 from invoker.adoption import adopt_or_remove, lost_activations
+from invoker.cpu_window import CpuWindows
 from invoker.errors import EntityCorrupted, EntityNotFound, WrongCollection
 from invoker.http.auth import Authenticator
 from invoker.invocation import Call
@@ -17,11 +18,12 @@ from invoker.lost import Lost
 from invoker.model import Action, Identity
 from invoker.plan import Facts, Planner, facts_of
 from invoker.record.entities import EntityStore
+from invoker.record.records import Records
 from invoker.resolve import resolve_action
 from invoker.stores import Stores
 from invoker.vault import ParameterUnreadable, Vault
 from pool.backend import ContainerBackend
-from pool.errors import InvokerError
+from pool.errors import InvokerError, PlatformError
 from pool.pool import Pool
 
 log = logging.getLogger("invokerd")
@@ -29,6 +31,29 @@ log = logging.getLogger("invokerd")
 
 #: Told of what was accepted, never began, and cannot any more.
 GONE = "The action could not be run by the next daemon: it may have been deleted."
+
+
+async def restore_cpu_windows(windows: CpuWindows, records: Records, *, namespaces: EntityStore, longest_ms: int) -> None:
+    """Have the windows begin with what the ledger says that was used within them, up to now.
+
+    Of a namespace that was deleted and made anew counts what the new one has used. What cannot be read counts nothing, and is
+    told of.
+
+    Args:
+        windows: to be filled; what is counted meanwhile stays in them.
+        records: of the ledger.
+        namespaces: who there is.
+        longest_ms: no activation took longer.
+    """
+    upto_ms, step_ms = time.time_ns() // 1_000_000, windows.step_ms
+    since_ms = upto_ms // step_ms * step_ms - windows.length_s * 1000
+    try:
+        uses = await records.cpu_used(since_ms=since_ms, upto_ms=upto_ms, step_ms=step_ms, longest_ms=longest_ms)
+    except PlatformError as error:
+        log.error("what was used of the CPU before cannot be read, and is not counted by its limits: %s", error)  # noqa: TRY400
+        return
+    created_ms = {each.name: each.created_ms for each in namespaces.list_namespaces()}
+    windows.restore((use for use in uses if created_ms.get(use.namespace, upto_ms) < (use.step + 1) * step_ms), step_ms)
 
 
 async def take_over(

@@ -87,6 +87,12 @@ NAMESPACE_ACTIVATIONS = _counter(
     "namespace_activations_total", "Finished activations by the namespace that is billed.", "namespace", "status"
 )
 NAMESPACE_CPU = _counter("namespace_cpu_seconds_total", "CPU time of activations.", "namespace", unit="seconds")
+NAMESPACE_CPU_WINDOW = _gauge(
+    "namespace_cpu_window_seconds",
+    "CPU time of activations within the window of `limits.cpu_seconds_per_window`.",
+    "namespace",
+    unit="seconds",
+)
 NAMESPACE_BILLED = _counter(
     "namespace_billed_seconds_total", "Init plus run: what activation records call duration.", "namespace", unit="seconds"
 )

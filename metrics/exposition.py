@@ -49,6 +49,7 @@ class Sources:
         kernel_cpu_us: CPU time that the kernel counted in all containers of this daemon's time, microseconds.
         freezing_works: whether the self-test found that containers can be frozen.
         damaged_rows: for each store that has some, how many of its rows cannot be read.
+        cpu_window_us: CPU time that each namespace has used within the window of its limit, microseconds.
     """
 
     pool: Callable[[], PoolStatistics]
@@ -60,6 +61,7 @@ class Sources:
     freezing_works: Callable[[], bool] = lambda: True
     kernel_cpu_us: Callable[[], int] = lambda: 0
     damaged_rows: Callable[[], Mapping[str, int]] = dict
+    cpu_window_us: Callable[[], Mapping[str, int]] = dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,10 @@ class Exposition:
 
     def _of_namespaces(self) -> dict[str, Sequence[Sample]]:
         entries = self._observer.namespaces.entries
+        windows_us = dict(self._sources.cpu_window_us())
+        in_windows_us = {name: windows_us.pop(name, 0) for name in entries}
+        if catalogue.OTHER in entries:
+            in_windows_us[catalogue.OTHER] = sum(windows_us.values())
         return {
             catalogue.NAMESPACE_ACTIVATIONS.name: [
                 ((name, status), count)
@@ -199,6 +205,7 @@ class Exposition:
                 for status, count in zip(catalogue.STATUSES, entry.by_status, strict=True)
             ],
             catalogue.NAMESPACE_CPU.name: [((name,), entry.cpu_us / 1e6) for name, entry in entries.items()],
+            catalogue.NAMESPACE_CPU_WINDOW.name: [((name,), used_us / 1e6) for name, used_us in in_windows_us.items()],
             catalogue.NAMESPACE_BILLED.name: [((name,), entry.billed_us / 1e6) for name, entry in entries.items()],
             catalogue.NAMESPACE_MEMORY.name: [((name,), entry.billed_mib_us * _MIB / 1e6) for name, entry in entries.items()],
             catalogue.NAMESPACE_IDLE.name: [

@@ -180,6 +180,11 @@ def namespace_rotate_key(target: Target, name: str, as_json: bool) -> None:
 @click.option("--concurrent-invocations", type=click.IntRange(min=0), help="Activations in flight.")
 @click.option("--fires-per-minute", type=click.IntRange(min=0), help="Triggers fired in a clock minute.")
 @click.option(
+    "--cpu-seconds-per-window",
+    type=click.IntRange(min=0),
+    help="CPU seconds that its activations may use within `limits.cpu_window_s`; 0 allows none.",
+)
+@click.option(
     "--kind",
     "allowed_kinds",
     multiple=True,

@@ -152,7 +152,13 @@ def _section_names() -> list[str]:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    """Map the fields of a class to their types; of what may be left unset, to the type of what can be written."""
+    return {name: _written_type(hint) for name, hint in typing.get_type_hints(cls).items()}
+
+
+def _written_type(hint: Any) -> Any:
+    members = typing.get_args(hint)
+    return members[0] if type(None) in members else hint
 
 
 def _known_keys(cls: type = Config, prefix: str = "") -> dict[str, Any]:
@@ -212,7 +218,7 @@ def _convert(value: Any, hint: Any, base: Path) -> Any:
         return value
     if hint is Address and isinstance(value, str):
         return Address.parse(value)
-    if hint in (Path, Path | None) and isinstance(value, str):
+    if hint is Path and isinstance(value, str):
         return base / Path(value).expanduser()
     for members, inside, convert in ((tuple[str, ...], str, str), (tuple[SiteMount, ...], dict, _mount)):
         if hint == members and isinstance(value, list) and all(isinstance(each, inside) for each in value):

@@ -196,6 +196,15 @@ class LimitsConfig:
     invocations_per_minute: int = key(600_000, "Invocations of a namespace in a clock minute.", at_least=0, openwhisk=60)
     concurrent_invocations: int = key(1000, "Activations of a namespace in flight.", at_least=0, openwhisk=30)
     fires_per_minute: int = key(60_000, "Trigger fires of a namespace in a clock minute.", at_least=0, openwhisk=60)
+    cpu_seconds_per_window: int | None = key(
+        None,
+        "CPU seconds that a namespace may use within `cpu_window_s`; while they are used up its calls are refused.",
+        shown="none: no limit",
+        at_least=0,
+    )
+    cpu_window_s: int = key(
+        3600, "Length of that window, s; it slides on by a sixtieth of its length at a time.", at_least=60, at_most=604_800
+    )
     timeout_min_ms: int = key(100, "Least time limit of an action.", at_least=1, openwhisk=100)
     timeout_default_ms: int = key(60_000, "Time limit of an action that names none.", at_least=1, openwhisk=60_000)
     timeout_max_ms: int = key(3_600_000, "Greatest time limit of an action.", at_least=1, openwhisk=300_000)

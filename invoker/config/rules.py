@@ -55,6 +55,8 @@ def find_problems(config: Config) -> list[Problem]:
 def _bounds(config: Config) -> Iterator[Problem]:
     for name, declared, value in walk(config):
         low, high, choices = (declared.metadata[what] for what in ("at_least", "at_most", "choices"))
+        if value is None:
+            continue
         if low is not None and value < low:
             yield Problem(name, f"{value} is too small; at least {low}")
         elif high is not None and value > high:

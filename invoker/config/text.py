@@ -150,6 +150,7 @@ def _example_value(declared: Any, value: Any) -> str:
         "memory_max_mib": "16384",
         "node": '"node-1"',
         "parallel_starts": "4",
+        "cpu_seconds_per_window": "36000",
         "public_url": '"https://functions.example.org"',
         "file": '"/etc/invokerd/prices.toml"',
         "manifest": '"/etc/invokerd/runtimes.json"',

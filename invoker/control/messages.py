@@ -53,6 +53,7 @@ class NamespaceLimits(Message, frozen=True, kw_only=True):
     invocations_per_minute: int | None = None
     concurrent_invocations: int | None = None
     fires_per_minute: int | None = None
+    cpu_seconds_per_window: int | None = None
     allowed_kinds: tuple[str, ...] | None = None
     store_activations: bool | None = None
 

@@ -1,4 +1,4 @@
-"""How often and how much at once a namespace may invoke. Pure: no I/O, no clock of its own.
+"""How often and how much at once a namespace may invoke, and whether it has CPU time left. No I/O.
 
 `Admission.counts` and `restore` let a restart of the daemon within a minute forget nothing: see `minute.py`.
 
@@ -14,10 +14,12 @@ from collections.abc import Callable
 import msgspec
 
 from invoker.config.model import LimitsConfig
+from invoker.cpu_window import CpuWindows
 from invoker.errors import Throttled
 from invoker.model import Namespace
 
 _MINUTE_S = 60
+_SECOND_US = 1_000_000
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,12 +92,19 @@ class Admission:
 
     Args:
         site: gives the site's limits of this moment (they may be reloaded); a namespace's own grants go before.
-        on_throttled: told of each refusal: namespace, and `rate`, `concurrent` or `fires`. May not raise.
+        on_throttled: told of each refusal: namespace, and `rate`, `cpu`, `concurrent` or `fires`. May not raise.
+        cpu: knows how much CPU time namespaces have used.
     """
 
-    def __init__(self, site: Callable[[], LimitsConfig], on_throttled: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        site: Callable[[], LimitsConfig],
+        on_throttled: Callable[[str, str], None] | None = None,
+        cpu: CpuWindows | None = None,
+    ) -> None:
         self._site = site
         self._on_throttled = on_throttled
+        self._cpu = cpu or CpuWindows(site().cpu_window_s)
         self._invocations = _RateLimit()
         self._fires = _RateLimit()
 
@@ -114,8 +123,13 @@ class Admission:
         own = namespace.limits.fires_per_minute
         return self._site().fires_per_minute if own is None else own
 
+    def cpu_seconds_per_window(self, namespace: Namespace) -> int | None:
+        """CPU seconds that the namespace may use within the window; None: there is no limit."""
+        own = namespace.limits.cpu_seconds_per_window
+        return self._site().cpu_seconds_per_window if own is None else own
+
     def admit(self, namespace: Namespace, now_wall: float, in_flight: int) -> None:
-        """Count one invocation against the minute, then compare what is in flight with the limit.
+        """Count one invocation against the minute, then compare CPU time used, and what is in flight, with the limits.
 
         Called before rights and existence are looked at: requests that fail later count too.
 
@@ -132,13 +146,22 @@ class Admission:
         except Throttled:
             self._tell(namespace, "rate")
             raise
+        self._check_cpu(namespace)
         self.check_concurrency(namespace, in_flight)
 
     def admits(self, namespace: Namespace, now_wall: float, in_flight: int) -> bool:
         """As `admit`, for a call that is to be refused elsewhere: where it would be, nothing is counted and nobody is told."""
-        if in_flight >= self.concurrent_invocations(namespace):
+        own, site = namespace.limits, self._site()  # once: this is part of every call
+        concurrent, per_minute, cpu_s = own.concurrent_invocations, own.invocations_per_minute, own.cpu_seconds_per_window
+        if in_flight >= (site.concurrent_invocations if concurrent is None else concurrent):
             return False
-        return self._invocations.takes(namespace.uuid, self.invocations_per_minute(namespace), now_wall)
+        if cpu_s is None:
+            cpu_s = site.cpu_seconds_per_window
+        if cpu_s is not None and self._cpu.used_us(namespace.name) >= cpu_s * _SECOND_US:
+            return False
+        return self._invocations.takes(
+            namespace.uuid, site.invocations_per_minute if per_minute is None else per_minute, now_wall
+        )
 
     def check_concurrency(self, namespace: Namespace, in_flight: int) -> None:
         """Compare what is in flight with the limit; nothing is counted.
@@ -152,6 +175,26 @@ class Admission:
         if in_flight >= allowed:
             self._tell(namespace, "concurrent")
             raise Throttled(f"Too many concurrent requests in flight (count: {in_flight}, allowed: {allowed}).")
+
+    def _check_cpu(self, namespace: Namespace) -> None:
+        """Compare the CPU time used within the window with the limit.
+
+        Raises:
+            Throttled: with both numbers, and when so much will be forgotten that it can go on.
+        """
+        allowed_s = self.cpu_seconds_per_window(namespace)
+        if allowed_s is None:
+            return
+        used_us, allowed_us = self._cpu.used_us(namespace.name), allowed_s * _SECOND_US
+        if used_us < allowed_us:
+            return
+        wait_s = max(1, math.ceil(self._cpu.wait_s(namespace.name, allowed_us)))
+        self._tell(namespace, "cpu")
+        raise Throttled(
+            f"Too much CPU time used in the last {self._cpu.length_s} seconds (used: {used_us / _SECOND_US:.1f} s, "
+            f"allowed: {allowed_s} s). Try again in {wait_s} seconds.",
+            retry_after_s=wait_s,
+        )
 
     def admit_fire(self, namespace: Namespace, now_wall: float) -> None:
         """Count one firing of a trigger.

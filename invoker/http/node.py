@@ -115,6 +115,7 @@ async def get_limits(services: Services, exchange: Exchange) -> Reply:
             invocations=admission.invocations_per_minute(namespace),
             concurrent=admission.concurrent_invocations(namespace),
             fires=admission.fires_per_minute(namespace),
+            cpu_s=admission.cpu_seconds_per_window(namespace),
         )
     )
 

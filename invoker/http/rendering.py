@@ -279,9 +279,16 @@ def render_api_info(build: str, build_number: str) -> bytes:
     )
 
 
-def render_limits(limits: LimitsConfig, own: LimitOverrides, *, invocations: int, concurrent: int, fires: int) -> bytes:
-    """Render `NS/limits`: the site's ranges, the namespace's rates, and the kinds it may write where these are restricted."""
-    granted = {"allowedKinds": own.allowed_kinds, "storeActivations": own.store_activations}
+def render_limits(
+    limits: LimitsConfig, own: LimitOverrides, *, invocations: int, concurrent: int, fires: int, cpu_s: int | None
+) -> bytes:
+    """Render `NS/limits`: the site's ranges, the namespace's rates, and what else it is restricted in, if it is."""
+    granted = {
+        "cpuSecondsPerWindow": cpu_s,
+        "cpuWindowSeconds": None if cpu_s is None else limits.cpu_window_s,
+        "allowedKinds": own.allowed_kinds,
+        "storeActivations": own.store_activations,
+    }
     return _encode(
         {
             "invocationsPerMinute": invocations,

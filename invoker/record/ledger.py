@@ -313,7 +313,7 @@ async def read_usage(
     parameters = {"namespace": namespace, "since_ms": since_ms, "upto_ms": upto_ms} | msgspec.structs.asdict(rounding)
     sums: dict[tuple[str, str], UsageRow] = {}
     for path in months(directory):
-        if _overlaps(path.stem, since_ms, upto_ms):
+        if overlaps(path.stem, since_ms, upto_ms):
             async with reading(path) as reader:
                 for row in await reader.fetch(query, parameters):
                     key = (row[0], row[1])
@@ -321,7 +321,8 @@ async def read_usage(
     return [sums[key] for key in sorted(sums)]
 
 
-def _overlaps(month: str, since_ms: int, upto_ms: int) -> bool:
+def overlaps(month: str, since_ms: int, upto_ms: int) -> bool:
+    """Tell whether a span of wall clock, its end excluded, reaches into a month."""
     first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
     following = (first + timedelta(days=32)).replace(day=1)
     return since_ms < following.timestamp() * 1000 and upto_ms > first.timestamp() * 1000

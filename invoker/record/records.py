@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 
 from invoker.activation import Activation
+from invoker.cpu_window import CpuUse
 from invoker.record.activations import ActivationReader
+from invoker.record.cpu_used import read_cpu_used
 from invoker.record.intake import Intake
 from invoker.record.ledger import Rounding, UsageRow, read_usage
 from invoker.record.uncommitted import Uncommitted
@@ -127,3 +129,8 @@ class Records:
             upto_ms=upto_ms,
             rounding=rounding or Rounding(),
         )
+
+    async def cpu_used(self, *, since_ms: int, upto_ms: int, step_ms: int, longest_ms: int) -> builtins.list[CpuUse]:
+        """Sum the CPU time of what ended within a span; see `read_cpu_used`."""
+        await self._intake.wait_committed()
+        return await read_cpu_used(self._ledger, since_ms=since_ms, upto_ms=upto_ms, step_ms=step_ms, longest_ms=longest_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from base64 import b64encode
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.daemon import Daemon
+from invoker.config.model import LimitsConfig
 
 HELLO = {"exec": {"kind": "python:3", "code": "def main(args): return args"}}
 
@@ -73,6 +75,42 @@ async def test_TH_04_limits_belong_to_the_namespace_and_not_to_the_key(site):
     assert (await site.ask("POST", "actions/hello", {}, auth=other)).status == 202
 
 
+@pytest.mark.parametrize("query", ["", "?blocking=true", "?blocking=true&result=true"])
+async def test_TH_05_who_has_no_cpu_time_left_is_refused_before_anything_begins_until_some_is_forgotten(site, query):
+    await put_hello(site)
+    site.grant(cpu_seconds_per_window=10)
+    site.now = 60.0 * 28_000_000
+    site.use(4)
+    site.now += 90
+    site.use(5.9)
+    site.invoker.running = 3
+    assert (await site.ask("POST", f"actions/hello{query}", {})).status == 202
+    site.use(0.5)
+    refused = await site.ask("POST", f"actions/hello{query}", {})
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "3570")
+    assert refused.error == (
+        "Too much CPU time used in the last 3600 seconds (used: 10.4 s, allowed: 10 s). Try again in 3570 seconds."
+    )
+    assert len(site.invoker.calls) == 1
+    for path in ("actions", "actions/hello", "activations", "limits"):
+        assert (await site.ask("GET", path)).status == 200
+    site.now += 3570
+    assert (await site.ask("POST", f"actions/hello{query}", {})).status == 202
+
+
+async def test_TH_05_a_site_may_limit_all_and_let_some_have_more_and_shows_it(site):
+    await put_hello(site)
+    assert "cpuSecondsPerWindow" not in (await site.ask("GET", "limits")).json
+    site.limits = LimitsConfig.of_profile("openwhisk", cpu_seconds_per_window=10)
+    site.use(10)
+    assert (await site.ask("POST", "actions/hello", {})).status == 429
+    shown = (await site.ask("GET", "limits")).json
+    assert (shown["cpuSecondsPerWindow"], shown["cpuWindowSeconds"]) == (10, 3600)
+    site.grant(cpu_seconds_per_window=11)
+    assert (await site.ask("POST", "actions/hello", {})).status == 202
+    assert (await site.ask("GET", "limits")).json["cpuSecondsPerWindow"] == 11
+
+
 # ---- on real containers
 
 
@@ -135,6 +173,34 @@ def test_TH_01_what_was_used_of_the_minute_survives_a_restart(daemon, make_user)
     first, second = within_one_minute(attempt)
     assert first in {200, 429}
     assert second == 429
+
+
+@pytest.mark.docker
+def test_TH_05_used_cpu_time_counts_when_a_call_has_ended_cuts_no_sequence_and_survives_a_kill(daemon, make_user):
+    user = make_user(daemon, "spends", uid=20_008, gid=20_008)
+    user.deploy("spin", "import time\ndef main(args):\n    while time.process_time() < 0.7:\n        pass\n    return args\n")
+    user.deploy("a", "def main(args):\n    return args\n")
+    put_sequence(user, "s", "spin", "a", "a")
+    daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "1")
+    assert user.invoke("a").status == 200
+    daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "0")
+    assert user.invoke("a").status == 429
+    daemon.control("namespace", "limits", "spends", "--reset")
+    ran = user.invoke("s")
+    assert (ran.status, len(ran.json["logs"])) == (200, 3)
+    user.deploy("spin", "import time\ndef main(args):\n    while time.process_time() < 0.8:\n        pass\n    return args\n")
+    daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "1")
+    assert user.invoke("s").status == 200
+    refused = user.invoke("s")
+    assert refused.status == 429
+    assert "allowed: 1 s" in refused.error
+    assert daemon.metric("invokerd_namespace_cpu_window_seconds", namespace="spends") > 1
+    assert daemon.metric("invokerd_throttled_total", namespace="spends", reason="cpu") == 2
+    daemon.kill()
+    daemon.start()
+    assert user.invoke("a").status == 429
+    used = json.loads(daemon.control("usage", "--namespace", "spends", "--json"))["rows"][0]["cpu_us"] / 1e6
+    assert daemon.metric("invokerd_namespace_cpu_window_seconds", namespace="spends") == pytest.approx(used, abs=1e-6)
 
 
 @pytest.mark.docker

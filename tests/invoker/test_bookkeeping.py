@@ -9,6 +9,7 @@ import pytest
 
 from invoker import bookkeeping
 from invoker.bookkeeping import Bookkeeper
+from invoker.cpu_window import CpuWindows
 from metrics.observer import Observer
 from pool.idle import IdleShare
 from pool.model import ContainerId
@@ -54,8 +55,13 @@ def observer():
 
 
 @pytest.fixture
-def keeper(recorder, observer):
-    return Bookkeeper(recorder=recorder, observer=observer, is_billed=lambda namespace: namespace == "anna")
+def cpu():
+    return CpuWindows(3600)
+
+
+@pytest.fixture
+def keeper(recorder, observer, cpu):
+    return Bookkeeper(recorder=recorder, observer=observer, cpu=cpu, is_billed=lambda namespace: namespace == "anna")
 
 
 def share(namespace: str, path: str = "anna/a") -> IdleShare:
@@ -86,18 +92,20 @@ def holding(namespace: str, action: str | None):
     return SimpleNamespace(machine=SimpleNamespace(books=SimpleNamespace(containers={NAME: known})))
 
 
-def test_what_runs_on_after_a_reply_is_on_the_bill_of_the_activation_that_replied(keeper, recorder, observer):
+def test_what_runs_on_after_a_reply_is_on_the_bill_of_the_activation_that_replied(keeper, recorder, observer, cpu):
     keeper.tail(holding("anna", "anna/a"), "a1", NAME, 400)
     assert recorder.rows == [("tail", "a1", "anna", "anna/a", 400)]
     assert observer.tail_us == 400
+    assert cpu.all_used_us() == {"anna": 400}
 
 
 @pytest.mark.parametrize("pool", [holding("invokerd", "invokerd/self-test"), holding("anna", None)])
-def test_what_runs_on_in_nobodys_container_is_paid_by_nobody_and_no_tail_in_the_metrics(keeper, recorder, observer, pool):
+def test_what_runs_on_in_nobodys_container_is_paid_by_nobody_and_no_tail_in_the_metrics(keeper, recorder, observer, cpu, pool):
     keeper.tail(pool, "a1", NAME, 400)
     keeper.tail(pool, "a1", ContainerId("gone"), 100)
     assert recorder.rows == []
     assert observer.tail_us == 0
+    assert cpu.all_used_us() == {}
 
 
 def test_what_no_activation_pays_is_the_difference(keeper, observer):

@@ -10,15 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from activations import finished
 from invoker_site import ANNA, VAULT, action, error_of, site
 
-from invoker.activation import Accepted, Activation, Status
+from invoker.activation import Accepted, Activation, Meter, Status
+from invoker.cpu_window import CpuWindows
 from invoker.http.auth import Authenticator
 from invoker.model import Action, Exec, LimitOverrides
 from invoker.plan import facts_of
 from invoker.record.entities import EntityStore
 from invoker.record.recorder import Recorder
-from invoker.recovery import take_over
+from invoker.recovery import restore_cpu_windows, take_over
 from invoker.vault import KEY_BYTES, Vault
 from pool.model import ActivationId, ContainerId, ContainerSpec
 from pool.table import ContainerTable
@@ -155,3 +157,61 @@ async def test_what_is_lost_is_recorded_where_records_are_kept(tmp_path, stored)
         assert row.outcomes == {"lost": 1}
         if stored is False:
             daemon.site.finished.clear()  # the site counts the records
+
+
+# --- CPU time that was used
+
+
+async def restored(s: Any, entities: EntityStore, length_s: int = 3600) -> CpuWindows:
+    windows = CpuWindows(length_s)
+    await restore_cpu_windows(windows, s.recorder.records, namespaces=entities, longest_ms=3_600_000)
+    return windows
+
+
+async def leave_used(tmp_path: Path, *uses: tuple[int, int, str]) -> None:
+    """Leave a journal and a ledger with activations that ended so many seconds ago, and used so much CPU time."""
+    recorder = await Recorder.open(tmp_path, node="n")
+    try:
+        for number, (age_s, cpu_us, namespace) in enumerate(uses):
+            end_ms, name = int(time.time() * 1000) - age_s * 1000, ActivationId(f"{number:032x}")
+            used = {"start_ms": end_ms - 50, "end_ms": end_ms, "meter": Meter(cpu_us=cpu_us)}
+            recorder.finish(finished({}, activation_id=name, namespace=namespace, path=f"{namespace}/a", **used), logs=[])
+        recorder.tail(ActivationId("0" * 32), "anna", 7)
+    finally:
+        await recorder.close()
+
+
+async def test_the_windows_begin_with_what_was_used_of_them_before(tmp_path):
+    await leave_used(tmp_path, (3, 1000, "anna"), (200, 20_000, "anna"), (4000, 300_000, "anna"), (5, 40, "nobody"))
+    async with next_daemon(tmp_path) as daemon:
+        windows = await restored(daemon.site, daemon.entities)
+        assert windows.all_used_us() == {"anna": 21_007}
+        assert (await restored(daemon.site, daemon.entities, 60)).used_us("anna") == 1007
+
+
+async def test_what_is_counted_while_the_ledger_is_read_counts_beside_it(tmp_path):
+    await leave_used(tmp_path, (3, 1000, "anna"))
+    async with next_daemon(tmp_path) as daemon:
+        windows = CpuWindows(3600)
+        windows.add("anna", 20_000, int(time.time() * 1000))
+        await restore_cpu_windows(windows, daemon.site.recorder.records, namespaces=daemon.entities, longest_ms=0)
+        assert windows.used_us("anna") == 21_007
+
+
+async def test_a_namespace_that_was_made_anew_has_not_used_what_the_one_before_it_did(tmp_path):
+    await leave_used(tmp_path, (2000, 1000, "anna"), (3, 20_000, "anna"))
+    namespace = msgspec.structs.replace(ANNA, created_ms=int(time.time() * 1000) - 600_000)
+    async with next_daemon(tmp_path, namespace=namespace) as daemon:
+        assert (await restored(daemon.site, daemon.entities)).used_us("anna") == 20_007
+
+
+async def test_a_ledger_that_cannot_be_read_counts_nothing_and_is_told_of(tmp_path, caplog):
+    await leave_used(tmp_path, (3, 1000, "anna"))
+    async with next_daemon(tmp_path) as daemon:
+        (month,) = (tmp_path / "ledger").glob("*.db")
+        records = daemon.site.recorder.records
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / month.name).write_bytes(b"no database" * 1000)
+        records._ledger = tmp_path / "elsewhere"
+        assert (await restored(daemon.site, daemon.entities)).all_used_us() == {}
+    assert "what was used of the CPU before cannot be read" in caplog.text

@@ -154,6 +154,17 @@ async def test_what_a_fire_has_begun_itself_counts_as_in_flight(firing):
     assert "Too many concurrent requests in flight (count: 2, allowed: 2)" in lines[2]["error"]
 
 
+async def test_rules_of_a_namespace_without_cpu_time_run_nothing_and_the_fires_record_says_so(firing):
+    firing.action()
+    firing.rule("r")
+    firing.site.grant(cpu_seconds_per_window=2)
+    firing.site.use(2.5)
+    (line,) = firing.lines(await firing.fire())
+    assert line["success"] is False
+    assert "Too much CPU time used in the last 3600 seconds (used: 2.5 s, allowed: 2 s)" in line["error"]
+    assert firing.calls == []
+
+
 async def test_an_action_behind_a_binding_gets_what_it_inherits(firing):
     of_package, of_binding = Parameter(key="k", value=raw("package")), Parameter(key="m", value=raw(1))
     bound = Binding(namespace="guest", name="p")

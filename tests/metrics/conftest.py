@@ -36,6 +36,10 @@ def expose() -> Iterator[Callable[[Observer], Exposition]]:
             engine_sick=lambda: {"create": True, "read": False},
             freezing_works=lambda: False,
             damaged_rows=lambda: {"entities": 2},
+            cpu_window_us=lambda: {
+                "beamline": 2_500_000,
+                **dict.fromkeys((f"namespace-{each:04}" for each in range(1000)), 1000),
+            },
         )
         build = BuildInfo(version="0.1.0", revision="abc", engine="1.41", cgroup="v1")
         made.append(Exposition(observer, sources, build))

@@ -101,6 +101,16 @@ async def test_numbers_arrive_in_base_units(observer, expose, finish):
     assert value_of(body, "invokerd_evictions_total") == 2
 
 
+async def test_what_was_used_of_a_window_is_told_apart_as_far_as_namespaces_are(observer, crowded, expose, finish):
+    finish(observer)
+    body = (await expose(observer).scrape())[1]
+    shown = {key: value for key, value in samples_of(body).items() if key[0] == "invokerd_namespace_cpu_window_seconds"}
+    assert len(shown) <= 101
+    assert sum(shown.values()) == pytest.approx(2.5 + 1000 * 0.001)
+    assert value_of(body, "invokerd_namespace_cpu_window_seconds", namespace="namespace-0000") == 0.001
+    assert value_of(body, "invokerd_namespace_cpu_window_seconds", namespace=OTHER) > 2.5
+
+
 async def test_time_in_a_state_is_summed_over_what_followed(observer, expose):
     observer.transition(ContainerState.WARM, ContainerState.BUSY, 0.5)
     observer.transition(ContainerState.WARM, ContainerState.FREEZING, 0.25)

@@ -19,6 +19,7 @@ from yarl import URL
 
 from invoker.activation import Accepted, Activation, CpuQuality, Meter, Phases, Status
 from invoker.config.model import LimitsConfig
+from invoker.cpu_window import CpuWindows
 from invoker.health import Check, Health
 from invoker.http.admission import Admission
 from invoker.http.auth import Authenticator
@@ -266,10 +267,11 @@ class Site:
     def __post_init__(self):
         self.vault = Vault(b"k" * KEY_BYTES, seals_all=lambda: self.seals_all)
         self.authenticator = Authenticator(self.entities, b"p" * 32)
+        self.cpu = CpuWindows(self.limits.cpu_window_s, lambda: self.now)
         self.auth = self.add_namespace("guest")
 
     def services(self):
-        manifest, admission = Manifest.parse(MANIFEST), Admission(lambda: self.limits)
+        manifest, admission = Manifest.parse(MANIFEST), Admission(lambda: self.limits, cpu=self.cpu)
         self.triggers = Triggers(
             entities=self.entities,
             admission=admission,
@@ -318,6 +320,10 @@ class Site:
         """Give the caller limits of its own."""
         namespace = self.entities.get_namespace("guest")
         self.entities.add_namespace(msgspec.structs.replace(namespace, limits=LimitOverrides(**limits)))
+
+    def use(self, cpu_s, namespace="guest"):
+        """Have activations of a namespace use CPU time now."""
+        self.cpu.add(namespace, round(cpu_s * 1e6), int(self.now * 1000))
 
     async def ask(self, method, path, body=None, *, auth=True, headers=None, json_type=True):
         """Send one request. Paths without a slash in front are below `/api/v1/namespaces/_/`."""

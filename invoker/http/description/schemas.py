@@ -81,6 +81,20 @@ _ACTION_LIMITS = {
     "concurrency": _integer("Activations in one container."),
     "instances": _integer("Containers at most; absent when not set."),
 }
+_USER_LIMITS = (
+    "invocationsPerMinute",
+    "concurrentInvocations",
+    "firesPerMinute",
+    "minActionMemory",
+    "maxActionMemory",
+    "minActionLogs",
+    "maxActionLogs",
+    "minActionTimeout",
+    "maxActionTimeout",
+    "minActionConcurrency",
+    "maxActionConcurrency",
+    "maxActionInstances",
+)
 _ACTIVATION_HEAD: dict[str, Schema] = {
     "namespace": _text("Whose activation it is: the caller's, of a web action the owner's."),
     "name": _text(),
@@ -257,25 +271,12 @@ SCHEMAS: dict[str, Schema] = {
     # --- the namespace and the node
     "UserLimits": _object(
         {
-            **{
-                name: _integer(minimum=0)
-                for name in (
-                    "invocationsPerMinute",
-                    "concurrentInvocations",
-                    "firesPerMinute",
-                    "minActionMemory",
-                    "maxActionMemory",
-                    "minActionLogs",
-                    "maxActionLogs",
-                    "minActionTimeout",
-                    "maxActionTimeout",
-                    "minActionConcurrency",
-                    "maxActionConcurrency",
-                    "maxActionInstances",
-                )
-            },
+            **{name: _integer(minimum=0) for name in _USER_LIMITS},
             "maxParameterSize": _text("With its unit."),
-        }
+            "cpuSecondsPerWindow": _integer("Absent without such a limit.", minimum=0),
+            "cpuWindowSeconds": _integer("Length of that window.", minimum=0),
+        },
+        [*_USER_LIMITS, "maxParameterSize"],
     ),
     "Root": _object(
         {

@@ -108,6 +108,15 @@ SELECT namespace, action, type, coalesce(outcome, ''), coalesce(status, 0), coun
 FROM rounded
 GROUP BY 1, 2, 3, 4, 5;
 
+-- name: cpu_used
+-- CPU time by namespace and step of a window, of what ended in `since_ms <= end < upto_ms`, and had begun by `began_ms` at the earliest.
+SELECT namespace, coalesce(end_ms, at_ms) / :step_ms, sum(cpu_us)
+FROM ledger
+WHERE at_ms >= :began_ms AND at_ms < :upto_ms AND type IN ('finished', 'tail')
+  AND coalesce(end_ms, at_ms) >= :since_ms AND coalesce(end_ms, at_ms) < :upto_ms
+GROUP BY 1, 2
+HAVING sum(cpu_us) > 0;
+
 -- name: history
 -- Activations that ran in a container, by their start: what a simulation of the pool plays again.
 SELECT at_ms, namespace, action, memory_limit_mib, run_us, CASE WHEN start_kind = 'cold' THEN create_us + init_us ELSE 0 END

@@ -55,12 +55,14 @@ def test_a_namespace_is_given_limits_of_its_own_and_the_sites_again(ctl: Ctl, co
     assert (limits.invocations_per_minute, limits.allowed_kinds, limits.store_activations) == (0, ("python:3",), False)
     assert limits.concurrent_invocations is None
     lines = ctl.run("namespace", "limits", "alice").stdout.splitlines()
-    assert [line.split(None, 1)[1] for line in lines[1:]] == ["0", "the site's", "the site's", "python:3", "no"]
+    assert [line.split(None, 1)[1] for line in lines[1:]] == ["0", *["the site's"] * 3, "python:3", "no"]
     assert control.namespaces["alice"].limits == limits  # looking changes nothing
     shown = json.loads(ctl.run("namespace", "limits", "alice", "--fires-per-minute", "5", "--json").stdout)
     assert (shown["fires_per_minute"], shown["invocations_per_minute"], shown["store_activations"]) == (5, 0, False)
     shown = json.loads(ctl.run("namespace", "limits", "alice", "--reset", "--fires-per-minute", "6", "--json").stdout)
     assert (shown["fires_per_minute"], shown["invocations_per_minute"], shown["store_activations"]) == (6, None, None)
+    shown = json.loads(ctl.run("namespace", "limits", "alice", "--cpu-seconds-per-window", "36000", "--json").stdout)
+    assert (shown["fires_per_minute"], shown["cpu_seconds_per_window"]) == (6, 36_000)
     assert "-1" in ctl.run("namespace", "limits", "alice", "--fires-per-minute", "-1", code=2).stderr
     assert "there is no namespace 'bob'" in ctl.run("namespace", "limits", "bob", code=1).stderr
 

@@ -43,6 +43,14 @@ def test_lists_and_paths_come_from_the_environment_too() -> None:
     assert loaded.config.state_dir == Path("/srv/x")
 
 
+def test_a_limit_that_may_be_absent_is_a_number_where_it_is_written(tmp_path: Path) -> None:
+    assert load(None, {}).config.limits.cpu_seconds_per_window is None
+    assert load(write(tmp_path, "[limits]\ncpu_seconds_per_window = 0\n"), {}).config.limits.cpu_seconds_per_window == 0
+    assert load(None, {"INVOKERD_LIMITS_CPU_SECONDS_PER_WINDOW": "36"}).config.limits.cpu_seconds_per_window == 36
+    assert "is too small; at least 0" in problems_of(tmp_path, "[limits]\ncpu_seconds_per_window = -1\n")
+    assert "'x' is not a whole number" in problems_of(tmp_path, "[limits]\ncpu_seconds_per_window = 'x'\n")
+
+
 def test_docker_host_names_the_engine_unless_something_else_does(tmp_path: Path) -> None:
     docker_host = {"DOCKER_HOST": "unix:///tmp/other.sock"}
     assert load(None, docker_host).config.engine.url == "unix:///tmp/other.sock"

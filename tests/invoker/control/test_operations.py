@@ -98,7 +98,8 @@ async def test_a_kind_that_the_node_has_lost_since_does_not_hinder_another_chang
 
 
 async def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(InvalidRequest, match=r"fires_per_minute is -1.*no kind 'x'"):
-        await limiting(Namespaces(ANNA)).change_limits("anna", LimitOverrides(allowed_kinds=("x",), fires_per_minute=-1))
+    wrong = LimitOverrides(allowed_kinds=("x",), fires_per_minute=-1, cpu_seconds_per_window=-2)
+    with pytest.raises(InvalidRequest, match=r"fires_per_minute is -1.*cpu_seconds_per_window is -2.*no kind 'x'"):
+        await limiting(Namespaces(ANNA)).change_limits("anna", wrong)
     with pytest.raises(EntityNotFound, match="'bob'"):
         await limiting(Namespaces(ANNA)).change_limits("bob", LimitOverrides())

@@ -104,6 +104,16 @@ async def test_the_owners_minute_is_counted(site, web_action):
     assert len(site.invoker.calls) == 1
 
 
+async def test_the_owners_cpu_time_is_looked_at(site, web_action):
+    await web_action()
+    site.grant(cpu_seconds_per_window=1)
+    site.use(1)
+    answered = await site.ask("GET", URL, auth=site.add_namespace("other"))
+    assert (answered.status, "CPU time" in answered.json["error"]) == (429, True)
+    assert 3600 <= int(answered.headers["Retry-After"]) <= 3660
+    assert not site.invoker.calls
+
+
 async def test_what_the_owner_has_in_flight_is_counted(site, web_action):
     await web_action()
     site.invoker.running = 30
