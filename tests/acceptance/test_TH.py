@@ -12,6 +12,14 @@ import pytest
 from bench.daemon import Daemon
 from invoker.config.model import LimitsConfig
 
+SPIN = """
+import time
+def main(args):
+    began = time.process_time()
+    while time.process_time() - began < 0.6:
+        pass
+    return args
+"""
 HELLO = {"exec": {"kind": "python:3", "code": "def main(args): return args"}}
 
 
@@ -79,7 +87,7 @@ async def test_TH_04_limits_belong_to_the_namespace_and_not_to_the_key(site):
 async def test_TH_05_who_has_no_cpu_time_left_is_refused_before_anything_begins_until_some_is_forgotten(site, query):
     await put_hello(site)
     site.grant(cpu_seconds_per_window=10)
-    site.now = 60.0 * 28_000_000
+    site.now = 60.0 * 28_400_000
     site.use(4)
     site.now += 90
     site.use(5.9)
@@ -178,29 +186,26 @@ def test_TH_01_what_was_used_of_the_minute_survives_a_restart(daemon, make_user)
 @pytest.mark.docker
 def test_TH_05_used_cpu_time_counts_when_a_call_has_ended_cuts_no_sequence_and_survives_a_kill(daemon, make_user):
     user = make_user(daemon, "spends", uid=20_008, gid=20_008)
-    user.deploy("spin", "import time\ndef main(args):\n    while time.process_time() < 0.7:\n        pass\n    return args\n")
+    user.deploy("spin", SPIN)
     user.deploy("a", "def main(args):\n    return args\n")
     put_sequence(user, "s", "spin", "a", "a")
     daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "1")
-    assert user.invoke("a").status == 200
-    daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "0")
-    assert user.invoke("a").status == 429
-    daemon.control("namespace", "limits", "spends", "--reset")
-    ran = user.invoke("s")
-    assert (ran.status, len(ran.json["logs"])) == (200, 3)
-    user.deploy("spin", "import time\ndef main(args):\n    while time.process_time() < 0.8:\n        pass\n    return args\n")
-    daemon.control("namespace", "limits", "spends", "--cpu-seconds-per-window", "1")
-    assert user.invoke("s").status == 200
-    refused = user.invoke("s")
-    assert refused.status == 429
-    assert "allowed: 1 s" in refused.error
-    assert daemon.metric("invokerd_namespace_cpu_window_seconds", namespace="spends") > 1
-    assert daemon.metric("invokerd_throttled_total", namespace="spends", reason="cpu") == 2
+    for _ in range(2):  # the first part of the second uses up what the first has left
+        ran = user.invoke("s")
+        assert (ran.status, len(ran.json["logs"])) == (200, 3)
+    refused = user.invoke("a")
+    assert (refused.status, "allowed: 1 s" in refused.error) == (429, True)
+    assert daemon.metric("invokerd_throttled_total", namespace="spends", reason="cpu") == 1
     daemon.kill()
     daemon.start()
     assert user.invoke("a").status == 429
-    used = json.loads(daemon.control("usage", "--namespace", "spends", "--json"))["rows"][0]["cpu_us"] / 1e6
-    assert daemon.metric("invokerd_namespace_cpu_window_seconds", namespace="spends") == pytest.approx(used, abs=1e-6)
+
+    def agrees() -> bool:
+        (row,) = json.loads(daemon.control("usage", "--namespace", "spends", "--json"))["rows"]
+        used_s = daemon.metric("invokerd_namespace_cpu_window_seconds", namespace="spends")
+        return used_s == pytest.approx(row["cpu_us"] / 1e6, abs=1e-9)
+
+    daemon.wait(agrees, "to a window that says what the bill says")
 
 
 @pytest.mark.docker

@@ -162,56 +162,60 @@ async def test_what_is_lost_is_recorded_where_records_are_kept(tmp_path, stored)
 # --- CPU time that was used
 
 
-async def restored(s: Any, entities: EntityStore, length_s: int = 3600) -> CpuWindows:
-    windows = CpuWindows(length_s)
-    await restore_cpu_windows(windows, s.recorder.records, namespaces=entities, longest_ms=3_600_000)
-    return windows
-
-
-async def leave_used(tmp_path: Path, *uses: tuple[int, int, str]) -> None:
-    """Leave a journal and a ledger with activations that ended so many seconds ago, and used so much CPU time."""
+@asynccontextmanager
+async def after_use(tmp_path: Path, *uses: tuple[int, int, str], namespace: Any = ANNA):
+    """Records and namespaces after a daemon whose activations ended so many seconds ago, with their CPU time."""
     recorder = await Recorder.open(tmp_path, node="n")
     try:
-        for number, (age_s, cpu_us, namespace) in enumerate(uses):
-            end_ms, name = int(time.time() * 1000) - age_s * 1000, ActivationId(f"{number:032x}")
+        for number, (age_s, cpu_us, name) in enumerate(uses):
+            end_ms = int(time.time() * 1000) - age_s * 1000
             used = {"start_ms": end_ms - 50, "end_ms": end_ms, "meter": Meter(cpu_us=cpu_us)}
-            recorder.finish(finished({}, activation_id=name, namespace=namespace, path=f"{namespace}/a", **used), logs=[])
+            activation = finished({}, activation_id=ActivationId(f"{number:032x}"), namespace=name, path=f"{name}/a", **used)
+            recorder.finish(activation, logs=[])
         recorder.tail(ActivationId("0" * 32), "anna", 7)
     finally:
         await recorder.close()
+    recorder = await Recorder.open(tmp_path, node="n")
+    entities = await EntityStore.open(tmp_path / "entities.db", tmp_path / "code")
+    try:
+        await entities.put_namespace(namespace)
+        yield recorder.records, entities
+    finally:
+        await entities.close()
+        await recorder.close()
+
+
+async def restored(records: Any, entities: EntityStore, length_s: int = 3600) -> CpuWindows:
+    windows = CpuWindows(length_s)
+    await restore_cpu_windows(windows, records, namespaces=entities, longest_ms=3_600_000)
+    return windows
 
 
 async def test_the_windows_begin_with_what_was_used_of_them_before(tmp_path):
-    await leave_used(tmp_path, (3, 1000, "anna"), (200, 20_000, "anna"), (4000, 300_000, "anna"), (5, 40, "nobody"))
-    async with next_daemon(tmp_path) as daemon:
-        windows = await restored(daemon.site, daemon.entities)
-        assert windows.all_used_us() == {"anna": 21_007}
-        assert (await restored(daemon.site, daemon.entities, 60)).used_us("anna") == 1007
+    async with after_use(tmp_path, (3, 1000, "anna"), (200, 20_000, "anna"), (4000, 300_000, "anna"), (5, 40, "nobody")) as left:
+        assert (await restored(*left)).all_used_us() == {"anna": 21_007}
+        assert (await restored(*left, 120)).used_us("anna") == 1007
 
 
 async def test_what_is_counted_while_the_ledger_is_read_counts_beside_it(tmp_path):
-    await leave_used(tmp_path, (3, 1000, "anna"))
-    async with next_daemon(tmp_path) as daemon:
+    async with after_use(tmp_path, (3, 1000, "anna")) as (records, entities):
         windows = CpuWindows(3600)
         windows.add("anna", 20_000, int(time.time() * 1000))
-        await restore_cpu_windows(windows, daemon.site.recorder.records, namespaces=daemon.entities, longest_ms=0)
+        await restore_cpu_windows(windows, records, namespaces=entities, longest_ms=3_600_000)
         assert windows.used_us("anna") == 21_007
 
 
 async def test_a_namespace_that_was_made_anew_has_not_used_what_the_one_before_it_did(tmp_path):
-    await leave_used(tmp_path, (2000, 1000, "anna"), (3, 20_000, "anna"))
-    namespace = msgspec.structs.replace(ANNA, created_ms=int(time.time() * 1000) - 600_000)
-    async with next_daemon(tmp_path, namespace=namespace) as daemon:
-        assert (await restored(daemon.site, daemon.entities)).used_us("anna") == 20_007
+    anew = msgspec.structs.replace(ANNA, created_ms=int(time.time() * 1000) - 600_000)
+    async with after_use(tmp_path, (2000, 1000, "anna"), (3, 20_000, "anna"), namespace=anew) as left:
+        assert (await restored(*left)).used_us("anna") == 20_007
 
 
 async def test_a_ledger_that_cannot_be_read_counts_nothing_and_is_told_of(tmp_path, caplog):
-    await leave_used(tmp_path, (3, 1000, "anna"))
-    async with next_daemon(tmp_path) as daemon:
+    async with after_use(tmp_path, (3, 1000, "anna")) as (records, entities):
         (month,) = (tmp_path / "ledger").glob("*.db")
-        records = daemon.site.recorder.records
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / month.name).write_bytes(b"no database" * 1000)
         records._ledger = tmp_path / "elsewhere"
-        assert (await restored(daemon.site, daemon.entities)).all_used_us() == {}
+        assert (await restored(records, entities)).all_used_us() == {}
     assert "what was used of the CPU before cannot be read" in caplog.text

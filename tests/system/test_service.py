@@ -226,6 +226,12 @@ def test_a_reload_takes_over_limits_and_names_what_needs_a_restart(make, manager
     assert "http.drain_s" in restart
     assert "limits.payload_bytes" not in restart
     assert '"memory_budget_mib": 2048' in service.control("pool", "--json")
+    service.set(limits__cpu_seconds_per_window=0, limits__cpu_window_s=120)
+    service._process.send_signal(1)
+    manager.hear("RELOADING=1")
+    manager.hear("READY=1")
+    refused = user.invoke("echo", {"n": 1})
+    assert (refused.status, "in the last 120 seconds" in refused.error) == (429, True)
 
 
 def test_a_reload_weighs_users_anew_while_their_containers_live(make, manager, make_user, engine_url):
