@@ -90,6 +90,12 @@ class Probed(Event, frozen=True):
     frozen: bool
 
 
+class Spoiled(Event, frozen=True):
+    """An activation in it has ended, but not well, and others run on in it: it is to take no more."""
+
+    container: ContainerId
+
+
 class Died(Event, frozen=True):
     """The container's main process has ended."""
 

@@ -42,11 +42,13 @@ class Told:
         initialised: the container took its code: (activation, whether that takes one activation at a time).
         tail: CPU time used after the reply of an activation: (activation, container, microseconds).
         repaired: a container was found frozen with a call in flight, and thawed.
+        spoiled: an activation has ended so that its container is to take no more, while others run in it.
     """
 
     initialised: Callable[[ActivationId, bool], None]
     tail: Callable[[ActivationId, ContainerId, int], None] | None = None
     repaired: Callable[[ContainerId], None] | None = None
+    spoiled: Callable[[ContainerId], None] | None = None
 
 
 class Lease:
@@ -139,7 +141,7 @@ class Lease:
         previous, tail_us = None, 0
         try:
             if live.sharers:
-                live.share_cpu()
+                self._share_cpu()
                 for lease in (self, *live.sharers):
                     lease.is_shared = True
             else:
@@ -330,12 +332,16 @@ class Lease:
         """
         live = self._live
         handle = live.handle
-        if len(live.sharers) > 1:
-            live.share_cpu()
+        if len(live.sharers) > 1 or live.overdue:
+            self._share_cpu()
         else:
             before_us, live.cpu_us = live.cpu_us, max(handle.cpu_us(), live.cpu_us)
             self.spent_us += live.cpu_us - before_us
         live.sharers.remove(self)
+        if self._touched and not self.clean and live.sharers:
+            live.overdue.append(self.activation)
+            if self._told.spoiled:
+                self._told.spoiled(live.container_id)
         # Between leases nothing is throttled or killed that was not begun by the last one: two reads a call are enough.
         throttled_us, oom_kills = live.throttled_us, live.oom_kills
         live.throttled_us = handle.throttled_us() if live.spec.cpu_millis else 0
@@ -350,6 +356,14 @@ class Lease:
             memory=memory,
             is_shared=self.is_shared,
         )
+
+    def _share_cpu(self) -> None:
+        """Divide what was used since the last look; the part of those whose record is written is their tail."""
+        live = self._live
+        share_us = live.share_cpu()
+        if share_us and self._told.tail:
+            for activation in live.overdue:
+                self._told.tail(activation, live.container_id, share_us)
 
 
 def _count(text: str) -> int | None:

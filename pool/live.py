@@ -49,6 +49,7 @@ class Live:
         "oom_from",
         "oom_kills",
         "others",
+        "overdue",
         "sharers",
         "slot",
         "spec",
@@ -69,6 +70,8 @@ class Live:
         self.others: list[Connection] = []
         #: Leases that run now, all of which share the CPU time used meanwhile.
         self.sharers: list[Lease] = []
+        #: Activations that ended without an answer beside these: what they do goes on, as long as the container does.
+        self.overdue: list[ActivationId] = []
         #: Its main process has ended.
         self.dead = False
         #: Where it reaches the API; None where that is not served, or could not be opened.
@@ -106,7 +109,7 @@ class Live:
         now_us = self.handle.cpu_us()
         tail_us = now_us - self.cpu_us if self.cpu_us >= 0 else 0
         self.cpu_us = now_us
-        return self.last_activation, tail_us
+        return self.overdue[-1] if self.overdue else self.last_activation, tail_us
 
     def kept_connection(self, now: float) -> Connection | None:
         """Return the kept connection, None where there is none that may be used; see `connect`.
@@ -163,14 +166,19 @@ class Live:
                 connection.close()
         self.others.clear()
 
-    def share_cpu(self) -> None:
-        """Divide the CPU time since the last look among those that run: equally, for nobody can tell. May raise OSError."""
+    def share_cpu(self) -> int:
+        """Divide the CPU time since the last look among those that run: equally, for nobody can tell. May raise OSError.
+
+        Returns:
+            What each of those that are overdue has used of it, microseconds.
+        """
         now_us = max(self.handle.cpu_us(), self.cpu_us)
-        share, rest = divmod(now_us - self.cpu_us, len(self.sharers))
+        share, rest = divmod(now_us - self.cpu_us, len(self.sharers) + len(self.overdue))
         self.cpu_us = now_us
         for lease in self.sharers:
             lease.spent_us += share
         self.sharers[0].spent_us += rest
+        return share
 
     async def connect(
         self,

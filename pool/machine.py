@@ -93,6 +93,7 @@ class Machine:
             ev.FreezeFailed: self._on_freeze_failed,
             ev.Probed: self._on_probed,
             ev.Measured: self._on_measured,
+            ev.Spoiled: self._on_spoiled,
             ev.Died: self._on_died,
             ev.Removed: self._on_removed,
             ev.Found: self._on_found,
@@ -395,6 +396,12 @@ class Machine:
             self.books.move(container, S.FROZEN if event.frozen else S.WARM)
             self._serving.serve_with(container)
         self.launcher.launch()
+
+    def _on_spoiled(self, event: ev.Spoiled) -> None:
+        container = self.books.containers.get(event.container)
+        if container is not None and container.state is S.BUSY:
+            self.books.move(container, S.DRAINING)
+            self.launcher.launch()
 
     def _on_died(self, event: ev.Died) -> None:
         """Whoever holds it learns that from the broken connection; an idle one goes at once."""

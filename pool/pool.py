@@ -122,7 +122,7 @@ class Pool:
         self.backend = backend
         self._loop = asyncio.get_running_loop()
         self._hooks = hooks or PoolHooks()
-        self._told = Told(self._initialised, self._hooks.tail, self._hooks.repaired)
+        self._told = Told(self._initialised, self._hooks.tail, self._hooks.repaired, self._spoiled)
         self._node = node
         self.machine = Machine(settings, name=self._new_name, observer=self._hooks.transition)
         self._operations = Operations(backend, self.machine.books, self._feed, group=group, table=table, hooks=self._hooks)
@@ -427,6 +427,9 @@ class Pool:
 
     def _initialised(self, activation: ActivationId, takes_one: bool) -> None:
         self._feed(ev.Initialised(activation, takes_one))
+
+    def _spoiled(self, container_id: ContainerId) -> None:
+        self._feed(ev.Spoiled(container_id))
 
     def _key_digest(self, container_id: ContainerId) -> str:
         key = self.machine.books.containers[container_id].key

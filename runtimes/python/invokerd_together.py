@@ -67,6 +67,11 @@ class _Connection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._go_on()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits any more: its time is up, or it was cancelled."""
+        if self._serving is not None:
+            self._serving.cancel()
+
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         self._go_on()

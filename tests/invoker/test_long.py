@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from invoker_site import ANNA, Site, site
+from invoker_site import ANNA, Site, action, site, until
 
 from invoker.activation import Status
 from invoker.long import LongWay
+from invoker.model import Exec, Limits
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace
 from pool.errors import EngineError, ThawFailed
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.lease import Lease
-from pool.model import ContainerId
+from pool.model import ContainerId, ContainerState
 
 
 def long_way(s: Site) -> LongWay:
@@ -169,3 +172,28 @@ async def test_an_activation_whose_lines_come_late_is_answered_before_they_are_t
         await way._endings.run(ticket, lambda ticket: way._in_a_container(ticket, ticket.plan, LateLease()))
         assert order == ["answered"]
         assert await s.recorder.records.get_logs("anna", ticket.activation_id) == ["late line"]
+
+
+async def test_one_past_its_limit_ends_then_and_those_beside_it_when_they_have_their_answer(tmp_path: Path):
+    beside, limits = asyncio.get_running_loop().create_future(), Limits(timeout=300, concurrency=3)
+    together = Exec(kind="nodejs:20", code="c")
+
+    def answer(path: str, body: Any) -> Answer | Misbehaviour:
+        if path == "/init":
+            return echo(path, body)
+        return Misbehaviour.HANG if body["value"].get("hang") else Answer(until=beside)
+
+    async with site(tmp_path, launch_patience_s=1000.0) as s, asyncio.TaskGroup() as group:
+        s.backend.action = answer
+        patient = action(exec=together, limits=msgspec.structs.replace(limits, timeout=20_000))
+        other = group.create_task(s.run(patient))
+        await until(lambda: [each.requests for each in s.backend.containers.values()] == [["/init", "/run"]])
+        done = await s.run(action(exec=together, limits=limits), b'{"hang":true}')
+        assert (done.meter.outcome, other.done()) == ("timeout", False)
+        assert await s.recorder.records.get("anna", done.activation_id) is not None
+        (container,) = s.pool.containers()
+        assert container.state is ContainerState.DRAINING
+        beside.set_result(None)
+        assert (await other).meter.outcome == "ok"
+        assert (await other).container == done.container
+        await until(lambda: not s.pool.containers())

@@ -109,6 +109,36 @@ async def test_cpu_time_is_shared_by_those_that_run_and_adds_up(bench):
     assert [us for _, us in bench.tails] == [7]
 
 
+async def test_what_an_activation_that_went_wrong_goes_on_to_use_beside_others_is_its_tail_and_not_theirs(bench):
+    async with bench.lease("a") as a:
+        start = bench.container.cpu
+        async with bench.lease("b") as b:
+            await bench.request(b)
+            bench.container.advance_cpu(200)  # two of them
+            used = [b.read_usage().cpu_us]  # its time is up
+        bench.container.advance_cpu(1000)  # two of them, as far as anybody can tell
+        used.append(a.read_usage().cpu_us)
+        a.clean = True
+        bench.container.advance_cpu(7)  # nobody but what has no end
+        end = bench.container.cpu
+    async with asyncio.timeout(10):
+        while bench.backend.containers:
+            await asyncio.sleep(0)
+    assert used == [100, 600]
+    assert bench.tails == [("b", 500), ("b", 7)]
+    assert sum(used) + sum(us for _, us in bench.tails) == end - start
+
+
+async def test_a_container_in_which_one_went_wrong_takes_no_more_though_its_lease_has_not_ended(bench):
+    async with bench.lease("a") as a, bench.lease("b") as b:
+        assert bench.pool.is_ready(KEY)
+        await bench.request(b)
+        b.read_usage()
+        assert bench.pool.take(ActivationId("c"), KEY) is None
+        a.clean = True
+        a.read_usage()
+
+
 async def test_a_container_that_has_ended_before_it_was_dialled_is_told_as_such(bench):
     loop = asyncio.get_running_loop()
     async with bench.pool.lease(ActivationId("a"), KEY, facts=b"", deadline=loop.time() + 10) as lease:

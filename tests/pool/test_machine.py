@@ -375,6 +375,20 @@ def test_container_that_dies_under_a_lease_takes_no_more_and_goes_when_the_lease
     assert ev.Remove(container) in driver.feed(ev.Ended(ActivationId("a2"), False))
 
 
+def test_container_in_which_an_activation_went_wrong_beside_others_is_removed_when_the_last_of_them_ends():
+    driver = Driver()
+    shared = key(concurrency=3)
+    container = driver.warm("a0", shared)
+    driver.arrive("a1", shared)
+    driver.arrive("a2", shared)
+    assert driver.feed(ev.Spoiled(container)) == []
+    assert driver.state(container) is S.DRAINING
+    assert "Grant" not in kinds(driver.arrive("a3", shared))
+    assert ev.Remove(container) not in driver.feed(ev.Ended(ActivationId("a2"), False))
+    assert ev.Remove(container) in driver.feed(ev.Ended(ActivationId("a1"), True))
+    assert driver.feed(ev.Spoiled(container)) == [], "it goes already"
+
+
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4])
 def test_container_never_holds_more_leases_than_the_concurrency(concurrency: int):
     driver = Driver(launch_patience_s=1000.0)
@@ -662,6 +676,11 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         self.feed(ev.Died(data.draw(st.sampled_from(sorted(self.driver.machine.books.containers)))))
+
+    @precondition(lambda self: self.driver.machine.books.containers)
+    @rule(data=st.data())
+    def spoil(self, data: st.DataObject) -> None:
+        self.feed(ev.Spoiled(data.draw(st.sampled_from(sorted(self.driver.machine.books.containers)))))
 
     @rule(index=st.integers(0, 5), revision=st.sampled_from(["r1", None]))
     def retire(self, index: int, revision: str | None) -> None:

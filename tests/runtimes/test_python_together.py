@@ -60,6 +60,24 @@ def test_a_line_whose_end_does_not_come_is_told_as_it_is_so_far_to_its_activatio
         assert together.logs(client.read(), activation=f"{n:032x}")[0] == f"begins {n} and ends {n}"
 
 
+def test_a_coroutine_whose_connection_is_closed_is_cancelled_and_the_others_go_on(start, tmp_path):
+    process = start("python", **ALLOWED)
+    code = (
+        "import asyncio\nseen = []\nasync def main(args):\n    if 'wait' not in args:\n        return {'seen': seen}\n"
+        "    print('waits')\n    try:\n        await asyncio.sleep(60)\n    finally:\n        seen.append(args['wait'])\n"
+    )
+    assert process.init(code).status == 200
+    lost, kept = process.connect(), process.connect()
+    for index, client in enumerate((lost, kept), start=1):
+        client.send("/run", {"value": {"wait": index}, "activation_id": f"{index:032x}"})
+        process.pipe.wait(f"{index:032x}", 1)
+    lost.socket.close()
+    deadline = time.monotonic() + 20
+    while (seen := process.run().json["seen"]) == [] and time.monotonic() < deadline:
+        pass
+    assert seen == [1]
+
+
 def test_coroutines_run_at_the_same_time_and_each_line_belongs_to_who_wrote_it(together):
     answers = send_runs(together, [{"n": n, "wanted": 4} for n in range(4)])
     assert [answer.json for answer in answers] == [{"n": n} for n in range(4)]
