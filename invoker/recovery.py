@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 import msgspec
@@ -53,7 +54,7 @@ async def restore_cpu_windows(windows: CpuWindows, records: Records, *, namespac
         log.error("what was used of the CPU before cannot be read, and is not counted by its limits: %s", error)  # noqa: TRY400
         return
     created_ms = {each.name: each.created_ms for each in namespaces.list_namespaces()}
-    windows.restore((use for use in uses if created_ms.get(use.namespace, upto_ms) < (use.step + 1) * step_ms), step_ms)
+    windows.restore((use for use in uses if created_ms.get(use.namespace, math.inf) < (use.step + 1) * step_ms), step_ms)
 
 
 async def take_over(

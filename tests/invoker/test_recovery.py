@@ -192,7 +192,7 @@ async def restored(records: Any, entities: EntityStore, length_s: int = 3600) ->
 
 
 async def test_the_windows_begin_with_what_was_used_of_them_before(tmp_path):
-    async with after_use(tmp_path, (3, 1000, "anna"), (200, 20_000, "anna"), (4000, 300_000, "anna"), (5, 40, "nobody")) as left:
+    async with after_use(tmp_path, (3, 1000, "anna"), (200, 20_000, "anna"), (4000, 300_000, "anna"), (0, 40, "nobody")) as left:
         assert (await restored(*left)).all_used_us() == {"anna": 21_007}
         assert (await restored(*left, 120)).used_us("anna") == 1007
 
@@ -213,9 +213,9 @@ async def test_a_namespace_that_was_made_anew_has_not_used_what_the_one_before_i
 
 async def test_a_ledger_that_cannot_be_read_counts_nothing_and_is_told_of(tmp_path, caplog):
     async with after_use(tmp_path, (3, 1000, "anna")) as (records, entities):
-        (month,) = (tmp_path / "ledger").glob("*.db")
         (tmp_path / "elsewhere").mkdir()
-        (tmp_path / "elsewhere" / month.name).write_bytes(b"no database" * 1000)
+        for month in (tmp_path / "ledger").glob("*.db"):
+            (tmp_path / "elsewhere" / month.name).write_bytes(b"no database" * 1000)
         records._ledger = tmp_path / "elsewhere"
         assert (await restored(records, entities)).all_used_us() == {}
     assert "what was used of the CPU before cannot be read" in caplog.text
