@@ -137,7 +137,8 @@ class ContainerBackend(Protocol):
         """Create and start a container, labelled with node, boot id and spec; return as soon as its process runs.
 
         A failure on the way leaves nothing behind, where the engine obeys. Where it does not, or is not asked because it has just
-        not answered, the caller removes what there may be: `remove` with no handle, until it succeeds.
+        not answered, the caller removes what there may be: `remove` with no handle, until it succeeds; but not where the error
+        says `nothing_made`. Cancelled, it leaves what the engine makes in spite of that to the next look at all containers.
 
         Raises:
             ImageNotFound, ContainerStartFailed: the image's fault.

@@ -190,12 +190,16 @@ class DockerBackend:
 
     async def create(self, container_id: ContainerId, spec: ContainerSpec) -> ContainerHandle:
         """See `ContainerBackend`."""
-        refuse_on_full_disk(self.facts.root_dir)
-        shared = await self._sources.wait_shared(spec.mounts)
+        try:
+            refuse_on_full_disk(self.facts.root_dir)
+            shared = await self._sources.wait_shared(spec.mounts)
+            directory = self._create_fifo(container_id, spec) if spec.logs is LogTransport.PIPE else None
+        except InvokerError as error:
+            error.nothing_made = True
+            raise
         stream: Stream | None = None
         kept, hung = False, False
         try:
-            directory = self._create_fifo(container_id, spec) if spec.logs is LogTransport.PIPE else None
             request = recipe.create_request(
                 spec,
                 self.facts,
@@ -361,6 +365,8 @@ class DockerBackend:
         try:
             return fifo.create_fifo(self._run_dir, container_id, spec.uid, spec.gid)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a part of it may be there; the first error tells more
+                fifo.remove_fifo(self._run_dir, container_id)
             raise EngineError(f"the log pipe of {container_id} cannot be made: {error}") from error
 
     async def _post_create(self, container_id: ContainerId, request: dict[str, Any]) -> str:

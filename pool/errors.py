@@ -10,6 +10,8 @@ class InvokerError(Exception):
 
     #: Stable name of this failure, in kebab case: in logs, in `docs/errors.md`, in metrics.
     code = "internal"
+    #: Of a failed `ContainerBackend.create`: the engine was not asked for anything, so that there is nothing to remove.
+    nothing_made = False
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().split("\n\n")[0])

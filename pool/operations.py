@@ -77,6 +77,8 @@ class Operations:
         self.lives: dict[ContainerId, Live] = {}
         #: When to close connections of which frozen container. It may have thawed by then, and frozen again.
         self.stale = Expiries()
+        #: Those of which the engine knows nothing, since nothing was asked of it: until they are removed.
+        self._unmade: set[ContainerId] = set()
         #: CPU time of containers that are gone, microseconds.
         self._gone_cpu_us = 0
         #: Creations, probes and removals under way.
@@ -134,6 +136,8 @@ class Operations:
             handle = await self._backend.create(container_id, command.spec)
         except InvokerError as error:
             log.warning("%s could not be created: %s", container_id, error)
+            if error.nothing_made:
+                self._unmade.add(container_id)
             self._feed(ev.CreateFailed(container_id, error))
             return
         live = self.add(container_id, command.spec, handle)
@@ -169,7 +173,10 @@ class Operations:
         self._feed(ev.Created(container_id, exercised=True))
 
     async def _remove(self, container_id: ContainerId) -> None:
-        await self._destroy(container_id)
+        if container_id in self._unmade:
+            self._unmade.remove(container_id)
+        else:
+            await self._destroy(container_id)
         self._feed(ev.Removed(container_id))
 
     async def _destroy(self, container_id: ContainerId) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import json
 import os
@@ -141,6 +142,7 @@ async def test_a_disk_that_fills_while_a_container_is_made_is_what_went_wrong(en
     with pytest.raises(EngineDiskFull, match="0 MiB free") as caught:
         await backend.create(A, SPEC)
     assert "no space left on device" in str(caught.value.__context__)
+    assert not caught.value.nothing_made, "it may have made something"
     assert f"DELETE /containers/{A}" in engine.verbs()
 
 
@@ -290,10 +292,24 @@ async def test_on_a_full_disk_the_engine_is_not_asked_for_a_container(engine, ba
 
     monkeypatch.setattr("pool.docker.refuse_on_full_disk", refuse)
     asked = len(engine.requests)
-    with pytest.raises(EngineDiskFull):
+    with pytest.raises(EngineDiskFull) as caught:
         await backend.create(A, SPEC)
     assert len(engine.requests) == asked
+    assert caught.value.nothing_made
     await backend.remove(A, None)  # that goes on
+
+
+async def test_where_the_log_pipe_cannot_be_made_the_engine_is_not_asked(engine, backend, tmp_path, monkeypatch):
+    def refuse(_path, mode):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pool.fifo.os.mkfifo", refuse)
+    asked = len(engine.requests)
+    with pytest.raises(EngineError, match=r"the log pipe of .* cannot be made: .*No space left") as caught:
+        await backend.create(A, SPEC)
+    assert len(engine.requests) == asked
+    assert caught.value.nothing_made
+    assert list((tmp_path / "containers").iterdir()) == []
 
 
 async def test_a_create_asks_the_engine_three_times(engine, backend):

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pool.backend import FoundContainer
-from pool.errors import EngineError, EngineUnavailable
+from pool.errors import EngineDiskFull, EngineError, EngineUnavailable
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.live import Live
 from pool.model import ActivationId, ContainerId, ReuseKey, StartKind
@@ -28,6 +28,20 @@ async def test_removal_is_tried_until_the_engine_obeys_and_memory_counts_so_long
         await b.until(lambda: b.states() == [])
         assert b.backend.calls["remove"] == 3
         assert b.pool.statistics().memory_used_mib == 0
+
+
+async def test_a_container_that_the_engine_was_not_asked_for_is_not_removed_from_it(tmp_path: Path):
+    full = EngineDiskFull()
+    full.nothing_made = True
+    async with bench(tmp_path) as b:
+        for calls, error in ((0, full), (1, EngineDiskFull())):
+            b.backend.fail_next("create", error)
+            with pytest.raises(EngineDiskFull):
+                await b.call()
+            await b.until(lambda: b.states() == [])
+            assert b.backend.calls["remove"] == calls
+            assert b.pool.statistics().memory_used_mib == 0
+        await b.call()
 
 
 async def test_a_removal_that_the_breaker_refuses_comes_back_when_the_breaker_says_and_no_later(
