@@ -112,6 +112,28 @@ async def test_a_call_waits_while_something_else_runs_that_will_come_free(tmp_pa
         await caller.end()
 
 
+async def test_who_has_had_its_answer_is_not_taken_to_wait_and_nobody_is_refused_for_it(tmp_path: Path):
+    async with site(tmp_path, memory_mib=768) as s, asyncio.TaskGroup() as group:
+        caller = Caller(s)
+        answered = await caller.running(group, "outer-answered", 256)
+        waits = await caller.running(group, "outer", 256)
+        await s.invoker.invoke(s.call(action("inner"), origin=answered))
+        looks: list[set[ActivationId]] = []
+        look = s.invoker._long_way._nesting._find_stuck
+        s.invoker._long_way._nesting._find_stuck = lambda: (looks.append(look()), looks[-1])[1]  # type: ignore[method-assign]
+        assert s.invoker._long_way._nesting._timer is None, "nothing to look at"
+        large = group.create_task(s.invoker.invoke(s.call(action("large", limits=Limits(memory=512)), origin=waits)))
+        while len(looks) < 5:
+            await asyncio.sleep(nesting.LOOK_S)
+        assert looks == [set()] * len(looks), "the one that computes will make room"
+        (computes,) = [each for each in s.invoker._in_flight if each.call.action.path == "outer-answered"]
+        s.invoker.cancel(computes.activation_id)
+        done = await large
+        assert isinstance(done, Activation)
+        assert done.meter.outcome == "ok"
+        await caller.end()
+
+
 async def test_it_goes_before_what_nobody_holds_a_container_for(tmp_path: Path):
     async with site(tmp_path, memory_mib=384) as s, asyncio.TaskGroup() as group:
         caller = Caller(s)

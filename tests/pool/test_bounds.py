@@ -90,6 +90,24 @@ def test_a_refusal_by_number_overflows_the_line_too(bound: str, error: type[Pool
     assert bounds.refusal(key(), 0.0) is not None, "three wait, and in an overload no more than two may"
 
 
+@pytest.mark.parametrize(("uid", "seconds"), [(1001, 20.0), (2002, 2.0)])
+def test_who_has_too_many_waiting_is_told_when_his_own_line_has_moved_on_not_that_of_all(uid: int, seconds: float):
+    queue = FairQueue()
+    for owner, served in ((1001, 5), (2002, 50)):
+        names = [ActivationId(f"{owner}-{number}") for number in range(20 + served)]
+        for name in names:
+            queue.push(Waiter(name, key(uid=owner), 0.0), weight=1.0)
+        for waiter in [each for each in queue.all() if each.activation in names[:served]]:
+            queue.serve(waiter, 1.0)
+    refusal = bounds_of(queue, max_waiting_per_user=20).refusal(key(uid=uid), 5.0)
+    assert isinstance(refusal, TooManyWaiting)
+    assert refusal.retry_after_s == seconds
+    assert f"come back in {seconds:.0f} s" in str(refusal)
+    both = bounds_of(queue, max_waiting=40).refusal(key(uid=uid), 5.0)
+    assert both is not None
+    assert both.retry_after_s == 4.0, "forty wait, eleven a second are served"
+
+
 def test_those_that_are_coming_count_as_if_they_waited():
     queue = FairQueue()
     assert bounds_of(queue, longest_wait_s=10.0).refusal(key(), 0.0, coming=10) is None

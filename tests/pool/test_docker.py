@@ -61,7 +61,7 @@ VERBS: dict[str, Callable[[DockerBackend], Any]] = {
 }
 #: What cannot fail: it then does not know.
 NEVER_RAISES = {"was_out_of_memory"}
-NOT_THE_ENGINE = {"dial", "listen", "close", "open", "watch_events"}  # watch_events never ends; tested below
+NOT_THE_ENGINE = {"dial", "listen", "close", "open", "weigh_anew", "watch_events"}  # watch_events never ends; tested below
 
 
 async def black_hole(path: str) -> asyncio.Server:
