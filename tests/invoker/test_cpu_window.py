@@ -139,6 +139,17 @@ def test_a_clock_that_is_set_back_makes_nothing_older_and_nothing_stay_for_ever(
     assert windows.used_us("anna") == 0
 
 
+def test_a_clock_that_wavers_about_the_end_of_a_step_forgets_nothing():
+    clock = Clock()
+    windows = CpuWindows(60, clock)
+    add(windows, clock, 5)
+    for _ in range(2 * STEPS):
+        clock.now = START + 1.1
+        assert windows.used_us("anna") == 5
+        clock.now = START + 0.9
+        assert windows.used_us("anna") == 5
+
+
 def test_an_end_that_is_noted_late_does_not_move_the_window_back():
     clock = Clock()
     windows = CpuWindows(60, clock)

@@ -205,6 +205,17 @@ def test_the_expected_wait_counts_on_the_containers_that_an_action_could_still_h
     assert expected_wait_s(of(1), 6) == pytest.approx(12.0)
 
 
+def test_the_expected_wait_counts_on_no_more_containers_than_the_user_may_have():
+    driver = Driver(memory_mib=10_240, max_containers_per_user=2)
+    busy(driver, "a0", of(1))
+    driver.now += 1.0
+    driver.feed(ev.Ended(ActivationId("a0"), True))
+    expected_wait_s = driver.machine.launcher.expected_wait_s
+    assert expected_wait_s(of(1), 6) == pytest.approx(6.0), "six runs of two seconds, on the two that it may have"
+    busy(driver, "other", of(1, "other"))
+    assert expected_wait_s(of(1), 6) == pytest.approx(12.0), "another action of the user has one of them"
+
+
 def test_there_is_room_where_a_start_fits_into_memory_and_caps():
     driver = Driver(memory_mib=768, max_containers_per_action=2)
     has_room = driver.machine.launcher.has_room
