@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class Engine:
         """Tell all that the engine knows of a container."""
         told: dict[str, Any] = self.request("GET", f"/containers/{container}/json")
         return told
+
+    def update(self, container: str, limits: Mapping[str, int]) -> None:
+        """Give a container other limits while it runs."""
+        self.request("POST", f"/containers/{container}/update", limits)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -20,7 +20,7 @@ from bench.cpu import cpu_us
 from bench.daemon import DEADLINE_S, GID, LOOK_S, NAMESPACE, UID, Daemon
 from pool.model import ContainerSpec
 from pool.recipe import LABEL_NODE, LABEL_SPEC, EngineFacts, create_request
-from pool.user_groups import DEFAULT_PARENT, UserGroups, parent_path
+from pool.user_groups import UserGroups, default_parent, parent_path
 
 #: The image of the kind that all scenarios use.
 IMAGE = "invokerd/python3:latest"
@@ -120,7 +120,7 @@ class Setting:
         name = f"invokerd-bench-{secrets.token_hex(6)}"
         logs = make_log_directory(self.root, name, spec.uid, spec.gid)
         facts = self._facts()
-        parent = parent_path(DEFAULT_PARENT, facts.cgroup_driver)
+        parent = parent_path(default_parent(self.node), facts.cgroup_driver)
         group = UserGroups(parent, lambda _: 1.0).of(spec) if parent else None
         body = create_request(spec, facts, node=self.node, boot_id="none", log_directory=logs, cgroup_parent=group)
         container = ByHand(self.engine, name, body)
@@ -234,7 +234,7 @@ def cpu_us_a_call(runs: Mapping[str, list[client.Run]]) -> dict[str, float]:
 
 
 def remove_containers(engine: Engine, node: str) -> None:
-    """Remove every container of a node, thawed first: a frozen one cannot be killed where the cgroups are v1."""
+    """Remove every container of a node, thawed first (under v1 a frozen one cannot be killed), and their cgroups."""
     deadline = time.monotonic() + DEADLINE_S
     while listed := engine.containers(f"{LABEL_NODE}={node}"):
         for each in listed:
@@ -248,3 +248,4 @@ def remove_containers(engine: Engine, node: str) -> None:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(LOOK_S)
+    UserGroups(f"/{default_parent(node)}", lambda _: 1.0).remove_empty(parent=True)

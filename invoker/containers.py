@@ -8,19 +8,21 @@ from contextlib import asynccontextmanager
 
 from invoker.config.keys import ConfigError
 from invoker.config.model import Config, PoolConfig
+from invoker.health import Check
 from invoker.stores import boot_id
 from pool.courtesy import Courtesy, NoIdleCgroup, idle_file
 from pool.docker import DockerBackend
 from pool.guard import Deadlines
 from pool.keepalive import POLICIES
-from pool.parent import NoParentCgroup, prepare_parent
+from pool.parent import NoParentCgroup
 from pool.settings import PoolSettings
-from pool.user_groups import DEFAULT_PARENT, UserGroups, parent_path
+from pool.user_groups import UserGroups, default_parent, parent_path
+from pool.wall import Wall
 
 
 @asynccontextmanager
 async def open_engine(config: Config, *, weight_of: Callable[[str], float]) -> AsyncIterator[DockerBackend]:
-    """Connect to the container engine, and prepare the cgroup of all containers, which is limited where the site names it.
+    """Connect to the container engine, and prepare the cgroup of all containers. Remove it at the end, if no container is left.
 
     Args:
         config: checked.
@@ -40,18 +42,17 @@ async def open_engine(config: Config, *, weight_of: Callable[[str], float]) -> A
     run_dir = config.state_dir / "containers"
     backend = await DockerBackend.open(engine.url, node=config.node, boot_id=boot_id(), run_dir=run_dir, deadlines=deadlines)
     courtesy: Courtesy | None = None
+    groups: UserGroups | None = None
     try:
         if engine.cgroups:
             courtesy = backend.guard.courtesy = _make_courtesy(engine.cgroups)
-        driver = backend.facts.cgroup_driver
-        if config.pool.cgroup_parent:
-            parent: str | None = await asyncio.to_thread(_make_parent, config.pool, driver)
-        else:
-            parent = parent_path(DEFAULT_PARENT, driver)
-        if parent is not None:
-            backend.use_groups(UserGroups(parent, weight_of))
+        groups = await _enter_groups(backend, config, weight_of)
         yield backend
     finally:
+        if backend.wall is not None:
+            backend.wall.close()
+        if groups is not None:
+            await asyncio.to_thread(groups.remove_empty, parent=True)
         if courtesy is not None:
             courtesy.close()
         await backend.close()
@@ -64,11 +65,40 @@ def _make_courtesy(groups: Sequence[str]) -> Courtesy:
         raise ConfigError([f"engine.cgroups: {error}"]) from error
 
 
-def _make_parent(pool: PoolConfig, driver: str) -> str:
-    try:
-        return prepare_parent(pool.cgroup_parent, driver=driver, memory_mib=pool.memory_mib)
-    except NoParentCgroup as error:
-        raise ConfigError([f"pool.cgroup_parent = {pool.cgroup_parent}: {error}"]) from error
+async def _enter_groups(backend: DockerBackend, config: Config, weight_of: Callable[[str], float]) -> UserGroups | None:
+    """Have containers made in cgroups of their users, behind a wall."""
+    pool, driver = config.pool, backend.facts.cgroup_driver
+    name = parent_of(config)
+    wall = backend.wall = Wall(name, driver=driver, memory_mib=pool.memory_mib)
+    if pool.cgroup_parent:
+        try:
+            await asyncio.to_thread(wall.raise_now)
+        except NoParentCgroup as error:
+            raise ConfigError([f"pool.cgroup_parent = {name}: {error}"]) from error
+    await wall.keep()
+    parent = parent_path(name, driver)
+    if parent is None:
+        return None
+    groups = UserGroups(parent, weight_of, weight=pool.cpu_weight or None)
+    await asyncio.to_thread(groups.remove_empty)
+    backend.use_groups(groups)
+    return groups
+
+
+def parent_of(config: Config) -> str:
+    """Name the cgroup of all containers."""
+    return config.pool.cgroup_parent or default_parent(config.node)
+
+
+def check_wall(wall: Wall | None) -> Check:
+    """Tell whether the kernel bounds the memory of all containers together, for `/health`. The node serves without."""
+    if wall is None:
+        return Check(name="memory-wall", ok=True, detail="not asked for")
+    if wall.problem:
+        detail = f"only each container has a limit of its own: {wall.problem}"
+        return Check(name="memory-wall", ok=True, warning=True, detail=detail)
+    hit = f"; {wall.hits} times the kernel ended a process for it, see docs/operations.md" if wall.hits else ""
+    return Check(name="memory-wall", ok=True, warning=bool(hit), detail=f"{wall.limit // 2**20} MiB{hit}")
 
 
 def pool_settings(pool: PoolConfig) -> PoolSettings:

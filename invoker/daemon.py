@@ -24,13 +24,13 @@ from aiohttp import web
 from invoker import __version__
 from invoker.activation import Activation
 from invoker.alarms.provider import build_alarms
-from invoker.alone import alone_on_node
+from invoker.alone import alone_in_cgroup, alone_on_node
 from invoker.bookkeeping import Bookkeeper
 from invoker.catalog.builtins import catalog_builtins
 from invoker.catalog.deploy import deploy_catalog
 from invoker.config.model import Config
 from invoker.configured import load_manifest, load_operator_credentials
-from invoker.containers import open_engine, pool_settings
+from invoker.containers import check_wall, open_engine, parent_of, pool_settings
 from invoker.control.operations import Operations
 from invoker.control.server import serve_control
 from invoker.cpu_window import CpuWindows
@@ -100,7 +100,7 @@ async def serve(config: Config, config_path: Path | None = None) -> int:
     notifier.starting()
     with signals.installed(), _alone(), contextlib.closing(notifier):
         async with open_stores(config) as stores:
-            with alone_on_node(config.node, config.engine.url):
+            with alone_on_node(config.node, config.engine.url), alone_in_cgroup(parent_of(config)):
                 async with open_engine(config, weight_of=live.weight_of) as backend, asyncio.TaskGroup() as group:
                     daemon = Daemon(live, manifest=manifest, stores=stores, backend=backend, notifier=notifier, group=group)
                     async with daemon.running(signals):
@@ -212,14 +212,16 @@ class Daemon:
             pool=self.pool,
             backend=backend,
             sick=lambda: [kind.value for kind in backend.guard.sick_classes()],
-            then=self.images.sweep,
+            then=self._look_after,
         )
         backend.guard.on_sick = self.reconciler.nudge
+        if backend.wall is not None:
+            backend.wall.on_hit = self.pool.overflowed
         self.keeper = Keeper(
             pool=self.pool,
             notifier=notifier,
             engine=self.reconciler.check,
-            extra_checks=lambda: [*stores.checks(), self.images.check()],
+            extra_checks=lambda: [*stores.checks(), self.images.check(), check_wall(backend.wall)],
             on_lag=self.observer.loop_lag,
         )
         self.authenticator = Authenticator(stores.entities, stores.pepper)
@@ -423,6 +425,12 @@ class Daemon:
     def _forget_namespace(self, name: str) -> None:
         self.observer.forget_namespace(name)
         self.cpu.forget(name)
+
+    async def _look_after(self) -> None:
+        """What is to be done now and then, after each look at an engine that answers."""
+        await self.images.sweep()
+        if self.backend.wall is not None:
+            await self.backend.wall.keep()
 
     def _freeze_failed(self) -> None:
         self.observer.freeze_failed()

@@ -28,7 +28,7 @@ from invoker.vault import Vault
 from pool.connection import Response
 from pool.errors import ThawFailed
 from pool.lease import Lease
-from pool.model import ContainerId
+from pool.model import ContainerId, MemoryKill
 from pool.pool import Pool
 
 #: A container that would not thaw has run nothing: the activation may have another, this often.
@@ -169,10 +169,15 @@ class LongWay:
             finally:
                 ticket.lines = lease.logs.end(ticket.activation_id, complete=False)
             raise
-        usage = ticket.trace.usage
-        if not outcome.keep and not outcome.timed_out and (await lease.was_out_of_memory() if usage is None else usage.oom_kills):
-            sentence = f"The action exhausted its memory and was aborted: its limit is {ticket.call.action.limits.memory} MB."
+        if outcome.keep or outcome.timed_out:
+            return outcome
+        kill, memory_mb = await lease.memory_kill(ticket.trace.usage), ticket.call.action.limits.memory
+        if kill is MemoryKill.OWN_LIMIT:
+            sentence = f"The action exhausted its memory and was aborted: its limit is {memory_mb} MB."
             return Outcome.failure(Status.DEVELOPER_ERROR, sentence, "oom")
+        if kill is MemoryKill.ALL_TOGETHER:
+            sentence = f"The node ran out of memory and the action was aborted within its own limit of {memory_mb} MB."
+            return Outcome.failure(Status.INTERNAL_ERROR, sentence, "node-out-of-memory")
         return outcome
 
     async def _initialise(self, ticket: Ticket, plan: Plan, lease: Lease, environment: dict[str, str]) -> Outcome | None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -38,6 +39,7 @@ from pool.images import EngineImages
 from pool.model import ContainerId, ContainerSpec, LogTransport
 from pool.sources import Sources
 from pool.user_groups import UserGroups
+from pool.wall import Wall
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ OLDEST_API = (1, 40)
 #: Kill it if it still runs; remove its anonymous volumes too.
 _WITH_FORCE = {"force": "1", "v": "1"}
 _RECONNECT_S = (0.2, 5.0)
+#: The exit code of what ended by SIGKILL.
+_KILLED = 128 + signal.SIGKILL
 #: How long a killed process may take to end before the container counts as one that cannot be killed, s.
 KILLED_WITHIN_S = 5.0
 
@@ -107,6 +111,7 @@ class DockerBackend:
     Attributes:
         facts: what the engine said of itself.
         images: its images; `images.on_pulled` is told of each that was pulled.
+        wall: the memory limit around all containers; None without a cgroup for all of them.
         guard: the bounds around its calls; `guard.sick_classes()` tells what the engine does not answer to.
     """
 
@@ -125,6 +130,7 @@ class DockerBackend:
         self._run_dir = run_dir
         #: In which cgroups containers are made; None are the engine's own.
         self._groups: UserGroups | None = None
+        self.wall: Wall | None = None
         self._dialer = netns.Dialer()
         self._sources = Sources(own=run_dir.parent)
         self.images = EngineImages(engine, root_dir=lambda: self.facts.root_dir)
@@ -338,10 +344,12 @@ class DockerBackend:
         """See `ContainerBackend`. The engine notes it with the container's end, of which we may know first: it is waited for."""
         try:
             await self._engine.command("wait", CallClass.READ, "POST", f"containers/{container_id}/wait")
-            return (await self._inspect(container_id)).state.oom_killed
+            state = (await self._inspect(container_id)).state
         except InvokerError as error:
             log.info("%s: whether it was ended for its memory is not known: %s", container_id, error)
             return False
+        # Under version 1 all containers are marked when all together had too much; the one that was ended was killed.
+        return state.oom_killed and state.exit_code == _KILLED
 
     async def close(self) -> None:
         """See `ContainerBackend`."""
@@ -408,6 +416,8 @@ class DockerBackend:
             raise ContainerStartFailed(sentence) from error
         except OSError as error:
             raise EngineError(f"the kernel's files of {container_id} cannot be opened: {error}") from error
+        if self.wall is not None:
+            self.wall.saw(opened.oom_file)
         return DockerHandle(container_id, engine_id, opened, stream)
 
     async def _inspect(self, name: str) -> _Inspected:

@@ -12,9 +12,9 @@ import msgspec
 from pool.backend import ContainerBackend
 from pool.connection import Answer, Connection, Response
 from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
-from pool.live import Live
+from pool.live import Live, near_limit
 from pool.logs import LogReader
-from pool.model import ActivationId, ContainerId, MemoryReading, PeakQuality, StartKind
+from pool.model import ActivationId, ContainerId, MemoryKill, MemoryReading, PeakQuality, StartKind
 
 #: A thawed container that says nothing for this long is looked at in the kernel, s.
 VERIFY_THAW_S = 0.05
@@ -320,15 +320,31 @@ class Lease:
             self.being_tested = False
         await _until(lambda: not handle.is_frozen(), within_s)
 
-    async def was_out_of_memory(self) -> bool:
-        """Ask the engine whether the kernel ended the container for its memory, where its counters are gone with it."""
-        return await self._backend.was_out_of_memory(self._live.container_id)
+    async def memory_kill(self, usage: Usage | None) -> MemoryKill:
+        """Tell whether the kernel has ended a process of the container for memory, and for whose.
+
+        Args:
+            usage: as read at the end; None where the counters were gone with the container: then the engine is asked.
+        """
+        live = self._live
+        if usage is None:
+            if not await self._backend.was_out_of_memory(live.container_id):
+                return MemoryKill.NONE
+            return MemoryKill.OWN_LIMIT if live.oom_from else MemoryKill.ALL_TOGETHER
+        if not usage.oom_kills:
+            return MemoryKill.NONE
+        if usage.memory.peak_quality is PeakQuality.SAMPLED:  # what it had when it was ended is not known
+            within = live.fell_with_all
+        else:
+            within = usage.memory.peak < near_limit(live.spec)
+        return MemoryKill.ALL_TOGETHER if within else MemoryKill.OWN_LIMIT
 
     def read_usage(self) -> Usage:
         """Read the counters. Raises OSError when the container's cgroup is gone.
 
-        Kills for memory are looked for where the container was near its limit, or came to no clean end. (A process that
-        falls to the memory of the whole node, in or after a call that ends well, is counted with the next such call.)
+        Kills for memory are looked for where the container was near its limit, came to no clean end, or all containers
+        together had too much meanwhile. (A process that falls to the memory of the whole node, beyond our wall, in or after
+        a call that ends well is counted with the next such call.)
         """
         live = self._live
         handle = live.handle
@@ -348,7 +364,7 @@ class Lease:
         memory = handle.memory()
         # The file is not open. Where the peak is a sample, memory may have been short before it was taken.
         if memory.peak >= live.oom_from or not self.clean or memory.peak_quality is PeakQuality.SAMPLED:
-            live.oom_kills = handle.oom_kills()
+            live.look_for_kills()
         return Usage(
             cpu_us=self.spent_us,
             throttled_us=live.throttled_us - throttled_us,

@@ -29,6 +29,11 @@ DIAL_RETRY_S = (0.001, 0.02)
 DIAL_EAGER_S = 0.75
 
 
+def near_limit(spec: ContainerSpec) -> int:
+    """Return from which memory on, bytes, a container may have met its own limit."""
+    return spec.memory_mib * 2**20 - OOM_MARGIN
+
+
 class Live:
     """What the shell keeps of a running container."""
 
@@ -41,6 +46,7 @@ class Live:
         "create_ended",
         "dead",
         "door",
+        "fell_with_all",
         "freezes",
         "handle",
         "last_activation",
@@ -85,7 +91,9 @@ class Live:
         #: The other counters, when they were last read.
         self.throttled_us = self.oom_kills = 0
         #: From which peak on a process may have been killed for memory, bytes.
-        self.oom_from = spec.memory_mib * 2**20 - OOM_MARGIN
+        self.oom_from = near_limit(spec)
+        #: At the last look for such a process all containers together had too much.
+        self.fell_with_all = False
         #: To whom CPU time used between leases belongs.
         self.last_activation: ActivationId | None = None
         #: How often it was asked to freeze: a late confirmation of an earlier attempt is told by it.
@@ -103,6 +111,15 @@ class Live:
         self.cpu_before_us = self.total_cpu_us()
         with contextlib.suppress(OSError):  # it has ended: the probe finds that
             self.throttled_us, self.oom_kills = self.handle.throttled_us(), self.handle.oom_kills()
+
+    def expect_kill(self) -> None:
+        """The kernel has ended some process because all containers together have too much: look whether one of these."""
+        self.oom_from = 0
+
+    def look_for_kills(self) -> None:
+        """Read how many processes were ended for memory in its life. May raise OSError."""
+        self.oom_kills = self.handle.oom_kills()
+        self.fell_with_all, self.oom_from = not self.oom_from, near_limit(self.spec)
 
     def take_tail(self) -> tuple[ActivationId | None, int]:
         """CPU time since the last lease ended, and whose it is. Counted once. May raise OSError."""

@@ -172,6 +172,16 @@ class StartKind(enum.Enum):
     FROZEN = "frozen"
 
 
+class MemoryKill(enum.Enum):
+    """Why the kernel has ended a process of a container for memory, if it has."""
+
+    NONE = "none"
+    #: The container had as much as it may have.
+    OWN_LIMIT = "own-limit"
+    #: It had less: all containers together, or all of the machine, had too much, and this one had the largest process.
+    ALL_TOGETHER = "all-together"
+
+
 class PeakQuality(enum.Enum):
     """What a peak of memory says. No price plan bills a lifetime peak."""
 

@@ -39,6 +39,9 @@ from pool.table import ContainerTable
 
 log = logging.getLogger(__name__)
 
+#: The kernel says that memory has run out before it has ended a process: until it surely has, s.
+KILL_TAKES_S = 0.5
+
 
 class Waiter(Protocol):
     """Who waits for a lease: is told once, and at once."""
@@ -330,6 +333,21 @@ class Pool:
                         self._hooks.repaired(lease.container_id)
             except OSError as error:
                 log.debug("%s: %s", lease.container_id, error)  # it is ending: its call learns that from the connection
+
+    def overflowed(self) -> None:
+        """The kernel has ended a process because all containers together had too much memory: find out whose, for the records.
+
+        Whatever runs now looks when it ends. What idles is looked at when the kernel is done: no later call is told of it.
+        """
+        for live in self._lives.values():
+            live.expect_kill()
+        self._loop.call_later(KILL_TAKES_S, self._look_for_kills)
+
+    def _look_for_kills(self) -> None:
+        for container_id, live in self._lives.items():
+            if not self.is_busy(container_id):
+                with contextlib.suppress(OSError):  # it was this one
+                    live.look_for_kills()
 
     # ---- beginning and end
 

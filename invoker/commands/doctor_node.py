@@ -17,6 +17,7 @@ from pathlib import Path
 from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
 from invoker.config.keys import Address
+from invoker.containers import parent_of
 from invoker.control import messages
 from invoker.record.damage import DIRECTORY, read_damage, summarise
 from invoker.record.ledger import months
@@ -190,24 +191,21 @@ def _judge_port(name: str, address: Address) -> Finding:
 
 def check_second_wall(node: Node) -> Iterator[Finding]:
     """See whether the kernel itself keeps the containers within the pool's memory."""
-    pool = node.config.pool
-    if not pool.cgroup_parent:
-        advice = 'set [pool] cgroup_parent = "invokerd": the kernel then bounds all containers together'
-        yield warning("memory-wall", "none: only each container has a limit of its own", advice)
-        return
+    name, expected = parent_of(node.config), limit_bytes(node.config.pool.memory_mib)
     try:
-        limit = read_limit(pool.cgroup_parent, proc=node.proc)
+        limit = read_limit(name, proc=node.proc)
     except NoParentCgroup as error:
-        yield bad("memory-wall", f"pool.cgroup_parent = {pool.cgroup_parent}: {error}", "enable the memory controller")
+        text = f"{name} cannot be limited, only each container has a limit of its own: {error}"
+        verdict = bad if node.config.pool.cgroup_parent else warning
+        yield verdict("memory-wall", text, "enable the memory controller")
         return
-    expected = limit_bytes(pool.memory_mib)
     if limit is None:
-        yield ok("memory-wall", f"{pool.cgroup_parent} is limited when the daemon starts, or by systemd")
+        yield ok("memory-wall", f"{name} is limited when the daemon starts, or by systemd")
     elif limit > expected:
-        text = f"{pool.cgroup_parent} is limited to {limit // 2**20} MiB, more than 1.05 x pool.memory_mib"
-        yield warning("memory-wall", text, "restart the daemon: it sets the limit anew")
+        text = f"{name} is limited to {limit // _MIB} MiB, more than the {expected // _MIB} MiB that go with pool.memory_mib"
+        yield warning("memory-wall", text, "restart the daemon, which sets the limit anew; if it cannot, /health says why")
     else:
-        yield ok("memory-wall", f"{pool.cgroup_parent} is limited to {limit // 2**20} MiB")
+        yield ok("memory-wall", f"{name} is limited to {limit // _MIB} MiB")
 
 
 def check_mounts(node: Node) -> Iterator[Finding]:

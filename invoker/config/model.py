@@ -118,9 +118,16 @@ class PoolConfig:
     )
     cgroup_parent: str = key(
         "",
-        "Name of a cgroup, such as `invokerd`, for all containers, those of each user in one of their own below it; the kernel "
-        "limits it to 1.05 x `memory_mib`.",
-        shown="`functions`, without a limit",
+        "Name of the cgroup of all containers, those of each user in one of their own below it; the kernel limits it to 1.05 x "
+        "`memory_mib`, at least 16 MiB more. Each daemon on a machine needs one of its own.",
+        shown="`functions_NODE`, by `node`",
+    )
+    cpu_weight: float = key(
+        0.0,
+        "Weight of all containers together in CPU time beside what else runs on the machine; a usual service has 1.",
+        shown="0: as it is",
+        at_least=0,
+        at_most=1000,
     )
     freeze_grace_s: float = key(0.05, "How long an idle container runs on before it is frozen.", at_least=0, at_most=60)
     freeze_grace_most_s: float = key(

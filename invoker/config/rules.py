@@ -112,8 +112,8 @@ def _pool(pool: PoolConfig) -> Iterator[Problem]:
         pool.weights()
     except ValueError as error:
         yield Problem("pool.shares", str(error))
-    if not re.fullmatch(r"([a-z0-9][a-z0-9-]{0,59})?", pool.cgroup_parent) or pool.cgroup_parent in ("docker", "system", "user"):
-        yield Problem("pool.cgroup_parent", f"{pool.cgroup_parent!r} must be up to 60 of a-z, 0-9 and -, and nobody else's")
+    if not re.fullmatch(r"([a-z0-9][a-z0-9_-]{0,59})?", pool.cgroup_parent) or pool.cgroup_parent in ("docker", "system", "user"):
+        yield Problem("pool.cgroup_parent", f"{pool.cgroup_parent!r} must be up to 60 of a-z, 0-9, _ and -, and nobody else's")
     if pool.max_waiting_per_user > pool.max_waiting:
         yield Problem(
             "pool.max_waiting_per_user", f"{pool.max_waiting_per_user} is more than pool.max_waiting = {pool.max_waiting}"

@@ -1,9 +1,10 @@
 import subprocess
 import sys
+import uuid
 
 import pytest
 
-from invoker.alone import NodeInUse, alone_on_node
+from invoker.alone import NodeInUse, alone_in_cgroup, alone_on_node
 
 
 def test_a_name_of_a_node_is_held_while_the_block_runs_and_then_free_again(tmp_path) -> None:
@@ -27,3 +28,16 @@ def test_the_name_is_free_when_its_holder_was_killed(tmp_path) -> None:
         holder.kill()
     with alone_on_node("n1", url):
         pass
+
+
+def test_a_cgroup_of_containers_is_held_by_one_daemon() -> None:
+    name = f"functions_{uuid.uuid4().hex[:8]}"
+    for _ in range(2):
+        with (
+            alone_in_cgroup(name),
+            pytest.raises(NodeInUse, match=rf"cgroup '{name}'.*`pool\.cgroup_parent`"),
+            alone_in_cgroup(name),
+        ):
+            pass
+        with alone_in_cgroup(name), alone_in_cgroup(name + "2"):
+            pass

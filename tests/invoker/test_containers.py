@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from scripted_engine import Engine
 from invoker import containers
 from invoker.config.keys import ConfigError
 from invoker.config.model import Config, EngineConfig, PoolConfig, StemCellConfig
-from invoker.containers import open_engine, pool_settings
+from invoker.containers import check_wall, open_engine, pool_settings
 from pool.courtesy import NoIdleCgroup
 from pool.guard import CallClass
 from pool.model import ContainerSpec
-from pool.parent import NoParentCgroup
+from pool.user_groups import UserGroups
+from pool.wall import Wall
+from tests.support.made_up_cgroups import fill_group, memory_hierarchy
 
 
 def test_every_setting_of_the_section_reaches_the_pool() -> None:
@@ -64,28 +67,64 @@ def usual(_namespace: str) -> float:
 SPEC = ContainerSpec(namespace="g", uid=1001, gid=1001, image="sha256:1", kind="k", memory_mib=256)
 
 
+@pytest.fixture(autouse=True)
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put made-up hierarchies in place of this machine's, and a systemd that obeys; return where the cgroups are."""
+    proc, point = memory_hierarchy(tmp_path, 1)
+    monkeypatch.setattr(containers, "Wall", partial(Wall, proc=proc, run=lambda _command: None))
+    monkeypatch.setattr(containers, "UserGroups", partial(UserGroups, proc=proc))
+    return point
+
+
 async def test_containers_are_made_in_their_users_cgroup_below_the_one_that_the_configuration_names(
-    engine, tmp_path, monkeypatch
+    engine, tmp_path, cgroups
 ) -> None:
-    monkeypatch.setattr(containers, "prepare_parent", lambda name, **_: f"/{name}")
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "cgroupfs"})
     async with open_engine(config_of(engine, tmp_path, "invokerd"), weight_of=usual) as backend:
         assert backend._groups.of(SPEC) == "/invokerd/u1001"
+        assert (cgroups / "invokerd" / "memory.limit_in_bytes").read_text() == str(backend.wall.limit)
+        assert check_wall(backend.wall).detail == f"{backend.wall.limit >> 20} MiB"
     engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "systemd"})
     async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
-        assert backend._groups.of(SPEC) == "functions-u1001.slice"
+        assert backend._groups.of(SPEC) == "functions_n-u1001.slice"
     engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "none"})
     async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
         assert backend._groups is None
+        check = check_wall(backend.wall)
+        assert (check.ok, check.warning) == (True, True)
+        assert "driver 'none'" in check.detail
 
 
-async def test_a_cgroup_that_cannot_be_made_is_a_fault_of_the_configuration(engine, tmp_path, monkeypatch) -> None:
-    def refuse(_name: str, **_: object) -> str:
-        raise NoParentCgroup("no memory controller")
+async def test_cgroups_without_containers_go_at_the_start_and_the_parent_at_the_end(engine, tmp_path, cgroups) -> None:
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "cgroupfs"})
+    parent = cgroups / "functions_n"
+    fill_group(parent, 1)
+    (parent / "u1001" / "a container").mkdir(parents=True)
+    (parent / "u1002").mkdir()
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual):
+        assert {each.name for each in parent.iterdir() if each.is_dir()} == {"u1001"}
+        for file in parent.glob("memory.*"):
+            file.unlink()  # in a real one no file stands in the way
+    assert (parent / "u1001").is_dir()
+    (parent / "u1001" / "a container").rmdir()
+    fill_group(parent, 1)
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual):
+        assert parent.is_dir()
+        for file in parent.glob("memory.*"):
+            file.unlink()
+    assert not parent.exists()
 
-    monkeypatch.setattr(containers, "prepare_parent", refuse)
-    with pytest.raises(ConfigError, match=r"pool\.cgroup_parent = invokerd: no memory controller"):
+
+async def test_a_wall_that_cannot_be_is_a_fault_of_a_configuration_that_names_it_and_of_no_other(engine, tmp_path) -> None:
+    engine.answers["GET /info"] = (200, {"MemoryLimit": True, "CgroupDriver": "cgroupfs"})
+    (tmp_path / "proc" / "self" / "mountinfo").write_text("")
+    with pytest.raises(ConfigError, match=r"pool\.cgroup_parent = invokerd: no cgroup hierarchy with a memory controller"):
         async with open_engine(config_of(engine, tmp_path, "invokerd"), weight_of=usual):
             pytest.fail("it must not start")
+    async with open_engine(config_of(engine, tmp_path, ""), weight_of=usual) as backend:
+        check = check_wall(backend.wall)
+        assert (check.ok, check.warning) == (True, True)
+        assert "only each container has a limit of its own: no cgroup hierarchy" in check.detail
 
 
 async def test_the_engine_whose_cgroups_are_named_gives_way_until_the_daemon_ends(engine, tmp_path, monkeypatch) -> None:

@@ -92,6 +92,7 @@ async def a_daemon(tmp_path: Path, **pool: int) -> AsyncIterator[tuple[int, byte
     backend: Any = FakeBackend()
     backend.guard = SimpleNamespace()
     backend.images = Images(backend.images)
+    backend.wall = None
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(config))
         stack.push_async_callback(backend.close)

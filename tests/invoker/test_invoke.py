@@ -184,6 +184,23 @@ async def test_an_action_that_exhausts_its_memory_is_told_so_though_its_counters
         assert "exhausted its memory" in error_of(done)
 
 
+async def test_an_action_that_fell_to_the_memory_of_all_is_not_blamed(tmp_path: Path):
+    async with site(tmp_path) as s:
+
+        def fall(path: str, body: Any) -> Answer | Misbehaviour:
+            if path != "/run":
+                return echo(path, body)
+            s.pool.overflowed()
+            for container in s.backend.containers.values():
+                container.oom_count = 1
+            return Misbehaviour.DIE
+
+        s.backend.action = fall
+        done = await s.run()
+        assert (done.status, done.meter.outcome) == (Status.INTERNAL_ERROR, "node-out-of-memory")
+        assert "within its own limit of 256 MB" in error_of(done)
+
+
 async def test_time_limit_ends_it_and_says_so(tmp_path: Path):
     async with site(tmp_path) as s:
         s.backend.action = lambda path, body: Misbehaviour.HANG if path == "/run" else echo(path, body)

@@ -107,16 +107,17 @@ async def test_who_was_ended_for_its_memory_is_not_known_where_nobody_answers(en
     await backend.close()
 
 
-async def test_who_was_ended_for_its_memory_is_known_once_the_engine_has_noted_the_end(engine, backend):
-    state = {"OOMKilled": False}
+@pytest.mark.parametrize(("exit_code", "is_killed"), [(137, True), (1, False)])  # version 1 marks all when the parent is full
+async def test_who_was_ended_for_its_memory_is_known_once_the_engine_has_noted_the_end(engine, backend, exit_code, is_killed):
+    state = {"OOMKilled": False, "ExitCode": exit_code}
 
     async def end():
         state["OOMKilled"] = True
-        return 200, {"StatusCode": 137}
+        return 200, {"StatusCode": exit_code}
 
     engine.answers[f"POST /containers/{A}/wait"] = end
     engine.answers[f"GET /containers/{A}/json"] = (200, {"State": state})
-    assert await backend.was_out_of_memory(A) is True
+    assert await backend.was_out_of_memory(A) is is_killed
 
 
 async def test_opening_where_nobody_answers_ends_in_the_deadline(tmp_path):

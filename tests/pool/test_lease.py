@@ -14,7 +14,7 @@ from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.hooks import PoolHooks
 from pool.lease import Lease
-from pool.model import ActivationId, ContainerSpec, PeakQuality, ReuseKey
+from pool.model import ActivationId, ContainerSpec, MemoryKill, PeakQuality, ReuseKey
 from pool.pool import Pool
 from pool.settings import PoolSettings
 from pool.table import ContainerTable
@@ -164,6 +164,66 @@ async def test_kills_for_memory_are_looked_for_where_there_can_have_been_one(ben
         container.memory = msgspec.structs.replace(container.memory, peak=peak_mib << 20, peak_quality=quality)
         a.clean = clean
         assert a.read_usage().oom_kills == seen
+
+
+@pytest.mark.parametrize(
+    ("kills", "peak_mib", "quality", "overflowed", "kill"),
+    [
+        (0, 256, PeakQuality.EXACT, False, MemoryKill.NONE),
+        (0, 256, PeakQuality.EXACT, True, MemoryKill.NONE),
+        (1, 256, PeakQuality.EXACT, True, MemoryKill.OWN_LIMIT),
+        (1, 248, PeakQuality.LIFETIME, False, MemoryKill.OWN_LIMIT),
+        (1, 100, PeakQuality.EXACT, True, MemoryKill.ALL_TOGETHER),
+        (1, 100, PeakQuality.LIFETIME, False, MemoryKill.ALL_TOGETHER),  # to all of the machine
+        (1, 100, PeakQuality.SAMPLED, False, MemoryKill.OWN_LIMIT),
+        (1, 100, PeakQuality.SAMPLED, True, MemoryKill.ALL_TOGETHER),
+    ],
+)
+async def test_a_container_that_fell_to_all_together_is_told_from_one_that_met_its_own_limit(
+    bench, kills, peak_mib, quality, overflowed, kill
+):
+    async with bench.lease("a") as lease:
+        if overflowed:
+            bench.pool.overflowed()
+        container = bench.container
+        container.oom_count = kills
+        container.memory = msgspec.structs.replace(container.memory, peak=peak_mib << 20, peak_quality=quality)
+        assert await lease.memory_kill(lease.read_usage()) is kill
+
+
+@pytest.mark.parametrize("overflowed", [False, True])
+async def test_where_the_counters_are_gone_the_wall_tells_for_whose_memory_it_was(bench, overflowed):
+    async with bench.lease("a") as lease:
+        assert await lease.memory_kill(None) is MemoryKill.NONE
+        bench.container.oom_count = 1
+        if overflowed:
+            bench.pool.overflowed()
+        assert await lease.memory_kill(None) is (MemoryKill.ALL_TOGETHER if overflowed else MemoryKill.OWN_LIMIT)
+
+
+async def test_once_all_together_had_too_much_a_call_that_ends_well_looks_for_kills_too_and_only_that_one(bench):
+    counted = []
+    for kills in (1, 2):
+        async with bench.lease("a") as lease:
+            if kills == 1:
+                bench.pool.overflowed()
+            bench.container.oom_count = kills
+            bench.container.memory = msgspec.structs.replace(bench.container.memory, peak=20 << 20)
+            lease.clean = True
+            counted.append(lease.read_usage().oom_kills)
+    assert counted == [1, 0]
+
+
+async def test_what_was_killed_in_an_idle_container_is_told_to_no_call(bench, monkeypatch):
+    monkeypatch.setattr("pool.pool.KILL_TAKES_S", 0.0)
+    async with bench.lease("a") as lease:
+        lease.clean = True
+        lease.read_usage()
+    bench.pool.overflowed()
+    bench.container.oom_count = 1
+    await asyncio.sleep(0.01)  # the look is due at once: the loop has come to it by now
+    async with bench.lease("b") as lease:
+        assert lease.read_usage().oom_kills == 0
 
 
 async def test_each_kill_for_memory_is_counted_once(bench):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import uuid
 from pathlib import Path
@@ -13,7 +12,7 @@ from pool.cgroup import mount_points
 from pool.docker import DockerBackend
 from pool.errors import EngineError
 from pool.model import ContainerId, ContainerSpec
-from pool.user_groups import UserGroups, parent_path
+from pool.user_groups import UserGroups, default_parent, parent_path
 from tests.support.cpu_group import cpu_group_of, cpu_weight
 
 
@@ -36,6 +35,10 @@ def weights(**by_namespace: float):
 
 def refuse(command: list[str]) -> None:
     pytest.fail(f"nothing is to be run: {command}")
+
+
+def test_each_node_has_a_parent_of_its_own_which_is_no_slice_in_another():
+    assert default_parent("web-1") == "functions_web_1"
 
 
 @pytest.mark.parametrize(("driver", "parent"), [("cgroupfs", "/functions"), ("systemd", "functions.slice"), ("none", None)])
@@ -116,6 +119,47 @@ async def test_systemd_is_told_of_a_changed_weight(tmp_path):
     assert told == [["systemctl", "set-property", "--runtime", "a-u1001.slice", "CPUWeight=50"]]
 
 
+def test_groups_without_containers_are_removed_and_the_others_stay(tmp_path):
+    proc, point = hierarchy(tmp_path, 1)
+    parent = point / "functions"
+    (parent / "u1001" / "a container").mkdir(parents=True)
+    for other in ("u1002", "u1003", "site"):
+        (parent / other).mkdir()
+    groups = UserGroups("/functions", weights(), proc=proc, run=refuse)
+    groups.remove_empty(parent=True)
+    assert {each.name for each in parent.iterdir()} == {"u1001", "site"}, "what is not ours stays, and so does the parent"
+    for left in (parent / "u1001" / "a container", parent / "site"):
+        left.rmdir()
+    groups.remove_empty()
+    assert list(point.iterdir()) == [parent]
+    assert not list(parent.iterdir())
+    groups.remove_empty(parent=True)
+    assert not parent.exists()
+
+
+def test_slices_are_left_to_systemd(tmp_path):
+    proc, point = hierarchy(tmp_path, 2)
+    (point / "a.slice" / "a-u1001.slice").mkdir(parents=True)
+    UserGroups("a.slice", weights(), proc=proc, run=refuse).remove_empty(parent=True)
+    assert (point / "a.slice" / "a-u1001.slice").is_dir()
+
+
+@pytest.mark.parametrize(("weight", "value"), [(None, "700"), (2.5, "2560")])
+async def test_the_parent_gets_its_weight_with_the_first_container_where_the_site_has_given_it_one(tmp_path, weight, value):
+    proc, point = hierarchy(tmp_path, 1)
+    file = point / "functions" / "u1001" / "cpu.shares"
+    file.parent.mkdir(parents=True)
+    file.write_text("1024")
+    above = point / "functions" / "cpu.shares"
+    above.write_text("700")
+    groups = UserGroups("/functions", weights(), weight=weight, proc=proc, run=refuse)
+    await groups.weigh(a_spec())
+    assert above.read_text() == value
+    above.write_text("1")  # by an operator, who knows why
+    await groups.weigh(a_spec())
+    assert above.read_text() == "1"
+
+
 async def test_systemd_is_told_where_it_makes_the_groups_and_only_of_what_changes(tmp_path):
     proc, point = hierarchy(tmp_path, 2)
     told: list[list[str]] = []
@@ -156,10 +200,8 @@ async def backend(engine_url, tmp_path):
         for left in await backend.list_containers():
             await backend.remove(left.container_id, None)
         await backend.close()
-        for _, point, _ in mount_points(Path("/proc/self/mountinfo").read_text()):
-            for directory in (*(point / name).glob("u*"), point / name):
-                with contextlib.suppress(OSError):  # systemd's are elsewhere, and systemd's
-                    directory.rmdir()
+        UserGroups(parent_path(name, backend.facts.cgroup_driver), weights()).remove_empty(parent=True)
+        assert not [point for _, point, _ in mount_points(Path("/proc/self/mountinfo").read_text()) if (point / name).exists()]
 
 
 @pytest.mark.docker

@@ -14,6 +14,7 @@ from invoker.config.keys import Address
 from invoker.config.model import Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
 from invoker.control.fake import FakeControl, serving
 from invoker.record.damage import Damage
+from tests.support.made_up_cgroups import fill_group, memory_hierarchy
 
 
 def node(**changes: Any) -> Node:
@@ -163,3 +164,36 @@ def test_rows_that_a_daemon_has_set_aside_are_named_until_their_copies_are_gone(
     assert finding.verdict is Verdict.WARNING
     assert "entities guest/x" in finding.text
     assert str(tmp_path / "damaged") in finding.advice
+
+
+def look_at_the_wall(proc: Path, **pool: Any) -> Finding:
+    (finding,) = doctor_node.check_second_wall(Node(config=Config(node="n", pool=PoolConfig(memory_mib=1000, **pool)), proc=proc))
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("limit_mib", "verdict", "words"),
+    [
+        (1050, Verdict.OK, "functions_n is limited to 1050 MiB"),
+        (2100, Verdict.WARNING, "more than the 1050 MiB that go with"),
+        (None, Verdict.OK, "is limited when the daemon starts"),
+    ],
+)
+def test_the_limit_around_all_containers_is_compared_with_the_pool(
+    tmp_path: Path, limit_mib: int | None, verdict: Verdict, words: str
+) -> None:
+    proc, point = memory_hierarchy(tmp_path, 1)
+    if limit_mib is not None:
+        fill_group(point / "functions_n", 1, limit=limit_mib << 20)
+    finding = look_at_the_wall(proc)
+    assert finding.verdict is verdict
+    assert words in finding.text
+
+
+@pytest.mark.parametrize(("parent", "verdict"), [("", Verdict.WARNING), ("site", Verdict.BAD)])
+def test_a_machine_without_a_memory_controller_is_told_of(tmp_path: Path, parent: str, verdict: Verdict) -> None:
+    proc, _ = memory_hierarchy(tmp_path, 1)
+    (proc / "self" / "mountinfo").write_text("")
+    finding = look_at_the_wall(proc, cgroup_parent=parent)
+    assert finding.verdict is verdict
+    assert "cannot be limited" in finding.text
