@@ -30,6 +30,7 @@ from invoker.ticket import Ticket, Trace, finished_activation
 from pool.connection import Connection, Response
 from pool.errors import InvokerError, ThawFailed
 from pool.lease import Lease
+from pool.model import Standing
 from pool.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class ShortCall:
         way = self._way
         self.lined_up = way.loop.time()
         try:
-            lease = way.pool.line_up(self._ticket.activation_id, self._found.plan.key, self)
+            lease = way.pool.line_up(self._ticket.activation_id, self._found.plan.key, self, standing=Standing.ADMITTED)
         except InvokerError as error:
             self.refuse(error)
             return

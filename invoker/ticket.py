@@ -88,7 +88,7 @@ class Ticket(msgspec.Struct, eq=False):
             return Standing.NESTED
         if call.within is not None:
             return Standing.PART
-        return Standing.PROMISED if self.durable else Standing.NEW
+        return Standing.ADMITTED if self.durable else Standing.NEW
 
     @property
     def composes(self) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from pool.errors import PoolOverloaded, TooManyWaiting
 from pool.model import ReuseKey
@@ -20,22 +21,30 @@ from pool.queueing import RETRY_AFTER_S, FairQueue
 from pool.settings import PoolSettings
 
 
+class Forecast(Protocol):
+    """Tells what is to be expected of an action, from what was seen of it."""
+
+    def mean_s(self, key: ReuseKey) -> float:
+        """How long an activation holds its container, s; 0 where nothing is known yet."""
+
+    def expected_wait_s(self, key: ReuseKey, waiting: int) -> float:
+        """How long one will wait behind so many of its key, s: no longer than they would by a single container."""
+
+
 class Bounds:
     """Decides whether one more activation may wait."""
 
-    def __init__(
-        self, settings: Callable[[], PoolSettings], queue: FairQueue, expected_wait_s: Callable[[ReuseKey, int], float]
-    ) -> None:
+    def __init__(self, settings: Callable[[], PoolSettings], queue: FairQueue, forecast: Forecast) -> None:
         """Look at a queue.
 
         Args:
             settings: numbers of this moment.
             queue: who waits.
-            expected_wait_s: how long one will wait behind so many of its key, seconds.
+            forecast: of how long one will wait.
         """
         self._settings = settings
         self._queue = queue
-        self._expected_wait_s = expected_wait_s
+        self._forecast = forecast
 
     def refusal(self, key: ReuseKey, now: float, *, coming: int = 0) -> PoolOverloaded | None:
         """Say why an activation may not even wait; None when it may.
@@ -70,7 +79,9 @@ class Bounds:
         settings = self._settings()
         overflowed = line is not None and line.overflowed
         bound_s = min(settings.overload_wait_s, settings.longest_wait_s) if overflowed else settings.longest_wait_s
-        wait_s = self._expected_wait_s(key, waiting)
+        if waiting * self._forecast.mean_s(key) <= bound_s:
+            return None  # even by a single container: the usual case
+        wait_s = self._forecast.expected_wait_s(key, waiting)
         if wait_s <= bound_s:
             return None
         least, most = RETRY_AFTER_S

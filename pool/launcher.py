@@ -128,6 +128,11 @@ class Launcher:
             weight = self._weights[namespace] = weight_of(namespace, self._settings().shares)
         return weight
 
+    def mean_s(self, key: ReuseKey) -> float:
+        """See `Forecast`."""
+        pace = self._paces.get(key.digest)
+        return 0.0 if pace is None or pace.mean_s is None else pace.mean_s
+
     def cost_of(self, key: ReuseKey) -> float:
         """Estimate what an activation uses, MiB times seconds."""
         pace = self._paces.get(key.digest)

@@ -73,7 +73,7 @@ class Machine:
         #: What becomes of containers that nobody uses.
         self._resting = Resting(lambda: self.settings, self.books, self.launcher, freeze=self._freeze, remove=self._remove)
         #: Who may wait.
-        self.bounds = Bounds(lambda: self.settings, self._queue, self.launcher.expected_wait_s)
+        self.bounds = Bounds(lambda: self.settings, self._queue, self.launcher)
         #: Activation -> the container it holds.
         self._holds: dict[ActivationId, Container] = {}
         #: Actions whose containers cannot be made.
@@ -196,8 +196,10 @@ class Machine:
         if event.standing is Standing.NEW and (refusal := self.bounds.refusal(key, self.books.now)):
             self._commands.append(ev.Reject(event.activation, refusal))
             return
+        behind_others = self._queue.line(key.digest) is not None
         self._wait(event.activation, key, event.standing)
-        self._serving.serve(key)
+        if not behind_others or key.spec.digest in self.books.stems:  # else the others have had what there was
+            self._serving.serve(key)
         if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
             self.launcher.launch()
 

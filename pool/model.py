@@ -153,8 +153,8 @@ class Standing(enum.IntEnum):
 
     #: A caller asked for it, and waits.
     NEW = 0
-    #: A caller asked for it, and was promised that it will run.
-    PROMISED = 1
+    #: A caller asked for it, and it was let in: its place in the queue was looked for already.
+    ADMITTED = 1
     #: A part of a sequence that has begun.
     PART = 2
     #: Called from inside a container, which waits for it.

@@ -13,7 +13,7 @@ from pool import events as ev
 from pool.bounds import Bounds
 from pool.errors import PoolOverloaded, TooManyWaiting
 from pool.machine import Machine
-from pool.model import ActivationId, ContainerId, Standing
+from pool.model import ActivationId, ContainerId, ReuseKey, Standing
 from pool.queueing import FairQueue, Waiter
 from pool.settings import PoolSettings
 from tests.pool.machine_driver import Driver, key, kinds, only
@@ -22,9 +22,22 @@ RUN_S = 0.05
 CONTAINERS = 4
 
 
+class OneAtATime:
+    """Foresees that each activation takes so long, one after the other."""
+
+    def __init__(self, each_s: float) -> None:
+        self.each_s = each_s
+
+    def mean_s(self, _: ReuseKey) -> float:
+        return self.each_s
+
+    def expected_wait_s(self, _: ReuseKey, waiting: int) -> float:
+        return waiting * self.each_s
+
+
 def bounds_of(queue: FairQueue, *, each_s: float = 1.0, **settings: object) -> Bounds:
     """Bounds where each activation that waits takes so long."""
-    return Bounds(lambda: PoolSettings(memory_mib=1024, **settings), queue, lambda _key, waiting: waiting * each_s)
+    return Bounds(lambda: PoolSettings(memory_mib=1024, **settings), queue, OneAtATime(each_s))
 
 
 def fill(queue: FairQueue, count: int, name: str = "a") -> None:
@@ -119,12 +132,12 @@ def test_those_that_are_coming_count_as_if_they_waited():
 def test_what_was_promised_waits_whatever_the_bounds_and_only_a_drain_leaves_it_to_the_next_daemon():
     driver = Driver(memory_mib=256, max_waiting_per_user=1)
     driver.arrive("a0")
-    for name, standing in (("promised", Standing.PROMISED), ("part", Standing.PART)):
+    for name, standing in (("admitted", Standing.ADMITTED), ("part", Standing.PART)):
         assert "Reject" not in kinds(driver.feed(ev.Arrived(ActivationId(name), key(), standing)))
     rejected = only(driver.arrive("new"), ev.Reject)
     assert isinstance(rejected.error, TooManyWaiting)
     told = [command.activation for command in driver.feed(ev.Draining()) if isinstance(command, ev.Reject)]
-    assert told == ["a0", "promised"]
+    assert told == ["a0", "admitted"]
 
 
 class Site:
