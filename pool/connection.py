@@ -193,7 +193,7 @@ class Connection:
             return
         try:
             self._parser.feed_data(_VIEW[:size])
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(ResponseNotHttp(f"the container answered something that is not HTTP/1.1: {error}"))
             return
         if self._complete:
@@ -210,6 +210,8 @@ class Connection:
 
     def on_body(self, data: bytes) -> None:
         """Keep up to the limit, count all."""
+        if self._complete:
+            return  # of a second one, which nobody asked for
         response = self._response
         room = self._limit - response.length
         response.length += len(data)

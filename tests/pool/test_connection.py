@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from pool.connection import Connection
+from pool.connection import Connection, Response
 from pool.errors import ConnectionLost, ResponseNotHttp
 
 
@@ -108,13 +111,75 @@ async def test_peer_that_closes_before_the_end_is_a_lost_connection(said: bytes)
         assert not connection.usable
 
 
-async def test_garbage_is_not_http():
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x00\x01 what is this\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\n",
+    ],
+)
+async def test_what_is_no_answer_in_http_ends_the_call_and_the_connection(said: bytes):
     async with connected() as (connection, far):
         answer = connection.send(b"/run", b"{}", limit=100)
-        far.send(b"\x00\x01 what is this\r\n\r\n")
+        far.send(said)
         with pytest.raises(ResponseNotHttp):
             await answer
         assert not connection.usable
+
+
+def is_read(far: socket.socket) -> bool:
+    """Whether all that was sent has been read at the other end."""
+    (unread,) = struct.unpack("i", fcntl.ioctl(far, termios.TIOCOUTQ, bytes(4)))
+    return unread == 0
+
+
+async def outcome(*pieces: bytes) -> tuple[object, bool]:
+    """What is told of a response that comes in these pieces, and whether the connection may be used again."""
+    async with connected() as (connection, far):
+        answer = connection.send(b"/run", b"{}", limit=10)
+        for piece in pieces:
+            if connection.usable:
+                far.send(piece)
+            while connection.usable and not is_read(far):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if not answer.done():
+            return "waits", connection.usable
+        error = answer.exception()
+        return (type(error) if error else answer.result()), connection.usable
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        reply(b'{"x":1}'),
+        reply(b""),
+        reply(b"beyond the limit"),
+        reply(b"{}", b"x-invokerd-LOGS: 1,2", b"X-Invokerd-Takes: 1", b"Other: value"),
+        reply(b"{}", b"X-Invokerd-Logs: \xff"),
+        reply(b"{}", b"Connection: close"),
+        reply(b"{}")[:-1],
+        reply(b"{}", b"Long: " + b"x" * 1000),
+        reply(b"{}", b"Content-Length: 2"),
+        reply(b"{}", b"Content-Length: 3"),
+        reply(b"{}", b"Transfer-Encoding: chunked"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\r\n",
+    ],
+)
+async def test_a_response_is_the_same_in_one_piece_and_in_two(said: bytes):
+    whole = await outcome(said)
+    for cut in (1, len(said) // 2, said.find(b"\r\n\r\n") + 4, len(said) - 1):
+        assert await outcome(said[:cut], said[cut:]) == whole, cut
 
 
 async def test_words_that_nobody_asked_for_end_the_connection():
@@ -122,6 +187,13 @@ async def test_words_that_nobody_asked_for_end_the_connection():
         far.send(reply(b"{}"))
         while connection.usable:
             await asyncio.sleep(0)
+
+
+async def test_of_two_answers_in_one_piece_the_first_counts_and_the_connection_ends():
+    for first in (reply(b"{}"), reply(b"{}", b"Long: " + b"x" * 1000)):
+        response, usable = await outcome(first + reply(b"another"))
+        assert isinstance(response, Response)
+        assert (response.body, response.length, usable) == (b"{}", 2, False)
 
 
 async def test_server_that_wants_to_close_is_believed():
