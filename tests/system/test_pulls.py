@@ -163,3 +163,22 @@ def test_a_daemon_that_stops_ends_its_pull_and_the_next_one_pulls_and_runs_what_
     assert site.finished_rows()[accepted] == 1
     assert site.has(reference)
     assert not site.orphans()
+
+
+def test_what_was_deployed_runs_without_its_registry_whatever_becomes_of_its_containers_and_of_the_daemon(site: Site):
+    reference = site.offer()
+    site.user.deploy("deployed", image=reference)
+    site.daemon.wait(lambda: site.has(reference), "to pull what was deployed, before any call")
+    asked = site.registry.refused, site.registry.given.total()
+    with site.registry.stalled():
+        for round_ in ("first", "evicted", "restarted"):
+            if round_ == "evicted":
+                site.user.deploy("deployed", image=reference)  # a new revision: its container goes
+            elif round_ == "restarted":
+                site.daemon.stop()
+                site.daemon.start()
+            answer = site.user.invoke("deployed", {"do": round_})
+            assert answer.status == 200, answer.text
+            assert answer.json["response"]["result"] == {"echo": {"do": round_}}
+            assert round_ == "restarted" or answer.annotations["startKind"] == "cold"
+    assert (site.registry.refused, site.registry.given.total()) == asked, "it was not even asked"
