@@ -317,3 +317,22 @@ def test_measurement_that_comes_late_changes_nothing(state: ContainerState):
     else:
         driver.feed(ev.Measured({second: 4096}))
         assert driver.machine.books.containers[second].held_mib == 256
+
+
+def test_no_more_starts_are_under_way_than_were_seen_to_gain():
+    driver = Driver(memory_mib=100_000, parallel_starts=4)
+    for number in range(8):
+        driver.arrive(f"a{number}", key(f"action{number}"))
+    assert driver.machine.books.starting == 4
+    driver.now = 0.2
+    for container in ("c1", "c2"):  # begun alone, and beside one other
+        driver.feed(ev.Created(ContainerId(container), exercised=False))
+    driver.now = 1.2
+    for container in ("c3", "c4"):  # begun as the third and the fourth: six times as long
+        driver.feed(ev.Created(ContainerId(container), exercised=False))
+    assert driver.machine.statistics().waiting == 4, "the last one is not started beside three others any more"
+    assert driver.machine.books.starting == 3
+    driver.feed(ev.Created(ContainerId("c5"), exercised=False))
+    assert driver.machine.books.starting == 2
+    driver.feed(ev.Created(ContainerId("c6"), exercised=False))
+    assert driver.machine.books.starting == 2, "two at a time are worth it"
