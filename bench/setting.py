@@ -64,6 +64,7 @@ class Setting:
     def __exit__(self, *_: object) -> None:
         for connection in self._connections:
             connection.close()
+        remove_cgroups(self.node)
 
     def connect(self, port: int, count: int = 1) -> list[socket.socket]:
         """Open connections to a port of this host, which stay open until the scenario is over."""
@@ -248,4 +249,9 @@ def remove_containers(engine: Engine, node: str) -> None:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(LOOK_S)
+    remove_cgroups(node)
+
+
+def remove_cgroups(node: str) -> None:
+    """Remove what cgroups a node's containers have left, where they are not systemd's."""
     UserGroups(f"/{default_parent(node)}", lambda _: 1.0).remove_empty(parent=True)

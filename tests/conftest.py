@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import pytest
 
 from bench.daemon import Daemon
-from pool.user_groups import UserGroups, default_parent
+from bench.setting import LABEL_NODE, remove_cgroups, remove_containers
 
 APPLETS = ("cat", "dd", "df", "false", "head", "httpd", "id", "ip", "kill", "ls", "mount", "sh", "sleep", "true", "yes")
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
@@ -103,7 +103,7 @@ def remove_containers_of_stopped_daemons() -> Iterator[None]:
         filters = urlencode({"all": "1", "filters": json.dumps({"label": [f"invokerd.node={node}"]})})
         for each in json.loads(ask_engine(url, "GET", f"/containers/json?{filters}")[1]):
             ask_engine(url, "DELETE", f"/containers/{each['Id']}?force=1&v=1")
-        UserGroups(f"/{default_parent(node)}", lambda _: 1.0).remove_empty(parent=True)
+        remove_cgroups(node)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,6 @@ def leave_no_containers():
     url = find_engine()
     if url is not None:
         from bench.container import Engine
-        from bench.setting import LABEL_NODE, remove_containers
 
         with contextlib.closing(Engine(url)) as engine:
             nodes = {container["Labels"][LABEL_NODE] for container in engine.containers(LABEL_NODE)}

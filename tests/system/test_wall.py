@@ -79,13 +79,13 @@ def test_who_falls_to_the_memory_of_others_is_not_blamed_and_nobody_is_after_it(
     with ThreadPoolExecutor() as calls:
         large = calls.submit(site.bystander.invoke, "large", {"s": 50})
         site.daemon.wait(lambda: held(site) > 200 * MIB, "to hold what the call holds")
-        crowd_answer = site.user.invoke("crowd", {"processes": 9})
+        crowd_answer = site.user.invoke("crowd", {"processes": 8})
         fallen = large.result()
     assert fallen.status == 500
     assert fallen.annotations["outcome"] == "node-out-of-memory"
     assert "within its own limit of 256 MB" in fallen.error
     assert fallen.annotations.get("oomKills", 1) == 1, "where the counters did not go with the container"
-    assert crowd_answer.json["response"]["result"] == {"alive": 9}
+    assert crowd_answer.json["response"]["result"] == {"alive": 8}
     assert "oomKills" not in crowd_answer.annotations
     site.daemon.wait(lambda: wall_of(site)["warning"], "to say so")
     # Version 1 has the engine mark every container that was there: who just ends after that has not run out of memory.
