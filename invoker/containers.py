@@ -15,7 +15,7 @@ from pool.docker import DockerBackend
 from pool.guard import Deadlines
 from pool.keepalive import POLICIES
 from pool.parent import NoParentCgroup
-from pool.settings import PoolSettings
+from pool.settings import UNLIMITED_MIB, PoolSettings
 from pool.user_groups import UserGroups, default_parent, parent_path
 from pool.wall import Wall
 
@@ -117,6 +117,7 @@ def pool_settings(pool: PoolConfig) -> PoolSettings:
         overload_wait_s=pool.overload_wait_s,
         max_containers_per_action=pool.max_containers_per_action,
         max_containers_per_user=pool.max_containers_per_user,
+        max_memory_per_user_mib=pool.max_memory_per_user_mib or UNLIMITED_MIB,
         shares=pool.weights(),
         shrink_frozen=pool.shrink_frozen,
         frozen_margin_mib=pool.frozen_margin_mib,

@@ -133,6 +133,8 @@ class User:
     held_mib: int = 0
     #: How many they are.
     containers: int = 0
+    #: Sum of their limits, MiB: a frozen one counts in full.
+    limits_mib: int = 0
     #: When an activation of the user last ended or began to wait, seconds of the pool's clock.
     active_at: float = float("-inf")
     #: Weight of the user's namespace in queue and memory.
@@ -195,6 +197,7 @@ class Books:
         user = self.user(container.spec.uid)
         user.held_mib += container.held_mib
         user.containers += 1
+        user.limits_mib += container.memory_mib
         if container.key is not None:
             self.by_key.setdefault(container.key.digest, {})[container.container_id] = container
         container.history.append((container.state, self.now))
@@ -231,6 +234,7 @@ class Books:
         user = self.users[container.spec.uid]
         user.held_mib -= container.held_mib
         user.containers -= 1
+        user.limits_mib -= container.memory_mib
         if self._observer:
             self._observer(container, container.state, None, self.now - container.since)
 
@@ -395,6 +399,7 @@ class Books:
         for uid, user in self.users.items():
             owned = [c for c in containers if c.spec.uid == uid]
             assert (user.held_mib, user.containers) == (sum(c.held_mib for c in owned), len(owned))
+            assert user.limits_mib == sum(c.memory_mib for c in owned)
         assert {c.spec.uid for c in containers} <= set(self.users)
         for container in containers:
             shrinkable = container.state in {S.FROZEN, S.STEM_FROZEN, S.ADOPTING, S.REMOVING}

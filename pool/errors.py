@@ -57,7 +57,7 @@ class TooManyWaiting(PoolOverloaded):
 
 
 class MemoryNeverAvailable(RequestError):
-    """The action's memory limit is larger than the memory of the whole pool."""
+    """The action's memory limit is larger than the whole pool's memory, or than one user may have."""
 
     code = "memory-never-available"
 

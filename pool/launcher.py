@@ -7,7 +7,7 @@ was given. The rules themselves are functions of values, in `launching.py`, `kee
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pool.books import LEASED, Books, Container
@@ -158,33 +158,52 @@ class Launcher:
             (settings.memory_mib - books.used_mib) // key.spec.memory_mib,
             settings.max_containers_per_action - has,
             settings.max_containers_per_user - (user.containers if user else 0),
+            (settings.max_memory_per_user_mib - (user.limits_mib if user else 0)) // key.spec.memory_mib,
         )
         could_have = has + max(more, 0)
         takes = self.takes(key)
         return waiting * pace.mean_s / (could_have * takes) if could_have else 0.0
 
     def at_cap(self, key: ReuseKey) -> bool:
-        """Whether the action or its user has all the containers that it may have."""
-        settings = self._settings()
-        if len(self._books.by_key.get(key.digest, ())) >= settings.max_containers_per_action:
-            return True
-        return self._user_at_cap(key.spec.uid)
+        """Whether the action or its user has all the containers, or the user all the memory, that it may have."""
+        return self._action_at_cap(key) or self._user_at_cap(key.spec)
 
     def has_room(self, key: ReuseKey) -> bool:
         """Whether another container could be started for this key without anything going for it."""
         return not self.at_cap(key) and self._books.used_mib + key.spec.memory_mib <= self._settings().memory_mib
 
     def may_grow(self, key: ReuseKey) -> bool:
-        """Whether a launch could bring the line of this key another container."""
-        return key.digest in self._books.shrunk or not self.at_cap(key)
+        """Whether a launch could bring the line of this key another container: at its user's cap one of another action may go."""
+        return key.digest in self._books.shrunk or not self._action_at_cap(key)
 
     def may_have_stem(self, key: ReuseKey) -> bool:
         """Whether the action may have one more of its user's stem cells. Those count as the user's already."""
-        return len(self._books.by_key.get(key.digest, ())) < self._settings().max_containers_per_action
+        return not self._action_at_cap(key)
 
-    def _user_at_cap(self, uid: int) -> bool:
-        user = self._books.users.get(uid)
-        return user is not None and user.containers >= self._settings().max_containers_per_user
+    def _action_at_cap(self, key: ReuseKey) -> bool:
+        return len(self._books.by_key.get(key.digest, ())) >= self._settings().max_containers_per_action
+
+    def _user_at_cap(self, spec: ContainerSpec) -> bool:
+        return max(self._beyond_cap(spec)) > 0
+
+    def _beyond_cap(self, spec: ContainerSpec) -> tuple[int, int]:
+        """How many containers, and MiB, the user would be beyond its caps with one more of this spec; below zero within them."""
+        user, settings = self._books.users.get(spec.uid), self._settings()
+        if user is None:
+            return 0, 0  # the first one: the machine refuses what is more than a user may have at all
+        return (
+            user.containers + 1 - settings.max_containers_per_user,
+            user.limits_mib + spec.memory_mib - settings.max_memory_per_user_mib,
+        )
+
+    def _missing_of_user(self, spec: ContainerSpec) -> tuple[int, int]:
+        """The same, when what is being removed will be gone."""
+        containers, memory_mib = self._beyond_cap(spec)
+        if max(containers, memory_mib) > 0:
+            going = [c for c in self._books.containers.values() if c.state is S.REMOVING and c.spec.uid == spec.uid]
+            containers -= len(going)
+            memory_mib -= sum(each.memory_mib for each in going)
+        return containers, memory_mib
 
     # ---- launching
 
@@ -231,9 +250,13 @@ class Launcher:
         )
         for _ in range(wanted):
             growth_mib = self._growth_mib(key)
-            if not growth_mib and (self._engine_is_taken(key, width) or self.at_cap(key)):
+            if not growth_mib and (self._engine_is_taken(key, width) or self._action_at_cap(key)):
                 break
             needed_mib = growth_mib or key.spec.memory_mib
+            if not growth_mib and self._user_at_cap(key.spec):
+                self.blocked[digest] = needed_mib
+                self._make_room_of_user(key)
+                break  # it holds up nobody else
             free_mib = settings.memory_mib - books.used_mib
             if needed_mib > free_mib:
                 self.blocked[digest] = needed_mib
@@ -317,7 +340,7 @@ class Launcher:
             for _ in range(wanted - have):
                 if books.starting >= max(1, width // 2):
                     return
-                if books.used_mib + target.spec.memory_mib > settings.memory_mib or self._user_at_cap(target.spec.uid):
+                if books.used_mib + target.spec.memory_mib > settings.memory_mib or self._user_at_cap(target.spec):
                     break
                 self._orders.start(target.spec, None)
 
@@ -349,7 +372,29 @@ class Launcher:
             if not (container.key is not None and container.key.digest == key.digest)
             and not (protects and shares.is_protected(container.spec.uid, taker))
         ]
-        for worth, container in choose_evictions(candidates, missing_mib):
+        self._evict(choose_evictions(candidates, missing_mib))
+
+    def _make_room_of_user(self, key: ReuseKey) -> None:
+        """Have idle containers of other actions go, for one of this key whose user has all that it may have."""
+        missing, missing_mib = self._missing_of_user(key.spec)
+        if max(missing, missing_mib) <= 0:
+            return
+        idle = [
+            (worth, container)
+            for worth, container in self._worths(of=key.spec.uid)
+            if container.key is None or container.key.digest != key.digest
+        ]
+        going: dict[ContainerId, tuple[float, Container]] = {}
+        if missing_mib > 0:
+            chosen = choose_evictions(((worth, each.memory_mib, each) for worth, each in idle), missing_mib)
+            going = {container.container_id: (worth, container) for worth, container in chosen}
+        if missing > len(going):
+            chosen = choose_evictions(((worth, 1, each) for worth, each in idle), missing)
+            going |= {container.container_id: (worth, container) for worth, container in chosen}
+        self._evict(going.values())
+
+    def _evict(self, chosen: Iterable[tuple[float, Container]]) -> None:
+        for worth, container in chosen:
             self.clock = max(self.clock, worth)
             self.evictions += 1
             self._orders.remove(container)
@@ -358,13 +403,14 @@ class Launcher:
         """Whether no container of a user runs an activation, or comes up."""
         return not any(c.spec.uid == uid and c.state in {S.STARTING, *LEASED} for c in self._books.containers.values())
 
-    def _worths(self) -> Iterator[tuple[float, Container]]:
-        """Give every idle container with what it is worth. Stem cells go first: nobody has used them yet."""
+    def _worths(self, of: int | None = None) -> Iterator[tuple[float, Container]]:
+        """Give every idle container, or those of a user, with what it is worth. Stem cells go first: nobody has used them yet."""
         policy = self._settings().policy
         books = self._books
-        idle = {**books.flat(books.stems), **books.warm, **books.lingering, **books.resting}
+        all_idle = {**books.flat(books.stems), **books.warm, **books.lingering, **books.resting}.values()
+        idle = all_idle if of is None else [each for each in all_idle if each.spec.uid == of]
         positions: dict[str, int] = {}
-        for container in sorted(idle.values(), key=lambda each: -each.idle_since):
+        for container in sorted(idle, key=lambda each: -each.idle_since):
             if container.key is None:
                 yield float("-inf"), container
                 continue
@@ -416,10 +462,15 @@ class Launcher:
         coming_mib = self._settings().memory_mib - books.used_mib + books.removing_mib
         for digest in others:
             line, needed_mib = self._queue.line(digest), self.blocked[digest]
-            if line is None or needed_mib <= coming_mib:
+            if line is None:
                 continue
             oldest = line.oldest()
             wanter = oldest.key.spec.uid
+            if self._user_at_cap(oldest.key.spec):  # only what the user has itself helps, and what goes already may do
+                if holder != wanter or max(self._missing_of_user(oldest.key.spec)) <= 0:
+                    continue
+            elif needed_mib <= coming_mib:
+                continue
             if oldest.is_nested and not own.oldest().is_nested:
                 return holder == wanter or not shares.is_protected(holder, wanter)
             if shares.gives_way(holder, wanter, needed_mib):

@@ -186,9 +186,8 @@ class Machine:
         if refused:
             self._commands.append(ev.Reject(event.activation, PoolClosed()))
             return
-        if key.spec.memory_mib > self.settings.memory_mib:
-            text = f"the action's memory limit of {key.spec.memory_mib} MB is more than the pool's {self.settings.memory_mib} MB"
-            self._commands.append(ev.Reject(event.activation, MemoryNeverAvailable(text)))
+        if too_large := self._too_large(key):
+            self._commands.append(ev.Reject(event.activation, too_large))
             return
         if failure := self._known_failure(key):
             self._commands.append(ev.Reject(event.activation, failure))
@@ -202,6 +201,14 @@ class Machine:
             self._serving.serve(key)
         if event.activation not in self._queue or self.launcher.may_grow(key):  # else its line can only wait
             self.launcher.launch()
+
+    def _too_large(self, key: ReuseKey) -> MemoryNeverAvailable | None:
+        settings, wanted = self.settings, f"the action's memory limit of {key.spec.memory_mib} MB"
+        if key.spec.memory_mib > settings.memory_mib:
+            return MemoryNeverAvailable(f"{wanted} is more than the pool's {settings.memory_mib} MB")
+        if key.spec.memory_mib > settings.max_memory_per_user_mib:
+            return MemoryNeverAvailable(f"{wanted} is more than the {settings.max_memory_per_user_mib} MB that one user may have")
+        return None
 
     def _known_failure(self, key: ReuseKey) -> InvokerError | None:
         """Return why no container is made for this key now, where one would have to be made. None to go on."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from pool.keepalive import Blend, Policy
 
+#: More than any machine has.
+UNLIMITED_MIB = 1 << 40
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
@@ -26,6 +29,7 @@ class PoolSettings:
         overload_wait_s: likewise, from the first refusal on until nobody waits any more.
         max_containers_per_action: hard cap, whatever waits.
         max_containers_per_user: likewise, stem cells included.
+        max_memory_per_user_mib: likewise the sum of their limits, frozen ones in full.
         shares: (pattern of namespaces, weight) in queue and memory; 1 for those that no pattern fits.
         launch_patience_s: a container busy for less than this may soon be free, and is counted on.
         large_request_patience_s: how long smaller activations may overtake one for which no memory is free.
@@ -47,6 +51,7 @@ class PoolSettings:
     overload_wait_s: float = float("inf")
     max_containers_per_action: int = 1000
     max_containers_per_user: int = 10_000
+    max_memory_per_user_mib: int = UNLIMITED_MIB
     shares: tuple[tuple[str, float], ...] = ()
     launch_patience_s: float = 0.1
     large_request_patience_s: float = 5.0

@@ -174,6 +174,12 @@ class PoolConfig:
     )
     max_containers_per_action: int = key(64, "Containers one action may have at the same time.", at_least=1)
     max_containers_per_user: int = key(256, "Containers one user may have at the same time, stem cells included.", at_least=1)
+    max_memory_per_user_mib: int | None = key(
+        None,
+        "Memory that one user's containers may have at the same time: the sum of the actions' limits, frozen ones in full.",
+        shown="none: no limit",
+        at_least=16,
+    )
     stem_cells: StemCellConfig = field(default_factory=StemCellConfig)
 
     def weights(self) -> tuple[tuple[str, float], ...]:

@@ -151,6 +151,7 @@ def _example_value(declared: Any, value: Any) -> str:
         "node": '"node-1"',
         "parallel_starts": "4",
         "cpu_seconds_per_window": "36000",
+        "max_memory_per_user_mib": "8192",
         "public_url": '"https://functions.example.org"',
         "file": '"/etc/invokerd/prices.toml"',
         "manifest": '"/etc/invokerd/runtimes.json"',

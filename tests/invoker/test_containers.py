@@ -16,6 +16,7 @@ from invoker.containers import check_wall, open_engine, pool_settings
 from pool.courtesy import NoIdleCgroup
 from pool.guard import CallClass
 from pool.model import ContainerSpec
+from pool.settings import UNLIMITED_MIB
 from pool.user_groups import UserGroups
 from pool.wall import Wall
 from tests.support.made_up_cgroups import fill_group, memory_hierarchy
@@ -36,6 +37,7 @@ def test_every_setting_of_the_section_reaches_the_pool() -> None:
         overload_wait_s=1.5,
         max_containers_per_action=5,
         max_containers_per_user=6,
+        max_memory_per_user_mib=900,
         shares=("physics-*=4",),
         shrink_frozen=False,
         frozen_margin_mib=8,
@@ -48,6 +50,10 @@ def test_every_setting_of_the_section_reaches_the_pool() -> None:
     assert len(same) > 10
     for name in same:
         assert getattr(settings, name) == getattr(pool, name), name
+
+
+def test_without_a_bound_on_their_memory_users_have_none() -> None:
+    assert pool_settings(PoolConfig(memory_mib=1000)).max_memory_per_user_mib == UNLIMITED_MIB
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pool import events as ev
-from pool.errors import PlatformError, PoolOverloaded, TooManyWaiting
+from pool.errors import MemoryNeverAvailable, PlatformError, PoolOverloaded, TooManyWaiting
 from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, Standing, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
@@ -238,6 +238,96 @@ def test_hard_caps_hold_for_action_and_user():
             driver.tick(0.0)
     assert len(driver.machine.books.by_key[of(1, "x").digest]) == 2
     assert driver.machine.books.users[1].containers == 3
+
+
+def test_a_user_has_no_more_memory_than_one_may_have_though_there_is_more_and_others_have_theirs():
+    driver = Driver(memory_mib=100_000, parallel_starts=64, max_memory_per_user_mib=700)
+    for number in range(5):
+        driver.arrive(f"a{number}", of(1))
+        driver.now += 1.0
+        driver.tick(0.0)
+    assert driver.machine.books.users[1].limits_mib == 512
+    assert kinds(driver.arrive("small", of(1, "small", memory_mib=128))) == ["Create"]
+    assert kinds(driver.arrive("b", of(2))) == ["Create"]
+
+
+def test_what_is_more_than_a_user_may_have_at_all_is_refused_at_once():
+    driver = Driver(memory_mib=4096, max_memory_per_user_mib=700)
+    refused = only(driver.arrive("a", of(1, memory_mib=701)), ev.Reject).error
+    assert isinstance(refused, MemoryNeverAvailable)
+    assert "701 MB is more than the 700 MB that one user may have" in str(refused)
+    assert kinds(driver.arrive("b", of(1, memory_mib=700))) == ["Create"]
+
+
+CAPS = [{"max_memory_per_user_mib": 512}, {"max_containers_per_user": 2}]
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_at_a_users_cap_an_idle_container_of_another_action_goes_and_nobody_elses(cap: dict[str, int]):
+    driver = Driver(memory_mib=100_000, **cap)
+    of_another_user = frozen(driver, "b", of(2))
+    oldest = frozen(driver, "a0", of(1, "old"))
+    driver.now += 10.0
+    newer = frozen(driver, "a1", of(1, "newer"))
+    driver.now += 10.0
+    commands = driver.arrive("a2", of(1, "new"))
+    assert [each.container for each in commands if isinstance(each, ev.Remove)] == [oldest]
+    assert driver.tick(0.01) == [], "one is enough, and on its way"
+    create = only(driver.feed(ev.Removed(oldest)), ev.Create)
+    assert driver.machine.books.containers[create.container].key == of(1, "new")
+    assert (driver.state(newer), driver.state(of_another_user)) == (S.FROZEN, S.FROZEN)
+
+
+def test_a_frozen_container_counts_in_full_for_its_user():
+    driver = Driver(memory_mib=100_000, max_memory_per_user_mib=512)
+    kept = frozen(driver, "a0", of(1))
+    driver.feed(ev.Measured({kept: 20}))
+    busy(driver, "a1", of(1, "busy"))
+    assert driver.machine.books.users[1].limits_mib == 512
+    assert only(driver.arrive("a2", of(1, "new")), ev.Remove).container == kept
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_an_action_whose_user_is_at_the_cap_waits_for_what_comes_free_and_not_for_ever(cap: dict[str, int]):
+    driver = Driver(memory_mib=100_000, **cap)
+    busy(driver, "b0", of(2))
+    for number in range(2):
+        busy(driver, f"a{number}", of(1))
+    for number in range(2, 6):
+        driver.arrive(f"a{number}", of(1))
+    assert driver.arrive("new", of(1, "new")) == []
+    driver.arrive("b1", of(2))
+    driver.now += 100.0
+    driver.arrive("a6", of(1))
+    granted = []
+    while "Remove" not in kinds(commands := driver.feed(ev.Ended(ActivationId(f"a{len(granted)}"), True))):
+        granted.append(only(commands, ev.Grant).activation)
+    assert granted == ["a2", "a3", "a4", "a5"], "those that were there before it"
+    removed = only(commands, ev.Remove).container
+    assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("b0"), True))), "another user's helps nothing"
+    assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("a5"), True))), "one is enough"
+    creates = [each for each in driver.feed(ev.Removed(removed)) if isinstance(each, ev.Create)]
+    assert [driver.machine.books.containers[each.container].key for each in creates if each] == [of(1, "new")]
+
+
+def test_the_expected_wait_and_the_room_count_on_no_more_memory_than_the_user_may_have():
+    driver = Driver(memory_mib=10_240, max_memory_per_user_mib=600)
+    busy(driver, "a0", of(1))
+    driver.now += 1.0
+    driver.feed(ev.Ended(ActivationId("a0"), True))
+    launcher = driver.machine.launcher
+    assert launcher.expected_wait_s(of(1), 6) == pytest.approx(6.0), "six runs of two seconds, on the two that it may have"
+    assert launcher.has_room(of(1))
+    busy(driver, "other", of(1, "other"))
+    assert launcher.expected_wait_s(of(1), 6) == pytest.approx(12.0)
+    assert not launcher.has_room(of(1))
+    assert launcher.has_room(of(1, memory_mib=64))
+
+
+def test_stem_cells_are_within_what_their_user_may_have():
+    driver = Driver(memory_mib=100_000, parallel_starts=64, max_memory_per_user_mib=600)
+    commands = driver.feed(ev.StemsWanted(spec(), 5, Reactive(least=5, most=5, ttl_s=60.0)))
+    assert kinds(commands) == ["Create"] * 2
 
 
 def test_stem_cells_follow_demand_and_fall_back():

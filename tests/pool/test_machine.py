@@ -550,6 +550,7 @@ class AnyHistory(RuleBasedStateMachine):
             max_waiting_per_user=4,
             max_containers_per_action=3,
             max_containers_per_user=5,
+            max_memory_per_user_mib=640,
             keep_alive_s=5.0,
             stem_keep_s=5.0,
             launch_patience_s=0.5,
@@ -695,6 +696,12 @@ class AnyHistory(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.driver.now += seconds
         self.feed(ev.Tick())
+
+    @invariant()
+    def no_user_has_more_than_one_may_have(self) -> None:
+        for user in self.driver.machine.books.users.values():
+            assert user.containers <= 5
+            assert user.limits_mib <= 640
 
     @invariant()
     def every_open_activation_is_in_exactly_one_place(self) -> None:
