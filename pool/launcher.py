@@ -173,8 +173,17 @@ class Launcher:
         return not self.at_cap(key) and self._books.used_mib + key.spec.memory_mib <= self._settings().memory_mib
 
     def may_grow(self, key: ReuseKey) -> bool:
-        """Whether a launch could bring the line of this key another container: at its user's cap one of another action may go."""
-        return key.digest in self._books.shrunk or not self._action_at_cap(key)
+        """Whether a launch could bring the line of this key another container, now that one more has lined up.
+
+        At the user's cap one of another action may go for it. That is looked for when the line begins, and with what happens
+        later, but not with each of a flood.
+        """
+        if key.digest in self._books.shrunk:
+            return True
+        if self._action_at_cap(key):
+            return False
+        line = self._queue.line(key.digest)
+        return not self._user_at_cap(key.spec) or (line is not None and len(line.waiters) == 1)
 
     def may_have_stem(self, key: ReuseKey) -> bool:
         """Whether the action may have one more of its user's stem cells. Those count as the user's already."""
@@ -466,16 +475,19 @@ class Launcher:
                 continue
             oldest = line.oldest()
             wanter = oldest.key.spec.uid
+            patience_s = PATIENCE_STARTS * self.width.cost_s
+            has_waited = books.now - oldest.arrived > patience_s and oldest.arrived < own.oldest().arrived
+            goes_before = oldest.is_nested and not own.oldest().is_nested
             if self._user_at_cap(oldest.key.spec):  # only what the user has itself helps, and what goes already may do
-                if holder != wanter or max(self._missing_of_user(oldest.key.spec)) <= 0:
-                    continue
-            elif needed_mib <= coming_mib:
+                if holder == wanter and (goes_before or has_waited) and max(self._missing_of_user(oldest.key.spec)) > 0:
+                    return True
                 continue
-            if oldest.is_nested and not own.oldest().is_nested:
+            if needed_mib <= coming_mib:
+                continue
+            if goes_before:
                 return holder == wanter or not shares.is_protected(holder, wanter)
             if shares.gives_way(holder, wanter, needed_mib):
                 return True
-            patience_s = PATIENCE_STARTS * self.width.cost_s
-            if books.now - oldest.arrived > patience_s and oldest.arrived < own.oldest().arrived:
+            if has_waited:
                 return holder == wanter or not shares.is_protected(holder, wanter)
         return False

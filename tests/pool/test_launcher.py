@@ -266,6 +266,7 @@ CAPS = [{"max_memory_per_user_mib": 512}, {"max_containers_per_user": 2}]
 def test_at_a_users_cap_an_idle_container_of_another_action_goes_and_nobody_elses(cap: dict[str, int]):
     driver = Driver(memory_mib=100_000, **cap)
     of_another_user = frozen(driver, "b", of(2))
+    driver.now += 10.0
     oldest = frozen(driver, "a0", of(1, "old"))
     driver.now += 10.0
     newer = frozen(driver, "a1", of(1, "newer"))
@@ -296,18 +297,30 @@ def test_an_action_whose_user_is_at_the_cap_waits_for_what_comes_free_and_not_fo
     for number in range(2, 6):
         driver.arrive(f"a{number}", of(1))
     assert driver.arrive("new", of(1, "new")) == []
+    driver.now += 1.0
     driver.arrive("b1", of(2))
     driver.now += 100.0
     driver.arrive("a6", of(1))
+    assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("b0"), True))), "another user's helps nothing"
     granted = []
     while "Remove" not in kinds(commands := driver.feed(ev.Ended(ActivationId(f"a{len(granted)}"), True))):
         granted.append(only(commands, ev.Grant).activation)
     assert granted == ["a2", "a3", "a4", "a5"], "those that were there before it"
     removed = only(commands, ev.Remove).container
-    assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("b0"), True))), "another user's helps nothing"
     assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("a5"), True))), "one is enough"
     creates = [each for each in driver.feed(ev.Removed(removed)) if isinstance(each, ev.Create)]
     assert [driver.machine.books.containers[each.container].key for each in creates if each] == [of(1, "new")]
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_a_nested_call_gets_the_first_place_that_comes_free_at_its_users_cap(cap: dict[str, int]):
+    driver = Driver(memory_mib=100_000, **cap)
+    for number in range(2):
+        busy(driver, f"a{number}", of(1))
+    for number in range(2, 6):
+        driver.arrive(f"a{number}", of(1))
+    assert driver.feed(ev.Arrived(ActivationId("nested"), of(1, "called"), Standing.NESTED)) == []
+    assert kinds(driver.feed(ev.Ended(ActivationId("a0"), True))) == ["Remove"]
 
 
 def test_the_expected_wait_and_the_room_count_on_no_more_memory_than_the_user_may_have():
