@@ -265,8 +265,9 @@ CAPS = [{"max_memory_per_user_mib": 512}, {"max_containers_per_user": 2}]
 @pytest.mark.parametrize("cap", CAPS)
 def test_at_a_users_cap_an_idle_container_of_another_action_goes_and_nobody_elses(cap: dict[str, int]):
     driver = Driver(memory_mib=100_000, **cap)
-    of_another_user = frozen(driver, "b", of(2))
-    driver.now += 10.0
+    of_another_user = only(driver.feed(ev.StemsWanted(of(2).spec, 1)), ev.Create).container
+    driver.come_up(of_another_user)
+    driver.feed(ev.FreezeConfirmed(of_another_user))
     oldest = frozen(driver, "a0", of(1, "old"))
     driver.now += 10.0
     newer = frozen(driver, "a1", of(1, "newer"))
@@ -276,7 +277,7 @@ def test_at_a_users_cap_an_idle_container_of_another_action_goes_and_nobody_else
     assert driver.tick(0.01) == [], "one is enough, and on its way"
     create = only(driver.feed(ev.Removed(oldest)), ev.Create)
     assert driver.machine.books.containers[create.container].key == of(1, "new")
-    assert (driver.state(newer), driver.state(of_another_user)) == (S.FROZEN, S.FROZEN)
+    assert (driver.state(newer), driver.state(of_another_user)) == (S.FROZEN, S.STEM_FROZEN), "though nobody has used that yet"
 
 
 def test_a_frozen_container_counts_in_full_for_its_user():
