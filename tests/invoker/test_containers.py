@@ -19,7 +19,7 @@ from pool.model import ContainerSpec
 from pool.settings import UNLIMITED_MIB
 from pool.user_groups import UserGroups
 from pool.wall import Wall
-from tests.support.made_up_cgroups import fill_group, memory_hierarchy
+from tests.support.made_up_cgroups import fill_group, hierarchy
 
 
 def test_every_setting_of_the_section_reaches_the_pool() -> None:
@@ -76,7 +76,7 @@ SPEC = ContainerSpec(namespace="g", uid=1001, gid=1001, image="sha256:1", kind="
 @pytest.fixture(autouse=True)
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put made-up hierarchies in place of this machine's, and a systemd that obeys; return where the cgroups are."""
-    proc, point = memory_hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1)
     monkeypatch.setattr(containers, "Wall", partial(Wall, proc=proc, run=lambda _command: None))
     monkeypatch.setattr(containers, "UserGroups", partial(UserGroups, proc=proc))
     return point

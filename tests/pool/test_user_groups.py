@@ -14,19 +14,11 @@ from pool.errors import EngineError
 from pool.model import ContainerId, ContainerSpec
 from pool.user_groups import UserGroups, default_parent, parent_path
 from tests.support.cpu_group import cpu_group_of, cpu_weight
+from tests.support.made_up_cgroups import hierarchy
 
 
 def a_spec(namespace: str = "anna", uid: int = 1001) -> ContainerSpec:
     return ContainerSpec(namespace=namespace, uid=uid, gid=uid, image="sha256:1", kind="k", memory_mib=256)
-
-
-def hierarchy(tmp_path: Path, version: int) -> tuple[Path, Path]:
-    """Make a procfs whose mountinfo shows one hierarchy; return both."""
-    proc, point = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    kind, options = ("cgroup", "rw,cpu") if version == 1 else ("cgroup2", "rw")
-    (proc / "self" / "mountinfo").write_text(f"35 31 0:32 / {point} rw - {kind} cgroup {options}\n")
-    return proc, point
 
 
 def weights(**by_namespace: float):
@@ -65,7 +57,7 @@ def test_each_user_has_one_cgroup_below_the_parent_whatever_the_namespace(parent
     ],
 )
 async def test_a_group_gets_its_weight_within_what_the_kernel_takes(tmp_path, version, file, usual, weight, value):
-    proc, point = hierarchy(tmp_path, version)
+    proc, point = hierarchy(tmp_path, version, "cpu")
     directory = point / "functions" / "u1001"
     directory.mkdir(parents=True)
     (directory / file).write_text(f"{usual}\n")
@@ -83,7 +75,7 @@ async def test_a_weight_of_an_earlier_daemon_is_put_right(tmp_path):
 
 
 async def test_changed_weights_are_given_to_the_groups_that_are_there_and_to_the_others_when_they_come_back(tmp_path, caplog):
-    proc, point = hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1, "cpu")
     files = {uid: point / "functions" / f"u{uid}" / "cpu.shares" for uid in (1001, 1002, 1003)}
     for file in files.values():
         file.parent.mkdir(parents=True)
@@ -120,7 +112,7 @@ async def test_systemd_is_told_of_a_changed_weight(tmp_path):
 
 
 def test_groups_without_containers_are_removed_and_the_others_stay(tmp_path):
-    proc, point = hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1, "cpu")
     parent = point / "functions"
     (parent / "u1001" / "a container").mkdir(parents=True)
     for other in ("u1002", "u1003", "site"):
@@ -146,7 +138,7 @@ def test_slices_are_left_to_systemd(tmp_path):
 
 @pytest.mark.parametrize(("weight", "value"), [(None, "700"), (2.5, "2560")])
 async def test_the_parent_gets_its_weight_with_the_first_container_where_the_site_has_given_it_one(tmp_path, weight, value):
-    proc, point = hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1, "cpu")
     file = point / "functions" / "u1001" / "cpu.shares"
     file.parent.mkdir(parents=True)
     file.write_text("1024")

@@ -16,7 +16,7 @@ from pool.model import ContainerId, ContainerSpec
 from pool.parent import NoParentCgroup, find_memory_group, limit_bytes
 from pool.user_groups import UserGroups, parent_path
 from pool.wall import Wall
-from tests.support.made_up_cgroups import fill_group, memory_hierarchy
+from tests.support.made_up_cgroups import fill_group, hierarchy
 
 MIB = 2**20
 NAME = "functions_n"
@@ -28,7 +28,7 @@ def refuse(command: list[str]) -> None:
 
 @pytest.mark.parametrize(("version", "file"), [(1, "memory.limit_in_bytes"), (2, "memory.max")])
 async def test_the_wall_is_raised_and_put_right_where_somebody_has_changed_or_removed_it(tmp_path, version, file):
-    proc, point = memory_hierarchy(tmp_path, version)
+    proc, point = hierarchy(tmp_path, version)
     wall = Wall(NAME, driver="cgroupfs", memory_mib=1000, proc=proc, run=refuse)
     await wall.keep()
     limit = point / NAME / file
@@ -45,7 +45,7 @@ async def test_the_wall_is_raised_and_put_right_where_somebody_has_changed_or_re
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_a_limit_is_lowered_when_the_containers_of_the_larger_pool_hold_less_than_it(tmp_path, caplog, version):
-    proc, point = memory_hierarchy(tmp_path, version)
+    proc, point = hierarchy(tmp_path, version)
     before = limit_bytes(2000)
     fill_group(point / NAME, version, usage=1900 * MIB, cache=300 * MIB, limit=before)
     wall = Wall(NAME, driver="cgroupfs", memory_mib=1000, proc=proc, run=refuse)
@@ -63,7 +63,7 @@ async def test_a_limit_is_lowered_when_the_containers_of_the_larger_pool_hold_le
 
 
 async def test_systemd_is_told_at_the_start_and_again_where_its_slice_has_another_limit(tmp_path):
-    proc, point = memory_hierarchy(tmp_path, 2)
+    proc, point = hierarchy(tmp_path, 2)
     told: list[list[str]] = []
     wall = Wall(NAME, driver="systemd", memory_mib=1000, proc=proc, run=told.append)
     for _ in range(2):  # there is no slice before there is a container
@@ -80,7 +80,7 @@ async def test_systemd_is_told_at_the_start_and_again_where_its_slice_has_anothe
 
 
 async def test_a_node_on_which_no_wall_can_be_is_told_of_once_and_goes_on(tmp_path, caplog):
-    proc, _ = memory_hierarchy(tmp_path, 1)
+    proc, _ = hierarchy(tmp_path, 1)
     (proc / "self" / "mountinfo").write_text("")
     wall = Wall(NAME, driver="cgroupfs", memory_mib=1000, proc=proc, run=refuse)
     for _ in range(2):
@@ -98,7 +98,7 @@ async def test_a_node_on_which_no_wall_can_be_is_told_of_once_and_goes_on(tmp_pa
 
 
 async def test_a_systemd_that_refuses_is_told_of(tmp_path):
-    proc, _ = memory_hierarchy(tmp_path, 2)
+    proc, _ = hierarchy(tmp_path, 2)
 
     def failing(_command: list[str]) -> None:
         raise NoParentCgroup("systemctl set-property: Access denied")
@@ -109,7 +109,7 @@ async def test_a_systemd_that_refuses_is_told_of(tmp_path):
 
 
 async def test_a_container_that_the_engine_made_elsewhere_is_seen(tmp_path):
-    proc, point = memory_hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1)
     wall = Wall(NAME, driver="cgroupfs", memory_mib=1000, proc=proc, run=refuse)
     await wall.keep()
     for file in ("", f"{point}/{NAME}/u1/abc/memory.oom_control"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def memory_hierarchy(tmp_path: Path, version: int) -> tuple[Path, Path]:
-    """Make a procfs whose mountinfo shows one hierarchy, with the memory controller; return both."""
+def hierarchy(tmp_path: Path, version: int, controller: str = "memory") -> tuple[Path, Path]:
+    """Make a procfs whose mountinfo shows one hierarchy, under version 1 of this controller; return both."""
     proc, point = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
     point.mkdir()
-    kind, options = ("cgroup", "rw,memory") if version == 1 else ("cgroup2", "rw")
+    kind, options = ("cgroup", f"rw,{controller}") if version == 1 else ("cgroup2", "rw")
     (proc / "self" / "mountinfo").write_text(f"35 31 0:32 / {point} rw - {kind} cgroup {options}\n")
     if version == 2:
         (point / "cgroup.controllers").write_text("cpu memory pids\n")

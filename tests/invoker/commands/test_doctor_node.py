@@ -14,7 +14,7 @@ from invoker.config.keys import Address
 from invoker.config.model import Config, HttpConfig, IsolationConfig, MetricsConfig, PoolConfig, SiteMount
 from invoker.control.fake import FakeControl, serving
 from invoker.record.damage import Damage
-from tests.support.made_up_cgroups import fill_group, memory_hierarchy
+from tests.support.made_up_cgroups import fill_group, hierarchy
 
 
 def node(**changes: Any) -> Node:
@@ -182,7 +182,7 @@ def look_at_the_wall(proc: Path, **pool: Any) -> Finding:
 def test_the_limit_around_all_containers_is_compared_with_the_pool(
     tmp_path: Path, limit_mib: int | None, verdict: Verdict, words: str
 ) -> None:
-    proc, point = memory_hierarchy(tmp_path, 1)
+    proc, point = hierarchy(tmp_path, 1)
     if limit_mib is not None:
         fill_group(point / "functions_n", 1, limit=limit_mib << 20)
     finding = look_at_the_wall(proc)
@@ -192,7 +192,7 @@ def test_the_limit_around_all_containers_is_compared_with_the_pool(
 
 @pytest.mark.parametrize(("parent", "verdict"), [("", Verdict.WARNING), ("site", Verdict.BAD)])
 def test_a_machine_without_a_memory_controller_is_told_of(tmp_path: Path, parent: str, verdict: Verdict) -> None:
-    proc, _ = memory_hierarchy(tmp_path, 1)
+    proc, _ = hierarchy(tmp_path, 1)
     (proc / "self" / "mountinfo").write_text("")
     finding = look_at_the_wall(proc, cgroup_parent=parent)
     assert finding.verdict is verdict
