@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import click
 from invoker.commands.cli import examples, json_option
 from invoker.commands.ctl_client import Exit, Failure
 from invoker.commands.ctl_operator import decode, get, print_message
-from invoker.commands.ctl_output import local_time, parse_when, print_table
+from invoker.commands.ctl_output import local_time, parse_when, print_table, progress
 from invoker.control import messages
 from invoker.control.messages import path_to
 
@@ -63,7 +63,7 @@ def usage(
     A moment without an offset is local time; bills are by months of UTC. What no price plan rates has no plan, and costs
     nothing. Costs are exact: nothing is rounded.
     """
-    _not_both(as_csv=as_csv, as_json=as_json)
+    _only_one(csv=as_csv, json=as_json)
     since_ms, until_ms = _span(since, until)
     query = {"since_ms": since_ms, "until_ms": until_ms, "namespace": only, "by": by}
     reply = get(target.operator(), messages.USAGE, messages.UsageReply, query)
@@ -105,20 +105,30 @@ def _measures(row: messages.UsageRow) -> tuple[object, ...]:
 
 @click.command(
     epilog=examples(
-        "invokerctl bill 2026-11", "invokerctl bill 2026-11 --namespace alice --json", "invokerctl bill 2026-11 --csv"
+        "invokerctl bill 2026-11",
+        "invokerctl bill 2026-11 --namespace alice --json",
+        "invokerctl bill 2026-11 --csv",
+        "invokerctl bill 2026-11 --focus --issuer 'Computing Centre' >focus-2026-11.csv",
     )
 )
 @click.argument("month")
 @click.option("--namespace", "only", help="Only this namespace.")
 @_csv_option
+@click.option("--focus", "as_focus", is_flag=True, help="Print CSV as FOCUS 1.2 has it: a row an hour, action and meter.")
+@click.option("--issuer", default="invokerd", show_default=True, help="With --focus: who sends the bill.")
 @json_option
 @click.pass_obj
-def bill(target: Target, *, month: str, only: str | None, as_csv: bool, as_json: bool) -> None:
+def bill(target: Target, *, month: str, only: str | None, as_csv: bool, as_focus: bool, issuer: str, as_json: bool) -> None:
     """Make the bills of a calendar MONTH, such as 2026-11, in UTC (operators).
 
     A line for each namespace and price plan: what is charged, less what the plan has free, priced exactly and rounded once.
+    With --focus what the line consists of, for tools that read the bills of clouds too: read from the files in state_dir with
+    the prices of the configuration; the daemon need not run.
     """
-    _not_both(as_csv=as_csv, as_json=as_json)
+    _only_one(csv=as_csv, focus=as_focus, json=as_json)
+    if as_focus:
+        _print_focus(target, month, only, issuer)
+        return
     reply = get(target.operator(), path_to(messages.BILL, month=month), messages.BillReply, {"namespace": only})
     if as_json:
         print_message(reply)
@@ -129,7 +139,33 @@ def bill(target: Target, *, month: str, only: str | None, as_csv: bool, as_json:
         columns = ("NAMESPACE", "CALLS>", "MEMORY GiB s>", "CPU s>", "IDLE GiB s>", "EXACT>", "AMOUNT>", "CURRENCY", "PLAN")
         print_table(columns, map(_bill_line, reply.rows))
     if not reply.complete:
-        click.echo(f"invokerctl: {month} is not over yet: these lines will still grow", err=True)
+        _warn_incomplete(month)
+
+
+def _warn_incomplete(month: str) -> None:
+    click.echo(f"invokerctl: {month} is not over yet: these lines will still grow", err=True)
+
+
+def _print_focus(target: Target, month: str, only: str | None, issuer: str) -> None:
+    from invoker.record.focus import COLUMNS, focus_rows
+    from invoker.record.usage import month_span
+
+    directory = _ledger_directory(target)
+    prices = target.prices()
+
+    async def print_rows() -> None:
+        _, until_ms = month_span(month)
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        with progress() as show:
+            async with aclosing(focus_rows(directory, prices, month, namespace=only, issuer=issuer)) as rows:
+                writer.writeheader()
+                async for row in rows:
+                    writer.writerow(row)
+                    show(f"up to {row['ChargePeriodEnd']}")
+        if until_ms > time.time_ns() // 1_000_000:
+            _warn_incomplete(month)
+
+    _run(print_rows())
 
 
 def _bill_line(row: messages.BillRow) -> tuple[object, ...]:
@@ -162,11 +198,21 @@ def ledger(target: Target, *, since: str | None, until: str | None, only: str | 
 
     Reads the files in state_dir, and changes nothing; the daemon need not run. While it runs, the last second may be missing.
     """
-    import asyncio
-
-    from pool.errors import InvokerError
-
     since_ms, until_ms = _span(since, until)
+    _run(
+        _print_ledger(
+            _ledger_directory(target),
+            as_json=as_json,
+            namespace=only,
+            since_ms=since_ms or 0,
+            upto_ms=_END_OF_TIME_MS if until_ms is None else until_ms,
+            every_type=every_type,
+        )
+    )
+
+
+def _ledger_directory(target: Target) -> Path:
+    """Find the ledger's files. Raises Failure where they cannot be read."""
     directory = target.config().state_dir / "ledger"
     try:
         os.scandir(directory).close()
@@ -178,17 +224,16 @@ def ledger(target: Target, *, since: str | None, until: str | None, only: str | 
         raise Failure(
             f"{directory}: {error.strerror}", hint="run this as the daemon's user (root): sudo invokerctl ..."
         ) from error
+    return directory
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
+    from pool.errors import InvokerError
+
     try:
-        asyncio.run(
-            _print_ledger(
-                directory,
-                as_json=as_json,
-                namespace=only,
-                since_ms=since_ms or 0,
-                upto_ms=_END_OF_TIME_MS if until_ms is None else until_ms,
-                every_type=every_type,
-            )
-        )
+        asyncio.run(work)
     except InvokerError as error:
         raise Failure(str(error)) from error
 
@@ -247,6 +292,7 @@ def _print_csv(kind: type[messages.Message], rows: Sequence[messages.Message]) -
     click.echo(text.getvalue(), nl=False)
 
 
-def _not_both(*, as_csv: bool, as_json: bool) -> None:
-    if as_csv and as_json:
-        raise Failure("--csv and --json exclude each other", Exit.USAGE)
+def _only_one(**formats: bool) -> None:
+    chosen = [f"--{name}" for name, is_chosen in formats.items() if is_chosen]
+    if len(chosen) > 1:
+        raise Failure(f"{' and '.join(chosen)} exclude each other", Exit.USAGE)

@@ -13,6 +13,7 @@ from invoker.commands.ctl_client import TIMEOUT_S, Client, Exit, Failure
 
 if TYPE_CHECKING:
     from invoker.config.model import Config
+    from invoker.record.rating import Prices
 
 _START_HINT = "is the daemon running? systemctl status invokerd, or invokerd serve --config FILE"
 
@@ -69,6 +70,16 @@ class Target:
     def config(self) -> Config:
         """Read the daemon's configuration. Raises Failure where it cannot be used."""
         return self._config()
+
+    def prices(self) -> Prices:
+        """Read the price plans that the configuration names. Raises Failure where they cannot be used."""
+        from invoker.config.keys import ConfigError
+        from invoker.configured import load_prices
+
+        try:
+            return load_prices(self.config())
+        except ConfigError as error:
+            raise Failure("\n".join(error.problems), Exit.BAD_CONFIG) from error
 
     def _config(self) -> Config:
         from invoker.config.keys import ConfigError

@@ -249,6 +249,13 @@ def price(quantities: Quantities, plan: Plan) -> Decimal:
     return _EXACT.scaleb(Decimal(units), -plan.scale)
 
 
+def in_units(quantities: Quantities) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    """Give each quantity, in the order of the fields, in the unit that its price is of, exactly."""
+    amounts = msgspec.structs.astuple(quantities)
+    invocation, memory, cpu, idle = (_EXACT.divide(Decimal(each), unit) for each, unit in zip(amounts, _PER_UNIT, strict=True))
+    return invocation, memory, cpu, idle
+
+
 def rate(meter: Meter, status: Status, plan: Plan) -> Decimal:
     """Find what one finished row costs, exactly."""
     return price(charge(meter, status, plan.rounding), plan)

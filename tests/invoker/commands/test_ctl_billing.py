@@ -12,7 +12,9 @@ from invoker.commands.ctl import main
 from invoker.control.fake import FakeControl, serving
 from invoker.control.messages import BillRow, UsageRow
 from invoker.record.entries import TailEntry, encode_entry
+from invoker.record.focus import COLUMNS
 from invoker.record.ledger import Ledger, LedgerItem
+from tests.support.bill_rows import PLANS, fill
 
 
 @pytest.fixture
@@ -101,6 +103,32 @@ def test_a_bill_shows_its_lines_and_says_when_the_month_is_not_over(config: Path
     assert (told["month"], told["complete"], told["rows"][0]["amount"]) == ("2026-11", False, "1.23")
     (row,) = csv.DictReader(run(config, "bill", "2026-11", "--csv").stdout.splitlines())
     assert row["free_invocations"] == "1"
+
+
+def test_a_bill_in_focus_is_read_from_the_files_without_a_daemon(config: Path) -> None:
+    fill(config.parent / "ledger")
+    config.write_text('state_dir = "."\n[prices]\nfile = "prices.toml"\n')
+    (config.parent / "prices.toml").write_text(PLANS)
+    rows = list(csv.DictReader(run(config, "bill", "2026-11", "--focus", "--issuer", "Site").stdout.splitlines()))
+    assert list(rows[0]) == list(COLUMNS)
+    assert {row["SubAccountId"] for row in rows} == {"anna", "ben"}
+    assert {row["InvoiceIssuerName"] for row in rows} == {"Site"}
+    mine = run(config, "bill", "2026-11", "--focus", "--issuer", "Site", "--namespace", "ben").stdout.splitlines()
+    assert list(csv.DictReader(mine)) == [row for row in rows if row["SubAccountId"] == "ben"]
+    assert "is not over yet" in run(config, "bill", "2999-12", "--focus").stderr
+    assert "is not over yet" not in run(config, "bill", "2020-02", "--focus").stderr
+
+
+def test_what_a_bill_in_focus_cannot_be_made_of_is_named(config: Path) -> None:
+    assert f"{config.parent / 'ledger'} is not there" in run(config, "bill", "2026-11", "--focus", code=1).stderr
+    fill(config.parent / "ledger")
+    refused = run(config, "bill", "2026-13", "--focus", code=1)
+    assert "'2026-13' is no month" in refused.stderr
+    assert refused.stdout == ""
+    assert "--focus and --json exclude each other" in run(config, "bill", "2026-11", "--focus", "--json", code=2).stderr
+    config.write_text('state_dir = "."\n[prices]\nfile = "prices.toml"\n')
+    (config.parent / "prices.toml").write_text("[[plan]]\n")
+    assert "prices.file: price plans: " in run(config, "bill", "2026-11", "--focus", code=78).stderr
 
 
 def test_a_correction_names_its_reason_and_its_author(
