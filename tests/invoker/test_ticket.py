@@ -13,7 +13,8 @@ from invoker.invocation import Call
 from invoker.model import Identity
 from invoker.runtime import Outcome
 from invoker.ticket import Ticket, Trace, finished_activation, phases_of
-from pool.model import ActivationId, StartKind
+from pool.lease import Usage
+from pool.model import ActivationId, MemoryReading, PeakQuality, StartKind
 from tests.support.invoker_site import ANNA, action
 
 ID = ActivationId("0" * 32)
@@ -123,3 +124,13 @@ def test_a_frozen_start_has_a_thaw_and_no_init_and_is_billed_for_its_run():
 def test_an_activation_without_counters_says_that_they_are_missing():
     activation = finished_activation(ticket(), Outcome(status=Status.INTERNAL_ERROR, result=None), node="n")
     assert (activation.meter.cpu_quality, activation.meter.cpu_us, activation.meter.billed_us) == (CpuQuality.MISSING, 0, 0)
+
+
+def test_what_the_kernel_counted_is_in_the_record():
+    memory = MemoryReading(peak=5, peak_quality=PeakQuality.EXACT, anonymous=4, shared=3, cache=2)
+    used = Usage(cpu_us=11, throttled_us=12, oom_kills=13, memory=memory)
+    activation = finished_activation(ticket(**FROZEN, usage=used), Outcome(status=Status.SUCCESS, result=None), node="n")
+    meter = activation.meter
+    assert (meter.cpu_us, meter.throttled_us, meter.oom_kills, meter.cpu_quality) == (11, 12, 13, CpuQuality.EXACT)
+    assert (meter.peak_bytes, meter.peak_quality) == (5, PeakQuality.EXACT)
+    assert (meter.anonymous_bytes, meter.shared_bytes, meter.cache_bytes) == (4, 3, 2)

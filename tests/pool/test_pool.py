@@ -39,7 +39,10 @@ async def test_stem_cell_serves_the_first_call_of_a_new_action_and_is_replaced(t
     async with bench(tmp_path) as b:
         b.pool.want_stems(SPEC, 1)
         await b.until(lambda: b.states() == [S.STEM_FROZEN])
+        (stem,) = b.backend.containers.values()
+        assert stem.requests == ["/"], "it has served once before it was frozen: what it imports and touches is there"
         assert await b.call() is StartKind.STEM
+        assert stem.requests == ["/", "/init", "/run"]
         await b.until(lambda: S.STEM_FROZEN in b.states())
 
 

@@ -266,6 +266,31 @@ async def test_a_promise_survives_and_is_recovered_until_it_is_kept(open_recorde
     assert recorder.recovery == ([], [])
 
 
+@pytest.mark.parametrize("step", ["accepted", "begun"])
+async def test_what_is_promised_or_begun_is_on_the_disk_before_that_is_believed(open_recorder, monkeypatch, step):
+    recorder = await open_recorder()
+    journal, promise = recorder._journal, a_promise(1)
+    if step == "begun":
+        await recorder.accepted(promise)
+    synced, may_go_on = [], asyncio.Event()
+
+    async def wait_synced(position: int) -> None:
+        synced.append(position)
+        await may_go_on.wait()
+
+    monkeypatch.setattr(journal, "wait_synced", wait_synced)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        step_taken = recorder.accepted(promise) if step == "accepted" else recorder.begun(promise.activation_id)
+        taken = group.create_task(step_taken)
+        while not synced:
+            assert not taken.done()
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not taken.done()
+        assert synced == [journal.position], "all of it"
+        may_go_on.set()
+
+
 async def test_a_promise_with_a_large_payload_comes_back_whole(open_recorder):
     recorder = await open_recorder()
     promise = a_promise(payload=msgspec.Raw(b'{"x":"' + b"y" * 900_000 + b'"}'))
