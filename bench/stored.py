@@ -19,7 +19,7 @@ from invoker.activation import Activation, CpuQuality, Meter, Phases, Status
 from invoker.ids import ActivationIds
 from invoker.model import Action, Exec, Limits
 from invoker.record.ledger import finished_values, month_of
-from invoker.record.rows import RecordRow
+from invoker.record.rows import RecordRow, TextRow, with_bytes
 from invoker.record.store import load_queries, open_writer
 from pool.model import StartKind
 
@@ -132,8 +132,9 @@ def fill(state_dir: Path, activations: int) -> None:
             ledger.executemany(load_queries("ledger")["finished"], map(finished_values, batch))
             ledger.execute("COMMIT")
             store.execute("BEGIN")
-            store.executemany(queries["add_records"], map(RecordRow.of, batch))
-            store.executemany(queries["add_results"], [(a.activation_id, a.namespace, a.start_ms, '{"ok":true}') for a in batch])
+            store.executemany(queries["add_records"], with_bytes(map(RecordRow.of, batch)))
+            results = [TextRow(each.activation_id, each.namespace, each.start_ms, '{"ok":true}') for each in batch]
+            store.executemany(queries["add_results"], with_bytes(results))
             store.execute("COMMIT")
             for each in (ledger, store):
                 each.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -21,7 +21,7 @@ from invoker.errors import EntityCorrupted
 from invoker.record.corruption import StoreCorrupt, corruption_named
 from invoker.record.damage import Damage
 from invoker.record.entries import AcceptedEntry, TickEntry
-from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow, read_promise
+from invoker.record.rows import ActivationBatch, IdempotencyRow, PendingRow, read_promise, with_bytes
 from invoker.record.salvage import salvage
 from invoker.record.sizes import Sizes
 from invoker.record.store import Parameters, Reader, checkpoint, load_queries, open_writer
@@ -159,7 +159,7 @@ class ActivationDatabase:
                 run("mark_begun", ids=_json(batch.begun))
             for name, rows in (("add_records", batch.records), ("add_results", batch.results), ("add_logs", batch.logs)):
                 if rows:
-                    self._connection.executemany(self._queries[name], rows)
+                    self._connection.executemany(self._queries[name], with_bytes(rows))
             if batch.ticks:
                 run("add_ticks", rows=_json(batch.ticks))
                 run("drop_ticks", rows=_json(batch.ticks))

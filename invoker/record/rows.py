@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -53,6 +53,16 @@ class TextRow(NamedTuple):
     namespace: str
     start_ms: int
     text: str
+
+
+def bytes_of(text: str) -> int:
+    """How many bytes a text takes in a database. Most are plain ASCII, which is known without a look at them."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def with_bytes(rows: Iterable[RecordRow | TextRow]) -> Iterator[tuple[str | int, ...]]:
+    """Make of each row what its INSERT takes: the row, and the bytes of its text."""
+    return ((*row, bytes_of(row.text)) for row in rows)
 
 
 def read_promise(text: bytes | str, payload: bytes | str) -> Accepted:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from invoker.record.rows import bytes_of
+
 
 class Stored(Protocol):
     """A row of a namespace."""
@@ -44,9 +46,7 @@ class Sizes:
         if sizes is None:
             return
         for row in rows:
-            text = row.text
-            size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-            sizes[row.namespace] = sizes.get(row.namespace, 0) + size
+            sizes[row.namespace] = sizes.get(row.namespace, 0) + bytes_of(row.text)
 
     def over(self, table: str, bound: int) -> dict[str, int]:
         """Give the namespaces that may have more than `bound` bytes in a table, and how many."""

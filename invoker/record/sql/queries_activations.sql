@@ -8,21 +8,21 @@ ON CONFLICT (only) DO UPDATE SET position = max(position, excluded.position);
 SELECT position FROM journal_position;
 
 -- name: add_records
--- Add one record, a RecordRow. The first record of an activation stays.
-INSERT INTO records (activation_id, namespace, action, start_ms, bytes, record)
-VALUES (?1, ?2, ?3, ?4, length(?5), ?5)
+-- Add one record, a RecordRow and its bytes. The first record of an activation stays.
+INSERT INTO records (activation_id, namespace, action, start_ms, record, bytes)
+VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_results
--- Add one result, a TextRow. The first result of an activation stays.
-INSERT INTO results (activation_id, namespace, start_ms, bytes, result)
-VALUES (?1, ?2, ?3, length(CAST(?4 AS BLOB)), ?4)
+-- Add one result, a TextRow and its bytes. The first result of an activation stays.
+INSERT INTO results (activation_id, namespace, start_ms, result, bytes)
+VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_logs
--- Add the log lines of one activation, a TextRow. The first lines given for an activation stay.
-INSERT INTO logs (activation_id, namespace, start_ms, bytes, lines)
-VALUES (?1, ?2, ?3, length(CAST(?4 AS BLOB)), ?4)
+-- Add the log lines of one activation, a TextRow and its bytes. The first lines given for an activation stay.
+INSERT INTO logs (activation_id, namespace, start_ms, lines, bytes)
+VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (activation_id) DO NOTHING;
 
 -- name: add_pending

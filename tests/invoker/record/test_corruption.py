@@ -20,6 +20,7 @@ from invoker.record.corruption import StoreBroken, StoreCorrupt, broken, is_corr
 from invoker.record.damage import Damage, read_damage
 from invoker.record.entities import EntityStore
 from invoker.record.entries import AcceptedEntry, TickEntry, encode_entry, join_entries
+from invoker.record.ledger import Ledger
 from invoker.record.recorder import Recorder
 from pool.model import ActivationId
 
@@ -184,14 +185,20 @@ async def test_a_corrupt_month_of_the_ledger_stops_the_start_and_put_aside_is_fi
         assert [each.activation_id for each in recorder.recovery.begun] == [promise(3).activation_id]
 
 
-async def test_a_ledger_that_becomes_corrupt_refuses_new_work_and_loses_nothing(tmp_path):
+async def test_a_ledger_that_becomes_corrupt_refuses_new_work_and_loses_nothing(tmp_path, monkeypatch):
     await leave(tmp_path)
     (month,) = (tmp_path / "ledger").glob("*.db")
     copy = month.read_bytes()
     async with opened(tmp_path) as recorder:
         assert recorder.failure == ""
-        recorder._writer._ledger._open.clear()  # its pages are in no memory then
-        spoil_header(month)
+        ledger = recorder._writer._ledger
+
+        def apply(items, position):
+            ledger.close()  # its pages are in no memory then; only the writer's own thread may
+            spoil_header(month)
+            Ledger.apply(ledger, items, position)
+
+        monkeypatch.setattr(ledger, "apply", apply)
         recorder.finish(activation(4), logs=[])
         async with asyncio.timeout(20):
             while not recorder.failure:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import typing
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from invoker.record.entries import (
     TailEntry,
     TickEntry,
 )
-from invoker.record.rows import Rows, idempotency_row
+from invoker.record.rows import RecordRow, Rows, TextRow, bytes_of, idempotency_row, with_bytes
 
 ENDED = Activation(
     activation_id="a1", node="n", namespace="g", subject="g", path="g/a", version="0.0.1", kind="k",
@@ -91,3 +93,14 @@ def test_a_key_is_kept_for_the_first_activation_with_what_was_asked():
     row = idempotency_row(KEYED)
     assert (row.namespace, row.action, row.key, row.activation_id) == ("g", "g/a", "k", "a2")
     assert (row.body_sha256, row.accepted_ms) == ("ff", 7)
+
+
+@pytest.mark.parametrize("text", ["", '{"a":1}', '"\u00e4\u20ac\U0001f980"', "a\x00b"])
+def test_the_bytes_beside_a_text_are_those_that_the_database_counts(text):
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("SELECT length(CAST(? AS BLOB))", (text,)).fetchone() == (bytes_of(text),)
+
+
+def test_a_row_is_inserted_with_its_bytes_behind_it():
+    record, result = RecordRow("a1", "anna", "a", 5, "\u00e4"), TextRow("a1", "anna", 5, "null")
+    assert list(with_bytes([record, result])) == [("a1", "anna", "a", 5, "\u00e4", 2), ("a1", "anna", 5, "null", 4)]

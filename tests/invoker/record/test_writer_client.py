@@ -6,6 +6,7 @@ import resource
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -199,7 +200,7 @@ async def test_the_process_ends_when_the_daemon_is_gone(open_recorder):
 
 async def test_a_newer_database_stops_the_start_with_the_same_error_as_in_a_thread(open_recorder, tmp_path):
     await (await open_recorder()).close()
-    with sqlite3.connect(tmp_path / "activations.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "activations.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreTooNew, match="99"):
         await open_recorder()
