@@ -66,7 +66,7 @@ def serve(config_path: Path | None) -> NoReturn:
     """Run the daemon in the foreground.
 
     The first SIGTERM or SIGINT lets running calls end (http.drain_s), a second one hurries, SIGHUP reloads the limits,
-    prices, log level and mounts. Under systemd it reports readiness and takes an inherited socket.
+    prices, weights of users, log level and mounts. Under systemd it reports readiness and takes an inherited socket.
     """
     loaded = _load_or_exit(config_path)
     import logging
