@@ -134,6 +134,21 @@ async def test_who_has_had_its_answer_is_not_taken_to_wait_and_nobody_is_refused
         await caller.end()
 
 
+async def test_who_may_have_no_more_containers_is_refused_though_others_run_on(tmp_path: Path):
+    """What they free is not for him, so that he would wait for himself."""
+    bert = Namespace(name="bert", uuid="b", key_hash="", uid=2002, gid=2002, created_ms=0)
+    async with site(tmp_path, memory_mib=1024, max_containers_per_user=1) as s, asyncio.TaskGroup() as group:
+        caller = Caller(s)
+        outer = await caller.running(group, "outer", 256)
+        other = s.call(action("outer", namespace="bert"), identity=Identity(namespace=bert, api_key="b:k"))
+        group.create_task(s.invoker.invoke(other))
+        while len(s.invoker._in_flight) < 2 or s.pool.statistics().waiting:
+            await asyncio.sleep(0)
+        with pytest.raises(NestedWouldWait):
+            await s.invoker.invoke(s.call(action("inner"), origin=outer))
+        await caller.end()
+
+
 async def test_it_goes_before_what_nobody_holds_a_container_for(tmp_path: Path):
     async with site(tmp_path, memory_mib=384) as s, asyncio.TaskGroup() as group:
         caller = Caller(s)

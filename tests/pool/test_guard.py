@@ -59,6 +59,23 @@ def cool(guard: Guard) -> None:
     assert guard.state(READ) is HALF_OPEN
 
 
+async def test_once_calls_are_refused_no_more_line_up_behind_one_that_hangs():
+    guard = quick(misses_to_open=1, cooling_s=600.0, widths=Widths(read=1))
+    await miss(guard)
+    cool(guard)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        guard.deadlines = Deadlines(read_s=3600.0)
+        trial = group.create_task(miss(guard))
+        while not guard._turns[READ].locked():
+            await asyncio.sleep(0)
+        guard._breakers[READ]._open_until = float("inf")
+        assert guard.state(READ) is OPEN
+        with pytest.raises(EngineUnavailable, match="not asked for a while"):
+            async with guard.call("other", READ):
+                pytest.fail("it was let through")
+        trial.cancel()
+
+
 async def test_after_some_misses_in_a_row_calls_of_the_class_are_refused_at_once_until_one_is_answered():
     guard = quick(misses_to_open=2, cooling_s=600.0)
     await miss(guard)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pool.connection import Response
-from pool.errors import ConnectionLost, ContainerStartFailed
+from pool.errors import ConnectionLost, ContainerStartFailed, ContainerUnreachable, ThawFailed
 from pool.fake import FakeBackend
 from pool.fake_server import Answer, Misbehaviour, echo
 from pool.hooks import PoolHooks
@@ -137,6 +137,27 @@ async def test_a_container_in_which_one_went_wrong_takes_no_more_though_its_leas
         assert bench.pool.take(ActivationId("c"), KEY) is None
         a.clean = True
         a.read_usage()
+
+
+@pytest.mark.parametrize(("needs_init", "error"), [(False, ContainerUnreachable), (True, ConnectionLost)])
+async def test_what_could_not_even_be_sent_to_a_container_with_its_code_may_be_tried_in_another(
+    bench, monkeypatch, needs_init, error
+):
+    async with bench.lease("a") as a:
+        a.clean = True
+        await bench.request(a)
+    async with bench.lease("b") as lease:
+        connection = lease.connection()
+        assert connection is not None
+
+        def broken(*_: object, **__: object) -> None:
+            raise ConnectionLost("the container closed the connection: Broken pipe")
+
+        monkeypatch.setattr(connection, "send_for", broken)
+        lease.needs_init = needs_init
+        with pytest.raises(ConnectionLost if needs_init else ThawFailed) as caught:
+            lease.send(connection, asyncio.get_running_loop().create_future(), b"/run", b"{}", deadline=0.0, limit=10)
+        assert type(caught.value) is error
 
 
 async def test_a_container_that_has_ended_before_it_was_dialled_is_told_as_such(bench):

@@ -358,6 +358,18 @@ def test_retiring_spares_the_revision_that_stays():
     assert driver.state(container) is S.WARM
 
 
+def test_a_node_that_is_found_to_freeze_freezes_what_rests_and_nothing_that_has_a_call():
+    driver = Driver(freezing=False)
+    stem = only(driver.feed(ev.StemsWanted(key().spec, 1)), ev.Create).container
+    driver.come_up(stem)
+    busy = only(driver.arrive("a1", key(memory_mib=128)), ev.Create).container
+    driver.feed(ev.Created(busy, exercised=False))
+    starting = only(driver.arrive("a2", key(memory_mib=512)), ev.Create).container
+    frozen = [command for command in driver.feed(ev.FreezingChanged(True)) if isinstance(command, ev.Freeze)]
+    assert frozen == [ev.Freeze(stem)]
+    assert [driver.state(each) for each in (busy, starting)] == [S.INITIALISING, S.STARTING]
+
+
 def test_dead_idle_container_is_removed_and_never_granted():
     driver = Driver()
     container = driver.warm()
