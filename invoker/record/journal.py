@@ -126,7 +126,10 @@ class Journal:
         self._synced = self._appended
         self._released = applied
         self._jobs: queue.SimpleQueue[_Job | _Body] = queue.SimpleQueue()
+        #: The thread was asked to sync, or will do so in any case.
         self._nudged = False
+        #: There was something to sync, the last time.
+        self._advances = False
         self._stopping = False
         self._failure: OSError | None = None
         self._refusal = ""
@@ -312,12 +315,19 @@ class Journal:
         self._loop.call_soon_threadsafe(self._stopped.set_result, None)
 
     def _collect(self) -> None:
-        """Take jobs until a sync is due, or the disk is to be asked again."""
+        """Take jobs until a sync is due, or the disk is to be asked again.
+
+        While records come the next sync is due without being asked for: to wake the thread costs the loop more than an append.
+        """
+        due = time.monotonic() + self._sync_s
         try:
-            job = self._jobs.get(timeout=_ASK_AGAIN_S if self._refusal else None)
+            if self._advances:
+                job = self._jobs.get(timeout=self._sync_s)
+            else:
+                job = self._jobs.get(timeout=_ASK_AGAIN_S if self._refusal else None)
+                due = time.monotonic() + self._sync_s
         except queue.Empty:
             return
-        due = time.monotonic() + self._sync_s
         with contextlib.suppress(queue.Empty):
             while self._take(job):
                 job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
@@ -343,8 +353,10 @@ class Journal:
 
     def _sync(self) -> None:
         """Bring all that is written to the disk, then say so."""
-        self._nudged = False  # before the look at what is appended: a later append asks again
+        if self._appended == self._synced:
+            self._nudged = False  # before the look at what is appended: a later append asks again
         target = self._appended
+        self._advances = target > self._synced and self._failure is None
         # Each body up to `target` was queued before its sequence was given out: it is in the queue, or written.
         with contextlib.suppress(queue.Empty):
             while True:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -120,6 +121,35 @@ async def test_a_sync_comes_by_itself(open_journal):
     async with asyncio.timeout(30):
         while journal._synced < position:
             await asyncio.sleep(0.005)
+
+
+async def test_while_records_come_each_is_synced_though_the_thread_is_asked_once_and_a_pause_ends_that(open_journal, monkeypatch):
+    journal = open_journal(sync_s=0.05)
+    asked = []
+    real = journal._jobs.put
+    monkeypatch.setattr(
+        journal,
+        "_jobs",
+        SimpleNamespace(
+            put=lambda job: (asked.append(job), real(job)), get=journal._jobs.get, get_nowait=journal._jobs.get_nowait
+        ),
+    )
+
+    async def synced_rounds(rounds: int) -> None:
+        async with asyncio.timeout(60):
+            for _ in range(rounds):
+                position = journal.append(b"one")
+                while journal._synced < position:
+                    await asyncio.sleep(0)
+
+    await synced_rounds(10)
+    assert len(asked) <= 5, "once, but where the machine stood still between two records"
+    async with asyncio.timeout(60):
+        while journal._nudged:  # nothing comes any more
+            await asyncio.sleep(0.001)
+    asked.clear()
+    await synced_rounds(1)
+    assert len(asked) == 1
 
 
 async def test_a_disk_that_fails_to_sync_is_never_believed_again(open_journal, monkeypatch):
