@@ -119,6 +119,10 @@ class Container:
         """How many activations it may run at the same time."""
         return 1 if self.takes_one or self.key is None else self.key.concurrency
 
+    def is_of(self, key: ReuseKey) -> bool:
+        """Whether it serves this key, or is started for it."""
+        return self.key is not None and self.key.digest == key.digest
+
     @property
     def missing_mib(self) -> int:
         """Memory that must be reserved for it before it may run again, MiB."""

@@ -362,25 +362,20 @@ class Launcher:
         shares, taker = self.shares(), key.spec.uid
         # A user for whom nothing runs yet may take whatever idles: else a request beyond its user's share could wait for ever.
         protects = not self._serves_nothing(taker)
+        protected = {uid for uid in self._books.users if protects and shares.is_protected(uid, taker)}
         if self._settings().shrink_frozen:
             unmeasured = [
                 container
                 for container in self._books.resting.values()
-                if not container.measured
-                and container.state in {S.FROZEN, S.STEM_FROZEN}
-                and not (protects and shares.is_protected(container.spec.uid, taker))
+                if not container.measured and container.state in {S.FROZEN, S.STEM_FROZEN} and container.spec.uid not in protected
             ][:MEASURED_AT_ONCE]
             if unmeasured:
                 for container in unmeasured:
                     container.measured = True
                 self._orders.measure(tuple(container.container_id for container in unmeasured))
                 return
-        candidates = [
-            (worth, container.held_mib, container)
-            for worth, container in self._worths()
-            if not (container.key is not None and container.key.digest == key.digest)
-            and not (protects and shares.is_protected(container.spec.uid, taker))
-        ]
+        worths = self._worths(lambda container: container.spec.uid not in protected and not container.is_of(key))
+        candidates = [(worth, container.held_mib, container) for worth, container in worths]
         self._evict(choose_evictions(candidates, missing_mib))
 
     def _make_room_of_user(self, key: ReuseKey) -> None:
@@ -388,11 +383,7 @@ class Launcher:
         missing, missing_mib = self._missing_of_user(key.spec)
         if max(missing, missing_mib) <= 0:
             return
-        idle = [
-            (worth, container)
-            for worth, container in self._worths(of=key.spec.uid)
-            if container.key is None or container.key.digest != key.digest
-        ]
+        idle = list(self._worths(lambda container: container.spec.uid == key.spec.uid and not container.is_of(key)))
         going: dict[ContainerId, tuple[float, Container]] = {}
         if missing_mib > 0:
             chosen = choose_evictions(((worth, each.memory_mib, each) for worth, each in idle), missing_mib)
@@ -412,12 +403,16 @@ class Launcher:
         """Whether no container of a user runs an activation, or comes up."""
         return not any(c.spec.uid == uid and c.state in {S.STARTING, *LEASED} for c in self._books.containers.values())
 
-    def _worths(self, of: int | None = None) -> Iterator[tuple[float, Container]]:
-        """Give every idle container, or those of a user, with what it is worth. Stem cells go first: nobody has used them yet."""
+    def _worths(self, may_go: Callable[[Container], bool]) -> Iterator[tuple[float, Container]]:
+        """Give every idle container that may go with what it is worth. Stem cells go first: nobody has used them yet.
+
+        Args:
+            may_go: says the same of all containers of a key; what it refuses costs little.
+        """
         policy = self._settings().policy
         books = self._books
         all_idle = {**books.flat(books.stems), **books.warm, **books.lingering, **books.resting}.values()
-        idle = all_idle if of is None else [each for each in all_idle if each.spec.uid == of]
+        idle = [each for each in all_idle if may_go(each)]
         positions: dict[str, int] = {}
         for container in sorted(idle, key=lambda each: -each.idle_since):
             if container.key is None:

@@ -6,6 +6,7 @@ import pytest
 
 from pool import events as ev
 from pool.errors import MemoryNeverAvailable, PlatformError, PoolOverloaded, TooManyWaiting
+from pool.keepalive import Idle
 from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, Standing, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
@@ -44,6 +45,28 @@ def test_a_flood_gives_way_to_another_user_at_the_first_container_that_comes_fre
     assert "Remove" not in kinds(driver.feed(ev.Ended(ActivationId("a1"), True))), "one is enough"
     (create,) = driver.feed(ev.Removed(only(commands, ev.Remove).container))
     assert driver.machine.books.containers[create.container].spec.uid == 2
+
+
+class NeverAsked:
+    """A policy that nobody may ask what a container is worth."""
+
+    def worth(self, _: Idle) -> float:
+        raise AssertionError(
+            "what may not go for it need not be valued: with hundreds of them each arrival would cost milliseconds"
+        )
+
+    def keep_s(self, _: Idle) -> float:
+        return 3600.0
+
+
+def test_a_flood_with_the_memory_full_does_not_value_what_is_protected_from_it():
+    driver = Driver(memory_mib=1024, policy=NeverAsked())
+    frozen(driver, "b0", of(2))
+    driver.feed(ev.Measured(dict.fromkeys(driver.machine.books.resting, 256)))
+    for number in range(3):
+        busy(driver, f"a{number}", of(1))
+    for number in range(3, 20):
+        assert "Remove" not in kinds(driver.arrive(f"a{number}", of(1)))
 
 
 def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
