@@ -22,6 +22,7 @@ from typing import Any, Self
 USER, PASSWORD = "puller", "let-me-in"
 _DOCKER = "application/vnd.docker."
 _MANIFEST = _DOCKER + "distribution.manifest.v2+json"
+_GZIP = b"\x1f\x8b"
 
 
 class Registry:
@@ -37,8 +38,8 @@ class Registry:
         self.given: Counter[str] = Counter()
         self.refused = 0
         self._documents: dict[str, tuple[str, bytes]] = {}
-        #: Reference -> digests of its layers.
-        self._layers: dict[str, list[str]] = {}
+        #: Reference -> digest of the layer that no engine has seen.
+        self._new_layer: dict[str, str] = {}
         self._goes_on = threading.Event()
         self._goes_on.set()
         self._stalling = 0
@@ -66,7 +67,7 @@ class Registry:
         with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
             (about,) = json.loads(_read(archive, "manifest.json"))
             config = json.loads(_read(archive, about["Config"]))
-            layers = [_read(archive, name) for name in about["Layers"]]
+            layers = [_unpacked(_read(archive, name)) for name in about["Layers"]]
         layers.append(_layer_of_one_file(secrets.token_hex(16)))
         config["rootfs"]["diff_ids"] = [_digest(layer) for layer in layers]
         config["history"] = []
@@ -78,7 +79,7 @@ class Registry:
             "layers": [self._keep(_DOCKER + "image.rootfs.diff.tar.gzip", layer) for layer in packed],
         }
         reference = f"{self.host}/foreign@{self._keep(_MANIFEST, json.dumps(manifest).encode())['digest']}"
-        self._layers[reference] = [_digest(layer) for layer in packed]
+        self._new_layer[reference] = _digest(packed[-1])
         return reference
 
     def _keep(self, media_type: str, document: bytes) -> dict[str, Any]:
@@ -86,9 +87,9 @@ class Registry:
         self._documents[digest] = (media_type, document)
         return {"mediaType": media_type, "size": len(document), "digest": digest}
 
-    def times_given(self, reference: str) -> list[int]:
-        """How often each layer of an image was asked for. Those who pull at the same time ask once."""
-        return [self.given[digest] for digest in self._layers[reference]]
+    def times_given(self, reference: str) -> int:
+        """How often the layer that no engine has seen was asked for. Those who pull at the same time ask once."""
+        return self.given[self._new_layer[reference]]
 
     @property
     def is_stalling(self) -> bool:
@@ -125,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one connection of an engine."""
 
     protocol_version = "HTTP/1.1"
+    #: An engine with containerd's image store tries TLS first, and plain HTTP only after an answer that begins like HTTP.
+    default_request_version = "HTTP/1.1"
     registry: Registry
     _expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
@@ -175,6 +178,11 @@ def _read(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     assert file is not None, name
     return file.read()
+
+
+def _unpacked(layer: bytes) -> bytes:
+    """An engine with containerd's image store saves layers as it has them, packed; others save them unpacked."""
+    return gzip.decompress(layer) if layer.startswith(_GZIP) else layer
 
 
 def _layer_of_one_file(text: str) -> bytes:

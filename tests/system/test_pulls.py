@@ -31,8 +31,9 @@ class Site(WatchedSite):
     credentials: Path
 
     def has(self, reference: str) -> bool:
-        """Whether the engine has an image."""
-        return any(reference in (each["RepoDigests"] or ()) for each in self.engine.request("GET", "/images/json?all=1"))
+        """Whether the engine has an image. One with containerd's image store lists its digest as if it were a tag."""
+        images = self.engine.request("GET", "/images/json?all=1")
+        return any(reference in (*(each["RepoDigests"] or ()), *(each["RepoTags"] or ())) for each in images)
 
     def is_held(self, name: str) -> bool:
         """Whether the pool has a container of the user's action."""
@@ -90,7 +91,7 @@ def test_many_first_calls_of_an_image_by_digest_pull_it_once_with_the_sites_pass
             site.daemon.wait(lambda: site.daemon.metric("invokerd_activations_in_flight") > CALLERS, "to have all of them")
         answers = [each.result() for each in calls]
     assert [answer.status for answer in answers] == [200] * CALLERS, [answer.text for answer in answers]
-    assert site.registry.times_given(reference) == [1, 1]
+    assert site.registry.times_given(reference) == 1
     assert site.registry.refused > before, "an engine asks without a password first"
     assert site.has(reference)
     # All waited for the same pull, and their records say so.
@@ -145,7 +146,7 @@ def test_a_call_that_is_cancelled_while_its_image_comes_never_runs_and_who_else_
     assert answer.status == 200, answer.text
     assert answer.json["response"]["result"] == {"echo": {"do": "second"}}
     assert site.finished_rows()[first] == 1
-    assert site.registry.times_given(reference) == [1, 1]
+    assert site.registry.times_given(reference) == 1
 
 
 def test_a_daemon_that_stops_ends_its_pull_and_the_next_one_pulls_and_runs_what_was_accepted(site: Site):

@@ -286,8 +286,8 @@ async def test_no_header_makes_the_server_fail(full, lanes, name, value):
 # --- JSON
 
 TEXTS = {
-    "deep": b"[" * 100_000,
-    "deep and whole": b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "deep": b"[" * 400_000,
+    "deep and whole": b'{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}",
     "a zero byte": b'{"a":"\x00"}',
     "no UTF-8": b'{"annotations":[{"key":"a","value":"\xff"}]}',
     "half a pair": b'{"a":"\\ud800"}',
