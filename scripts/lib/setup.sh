@@ -101,35 +101,59 @@ ensure_c_compiler() {
   install_packages tcc libc6-dev
 }
 
-# find_python   Print a Python of at least 3.11; the system's own first: built optimised, it is a sixth faster than most built at home.
+# minor_version PYTHON   Print 3.11, say; nothing when it does not run.
+minor_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+
+# is_new_enough PYTHON   Whether it runs and is at least 3.11. Some commands are there and do not run: those of pyenv.
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# find_python   Print a Python of at least 3.11: that of $INVOKERD_PYTHON, or one that is there. The system's own goes first:
+# built optimised, it is a sixth faster than most built at home.
 find_python() {
   local candidate
+  if [ -n "${INVOKERD_PYTHON:-}" ]; then
+    is_new_enough "$INVOKERD_PYTHON" || fail "INVOKERD_PYTHON=$INVOKERD_PYTHON is no Python of at least 3.11"
+    echo "$INVOKERD_PYTHON"; return
+  fi
   for candidate in /usr/bin/python3 python3.11 python3.12 python3.13 python3.14 python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if is_new_enough "$candidate"; then
       echo "$candidate"; return
     fi
   done
-  fail "Python 3.11 or newer is needed. On Debian 12 or Ubuntu 24.04: sudo apt-get install python3"
+  fail "Python 3.11 or newer is needed. On Debian 12 or Ubuntu 24.04, or later: sudo apt-get install python3"
+}
+
+# venv_is_usable   Whether .venv was made in this place by the Python that is still in it: a new release of the system brings
+# another one, which finds none of the packages. And whether that is the version of $INVOKERD_PYTHON, where one is named.
+venv_is_usable() {
+  local version
+  [ "$(cat .venv/made-in 2>/dev/null)" = "$PWD" ] || return # of another place, or interrupted
+  version=$(minor_version .venv/bin/python)
+  [ -n "$version" ] && grep -q "^version = ${version/./[.]}[.]" .venv/pyvenv.cfg || return
+  [ -z "${INVOKERD_PYTHON:-}" ] || [ "$(minor_version "$INVOKERD_PYTHON")" = "$version" ]
 }
 
 # ensure_venv EXTRA...   Create .venv with the package and these extras, unless that was done for this pyproject.toml.
 ensure_venv() {
-  local python extra wanted missing=()
+  local python extra wanted usable='' missing=()
+  [ -z "${INVOKERD_PYTHON:-}" ] || find_python >/dev/null # refused before anything is done
+  ! venv_is_usable || usable=1
   wanted="$PWD $(sha256sum <pyproject.toml)" # a moved environment does not work
   for extra in "$@"; do
-    [ "$(cat ".venv/installed-$extra" 2>/dev/null)" = "$wanted" ] || missing+=("$extra")
+    [ -n "$usable" ] && [ "$(cat ".venv/installed-$extra" 2>/dev/null)" = "$wanted" ] || missing+=("$extra")
   done
   [ "${#missing[@]}" = 0 ] && return
-  python=$(find_python)
-  if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    say "installing python3-venv (apt-get)"
-    install_packages "$(basename "$(realpath "$(command -v "$python")")")-venv"
-  fi
-  say "installing invokerd into .venv, with what ${missing[*]} need: a minute, some 150 MB"
-  if [ "$(cat .venv/made-in 2>/dev/null)" != "$PWD" ]; then # of another place, or interrupted
-    run "$python" -m venv --clear .venv || fail "no virtual environment could be made"
+  if [ -z "$usable" ]; then
+    python=$(find_python)
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then # Debian has it in a package of its own
+      say "installing python$(minor_version "$python")-venv (apt-get)"
+      install_packages "python$(minor_version "$python")-venv"
+    fi
+    say "making .venv with Python $(minor_version "$python")"
+    run "$python" -m venv --clear .venv || fail "no virtual environment could be made with $python"
     echo "$PWD" >.venv/made-in
   fi
+  say "installing invokerd into .venv, with what ${missing[*]} need: a minute, some 150 MB"
   run .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore \
     -e ".[$(IFS=,; echo "$*")]" || fail "pip could not install the package"
   for extra in "$@"; do echo "$wanted" >".venv/installed-$extra"; done

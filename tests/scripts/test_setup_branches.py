@@ -313,3 +313,96 @@ def test_the_python_that_is_found_is_new_enough():
     )
     asked = [found.stdout.strip(), "-c", "import sys; print(sys.version_info >= (3, 11))"]
     assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+#: Stands for a Python of some version: what it is asked it answers as such a one, what it shall do it notes.
+STAND_IN = """#!/bin/sh
+case "$*" in
+  "-c import sys; print("*) echo {version} ;;
+  "-c import sys; sys.exit("*) exit {is_too_old} ;;
+  "-c import ensurepip") exit {has_no_ensurepip} ;;
+  "-m venv --clear .venv")
+    rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
+    echo "version = {version}.4" >.venv/pyvenv.cfg; echo venv {version} >>done ;;
+  "-m pip install "*) echo pip {version} >>done ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+class Checkout:
+    """A directory in which `ensure_venv` works with stand-ins."""
+
+    def __init__(self, path):
+        self.path = path
+        (path / "pyproject.toml").write_text("[project]\n")
+
+    def python(self, version, *, is_too_old=False, has_no_ensurepip=False):
+        stand_in = self.path / f"python{version}"
+        values = {"version": version, "is_too_old": int(is_too_old), "has_no_ensurepip": int(has_no_ensurepip)}
+        stand_in.write_text(STAND_IN.format(**values))
+        stand_in.chmod(0o755)
+        return stand_in
+
+    def ensure_venv(self, python, *, code=0, named=True):
+        """Return what was done, in order, and what was said."""
+        (self.path / "done").write_text("")
+        find = "" if named else f"find_python() {{ echo {python}; }}; "
+        script = f"set -euo pipefail; . {ROOT}/scripts/lib/setup.sh; {find}"
+        script += 'install_packages() { echo "packages $*" >>done; }; ensure_venv test examples'
+        environment = dict(os.environ, INVOKERD_PYTHON=str(python) if named else "")
+        ran = subprocess.run(["bash", "-c", script], cwd=self.path, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == code, ran.stderr
+        return (self.path / "done").read_text().splitlines(), ran.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def test_the_environment_is_made_once_and_installed_into_again_when_the_project_changes(checkout):
+    python = checkout.python("3.13")
+    assert checkout.ensure_venv(python)[0] == ["venv 3.13", "pip 3.13"]
+    assert checkout.ensure_venv(python) == ([], "")
+    (checkout.path / "pyproject.toml").write_text("[project]\n# another\n")
+    assert checkout.ensure_venv(python)[0] == ["pip 3.13"]
+
+
+def test_another_python_that_is_named_makes_the_environment_anew_and_one_that_is_only_found_does_not(checkout):
+    checkout.ensure_venv(checkout.python("3.11"))
+    assert checkout.ensure_venv(checkout.python("3.13"), named=False) == ([], "")
+    assert checkout.ensure_venv(checkout.python("3.13"))[0] == ["venv 3.13", "pip 3.13"]
+
+
+@pytest.mark.parametrize("change", ["upgraded", "gone", "moved", "interrupted"])
+def test_an_environment_that_does_not_work_any_more_is_made_anew(checkout, change):
+    python = checkout.python("3.13")
+    checkout.ensure_venv(python)
+    venv = checkout.path / ".venv"
+    if change == "upgraded":  # the system's python3 is another one now, and finds no packages
+        (venv / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.2\n")
+    elif change == "gone":
+        (venv / "bin" / "python").unlink()
+        (venv / "bin" / "python").symlink_to("/usr/bin/python3.99")
+    elif change == "moved":
+        (venv / "made-in").write_text("/elsewhere\n")
+    else:
+        (venv / "made-in").unlink()
+    assert checkout.ensure_venv(python, named=False)[0] == ["venv 3.13", "pip 3.13"]
+    assert checkout.ensure_venv(python, named=False)[0] == []
+
+
+def test_a_python_that_lacks_what_makes_environments_gets_debians_package_for_its_version(checkout):
+    python = checkout.python("3.13", has_no_ensurepip=True)
+    assert checkout.ensure_venv(python)[0] == ["packages python3.13-venv", "venv 3.13", "pip 3.13"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_python_that_is_named_and_too_old_or_not_there_is_refused_by_name_and_nothing_is_done(checkout, exists):
+    checkout.ensure_venv(checkout.python("3.11"))
+    python = checkout.python("3.10", is_too_old=True) if exists else checkout.path / "python9"
+    done, said = checkout.ensure_venv(python, code=1)
+    assert done == []
+    assert f"INVOKERD_PYTHON={python} is no Python of at least 3.11" in said
+    assert (checkout.path / ".venv" / "made-in").exists()

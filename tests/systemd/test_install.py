@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_what_it_does_not_understand_changes_nothing(tmp_path: Path) -> None:
     assert "absolute" in install(tmp_path, "--prefix", "x", code=1).stderr
     assert "pip install" in install(tmp_path, "--venv", str(tmp_path / "nowhere"), code=1).stderr
     assert files_below(tmp_path) == {}
+
+
+@pytest.mark.parametrize("change", ["none", "upgraded", "gone"])
+def test_an_environment_is_kept_unless_the_python_that_it_was_made_with_is_gone(tmp_path: Path, change: str) -> None:
+    venv = tmp_path / "srv" / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    made = (venv / "pyvenv.cfg").read_text()
+    if change == "upgraded":  # the system's python3 is another version now
+        (venv / "pyvenv.cfg").write_text(re.sub(r"(?m)^version = .*$", "version = 3.9.2", made))
+    elif change == "gone":
+        (venv / "bin" / "python").unlink()
+        (venv / "bin" / "python").symlink_to("/usr/bin/python3.99")
+    said = install(tmp_path, "--prefix", "/srv", "--dry-run").stdout
+    assert ("upgrading in the environment" in said) is (change == "none")
+    assert (f"-m venv --clear {venv}" in said) is (change != "none")
 
 
 @pytest.mark.long
