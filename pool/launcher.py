@@ -33,6 +33,8 @@ S = ContainerState
 MOST_PACES = 20_000
 #: Frozen containers that are measured at a time.
 MEASURED_AT_ONCE = 64
+#: Lines that are looked at while there is no memory for them, in turn: with hundreds of them each event would cost milliseconds.
+MOST_BLOCKED = 32
 #: A user whose last activation was no longer ago than this would notice what others' starts cost, s.
 NEIGHBOUR_S = 1.0
 #: What an activation is thought to take of which nothing is known, s.
@@ -229,14 +231,24 @@ class Launcher:
         """
         self.again = None
         self.blocked.clear()
-        width = self.width.choose(self._settings().parallel_starts, self._books.now)
-        for digest, oldest in self._queue.in_turn():
-            self._orders.serve(oldest.key)
+        books = self._books
+        width = self.width.choose(self._settings().parallel_starts, books.now)
+        lines = self._queue.in_turn() if books.starting < width else self._queue.in_turn(of=self._has_something)
+        for digest, oldest in lines:
+            if self._has_something(oldest.key):
+                self._orders.serve(oldest.key)
+            elif books.starting >= width or len(self.blocked) >= MOST_BLOCKED:
+                continue  # only a start could help it, and there is none to be had
             line = self._queue.line(digest)
             if line is not None and not self._launch_line(digest, line, width):
                 return
         if not self._queue:
             self._replenish_stems(width)
+
+    def _has_something(self, key: ReuseKey) -> bool:
+        """Whether there is a container that the line of this key may be given without a start, perhaps after it has grown."""
+        books = self._books
+        return key.digest in books.ready or key.digest in books.shrunk or key.spec.digest in books.stems
 
     def _launch_line(self, digest: str, line: Line, width: int) -> bool:
         """Start what one line is worth. False when it has waited so long for memory that all behind it must wait too."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pool.model import ActivationId, ReuseKey, Standing
@@ -165,9 +165,15 @@ class FairQueue:
         if line := self._lines.get(digest):
             line.overflowed = True
 
-    def in_turn(self) -> Sequence[tuple[str, Waiter]]:
-        """Give every line with its oldest activation: nested ones, then lines of the user who is next, then by age."""
+    def in_turn(self, *, of: Callable[[ReuseKey], bool] | None = None) -> Sequence[tuple[str, Waiter]]:
+        """Give every line with its oldest activation: nested ones, then lines of the user who is next, then by age.
+
+        Args:
+            of: leaves out the lines of keys that it refuses.
+        """
         heads = [(digest, line.oldest()) for digest, line in self._lines.items()]
+        if of is not None:
+            heads = [head for head in heads if of(head[1].key)]
         if len(heads) > 1:
             heads.sort(key=lambda head: (not head[1].is_nested, self._flows[head[1].key.spec.uid].tag, head[1].arrived))
         return heads

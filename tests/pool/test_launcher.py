@@ -7,6 +7,7 @@ import pytest
 from pool import events as ev
 from pool.errors import MemoryNeverAvailable, PlatformError, PoolOverloaded, TooManyWaiting
 from pool.keepalive import Idle
+from pool.launcher import MOST_BLOCKED, Launcher
 from pool.model import ActivationId, ContainerId, ContainerState, Reactive, ReuseKey, Standing, StartKind
 from tests.pool.machine_driver import Driver, key, kinds, only, spec
 
@@ -67,6 +68,31 @@ def test_a_flood_with_the_memory_full_does_not_value_what_is_protected_from_it()
         busy(driver, f"a{number}", of(1))
     for number in range(3, 20):
         assert "Remove" not in kinds(driver.arrive(f"a{number}", of(1)))
+
+
+def test_with_hundreds_of_lines_only_those_are_looked_at_that_could_get_something(monkeypatch: pytest.MonkeyPatch):
+    looked: list[str] = []
+    look = Launcher._launch_line
+    monkeypatch.setattr(
+        Launcher, "_launch_line", lambda self, digest, *rest: (looked.append(digest), look(self, digest, *rest))[1]
+    )
+
+    def looked_at(event: ev.Event) -> int:
+        looked.clear()
+        driver.feed(event)
+        return len(looked)
+
+    driver = Driver(memory_mib=1024, parallel_starts=2)
+    created = [c.container for n in range(200) for c in driver.arrive(f"a{n}", of(1, f"f{n}")) if isinstance(c, ev.Create)]
+    assert len(created) == 2, "the engine starts two at a time"
+    assert looked_at(ev.Arrived(ActivationId("b"), of(2))) <= 1, "the engine has enough to do"
+    assert looked_at(ev.Created(created[0], exercised=False)) <= 2, "it can start one more"
+    driver = Driver(memory_mib=512, parallel_starts=4)
+    for number in range(2):
+        busy(driver, f"b{number}", of(3, f"g{number}"))
+    for number in range(200):
+        driver.arrive(f"a{number}", of(1, f"f{number}"))
+    assert 1 < looked_at(ev.Arrived(ActivationId("b"), of(2))) <= MOST_BLOCKED + 1, "there is no memory for any of them"
 
 
 def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
