@@ -216,6 +216,8 @@ def test_demo_from_a_fresh_clone_passes_its_checks_and_leaves_nothing_behind(tmp
     filters = quote(json.dumps({"label": [f"invokerd.node={node}"]}))
     status, body = ask("GET", f"/containers/json?all=1&filters={filters}")
     assert (status, json.loads(body)) == (200, [])
+    groups = f"functions_{node.replace('-', '_')}*"
+    assert not [*Path("/sys/fs/cgroup").glob(groups), *Path("/sys/fs/cgroup").glob(f"*/{groups}")]
     assert str(checkout) not in Path("/proc/self/mountinfo").read_text()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [command for command in commands if os.fsencode(checkout) in command]
