@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import PurePath
 
 import uvloop
 
@@ -101,12 +102,13 @@ def _by_hand(setting: Setting, spec: ContainerSpec) -> float:
 
 
 def _made_alike(setting: Setting, daemon: Daemon, spec: ContainerSpec) -> bool:
-    """Ask the engine whether the daemon's container and one by hand have the same HostConfig, log directories apart."""
+    """Ask the engine whether the daemon's container and one by hand have the same HostConfig; log directory and node apart."""
     runner = setting.start_by_hand(spec)
     told = setting.engine.inspect(runner.container.engine_id)["HostConfig"]
     runner.close()
     theirs = setting.engine.inspect(next(iter(setting.containers_of(daemon))))["HostConfig"]
     for config in (told, theirs):
+        config["CgroupParent"] = PurePath(config["CgroupParent"]).name  # the user's; what it lies in bears the node's name
         config["Mounts"] = [mount | {"Source": ""} if mount["Target"] == "/run/invokerd" else mount for mount in config["Mounts"]]
     return bool(told == theirs)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import NamedTuple
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pool.errors import EngineDiskFull
 
@@ -12,6 +16,12 @@ LEAST_FREE_SHARE = 0.05
 LEAST_FREE_BYTES = 10 * 1024**3
 #: Likewise of inodes; a container takes some thirty.
 LEAST_FREE_INODES = 10_000
+#: Of an engine whose images are containerd's (the default of new installations from Docker 29 on).
+_CONTAINERDS_IMAGES = ["driver-type", "io.containerd.snapshotter.v1"]
+#: A containerd that is a service of its own answers below this, and keeps its files where its configuration says.
+_CONTAINERD_RUN = "/run/containerd/"
+_CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+_CONTAINERD_ROOT = "/var/lib/containerd"
 #: What an operator does about it.
 ADVICE = "free space there (`docker system df` tells what takes it)"
 
@@ -42,6 +52,23 @@ class Room(NamedTuple):
         if self.inodes < self.enough_inodes:
             return f"{self.inodes} inodes free, less than {self.enough_inodes}"
         return ""
+
+
+def directory_of(info: Mapping[str, Any], config: Path = _CONTAINERD_CONFIG) -> str:
+    """Find where an engine keeps images and the files of containers: its own directory, or that of a containerd beside it.
+
+    Args:
+        info: the engine's own description of itself.
+        config: of that containerd; where it cannot be read, its default counts.
+    """
+    own = str(info.get("DockerRootDir") or "")
+    address = str((info.get("Containerd") or {}).get("Address") or "")
+    if _CONTAINERDS_IMAGES not in (info.get("DriverStatus") or ()) or not address.startswith(_CONTAINERD_RUN):
+        return own  # a containerd that the engine has started itself has its files below the engine's directory
+    root = None
+    with contextlib.suppress(OSError, ValueError):
+        root = tomllib.loads(config.read_text()).get("root")
+    return str(root or _CONTAINERD_ROOT)
 
 
 def room_on(path: str) -> Room | None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pool.backend import FoundContainer
+from pool.disk import directory_of
 from pool.errors import ContainerStartFailed
 from pool.model import ContainerSpec, LogTransport, Mount
 
@@ -49,7 +50,7 @@ class EngineFacts:
         cgroup_driver, cgroup_version: `cgroupfs` or `systemd`; 1 or 2.
         memory_limit, swap_limit, cpu_quota, cpu_shares, pids_limit: whether containers can be limited so.
         init_binary: whether it can put an init before a foreign image's process.
-        root_dir: where it keeps images and containers; only asked how full its file system is.
+        root_dir: where it keeps images and the files of containers; only asked how full its file system is.
     """
 
     version: str
@@ -78,7 +79,7 @@ class EngineFacts:
             cpu_shares=bool(info.get("CPUShares")),
             pids_limit=bool(info.get("PidsLimit")),
             init_binary=bool(info.get("InitBinary")),
-            root_dir=str(info.get("DockerRootDir", "")),
+            root_dir=directory_of(info),
         )
 
     @property

@@ -12,7 +12,7 @@ from invoker.commands.ctl_client import Client, Failure
 from invoker.commands.doctor import Check, Finding, Node, bad, ok, warning
 from invoker.images import LOW_WATER
 from pool import courtesy
-from pool.disk import ADVICE, room_on
+from pool.disk import ADVICE, directory_of, room_on
 
 _DEADLINE_S = 5.0
 #: API 1.40 is what `pool/docker.py` speaks at least.
@@ -37,7 +37,7 @@ def check_engine(node: Node) -> Iterator[Finding]:
     yield _judge_driver(info)
     yield from _judge_limits(info)
     yield _judge_storage(info)
-    yield from _judge_space(str(info.get("DockerRootDir") or ""))
+    yield from _judge_space(directory_of(info))
     yield from _judge_security(info)
     if info.get("LiveRestoreEnabled"):
         yield ok("engine-live-restore", "on: containers survive a restart of the engine")

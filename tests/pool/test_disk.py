@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.disk import Room, refuse_on_full_disk, room_on
+from pool.disk import Room, directory_of, refuse_on_full_disk, room_on
 from pool.errors import EngineDiskFull
 
 
@@ -53,3 +53,40 @@ def test_engine_of_unknown_place_is_not_judged():
     assert room_on("") is None
     refuse_on_full_disk("")
     refuse_on_full_disk("/no/such/place")
+
+
+def info(driver_status: list[list[str]] | None, address: str) -> dict[str, object]:
+    return {"DockerRootDir": "/engine", "DriverStatus": driver_status, "Containerd": {"Address": address}}
+
+
+SNAPSHOTS = [["driver-type", "io.containerd.snapshotter.v1"]]
+SERVICE, CHILD = "/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"
+
+
+@pytest.mark.parametrize(
+    ("about", "directory"),
+    [
+        (info(SNAPSHOTS, SERVICE), "/var/lib/containerd"),
+        (info(SNAPSHOTS, CHILD), "/engine"),
+        (info([["Backing Filesystem", "extfs"]], SERVICE), "/engine"),
+        (info(None, SERVICE), "/engine"),
+        ({"DockerRootDir": "/engine", "DriverStatus": SNAPSHOTS}, "/engine"),
+        ({}, ""),
+    ],
+)
+def test_the_disk_that_counts_is_that_on_which_images_are(about: dict[str, object], directory: str, tmp_path: Path):
+    assert directory_of(about, tmp_path / "absent.toml") == directory
+
+
+@pytest.mark.parametrize(
+    ("text", "directory"),
+    [
+        ('version = 2\nroot = "/data/containerd"\n[plugins]\n', "/data/containerd"),
+        ("version = 2\n[plugins]\n", "/var/lib/containerd"),
+        ("root = ", "/var/lib/containerd"),
+    ],
+)
+def test_a_containerd_of_its_own_keeps_images_where_its_configuration_says(text: str, directory: str, tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    assert directory_of(info(SNAPSHOTS, SERVICE), config) == directory

@@ -127,6 +127,14 @@ def test_the_engines_disk_is_judged_by_what_new_containers_need(
     assert "/engine" in finding.text
 
 
+def test_the_disk_of_a_containerd_that_keeps_the_images_is_judged(
+    examine: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_engine, "directory_of", lambda info: f"{info['DockerRootDir']}/images")
+    monkeypatch.setattr(doctor_engine, "room_on", {"/engine/images": Room(9 << 20, 10 << 20)}.get)
+    assert "/engine/images has 9 MiB free" in examine(DockerRootDir="/engine")["engine-space"].text
+
+
 def test_apparmor_without_its_parser_means_that_no_container_starts(
     examine: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
