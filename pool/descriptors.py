@@ -32,14 +32,15 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
     try:
         pidfd = os.pidfd_open(pid)
         opened.append(pidfd)
+        if engine_id not in _cgroups_of(pid):
+            raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
         try:
-            if engine_id not in Path(f"/proc/{pid}/cgroup").read_text():
-                raise ProcessLookupError(f"process {pid} is not of container {engine_id}")
             files = cgroup.open_files(cgroup.find_directories(pid))
             if files.oom_file and engine_id not in files.oom_file:  # another container's could have this path one day
                 raise cgroup.CgroupNotFoundError(f"{files.oom_file} is not of container {engine_id}")
         except OSError as error:
-            if netns.has_ended(pidfd):
+            # One that ends leaves its cgroup a moment before its pidfd says so.
+            if netns.has_ended(pidfd) or engine_id not in _cgroups_of(pid):
                 raise ProcessLookupError(f"process {pid} has ended") from error
             raise
         log_fd = -1
@@ -67,3 +68,11 @@ def open_descriptors(pid: int, engine_id: str, container_id: ContainerId, run_di
             cgroup.close_all(opened)
             if files is not None:
                 files.close()
+
+
+def _cgroups_of(pid: int) -> str:
+    """Read in which cgroups a process is; in none once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""

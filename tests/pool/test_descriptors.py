@@ -46,6 +46,21 @@ def test_a_process_that_has_ended_is_not_found(child):
     assert open_count() == before
 
 
+@pytest.mark.parametrize(("after", "error"), [("0::/\n", ProcessLookupError), ("0::/docker/e1\n", CgroupNotFoundError)])
+def test_a_process_that_has_left_its_cgroup_is_ending_though_its_pidfd_does_not_say_so_yet(child, monkeypatch, after, error):
+    looks = iter(["0::/docker/e1\n", after])
+    monkeypatch.setattr("pool.descriptors._cgroups_of", lambda _pid: next(looks))
+
+    def lost(pid: int) -> None:
+        raise CgroupNotFoundError(f"no mounted cgroup hierarchy shows / of process {pid}")
+
+    monkeypatch.setattr("pool.cgroup.find_directories", lost)
+    before = open_count()
+    with pytest.raises(error):
+        open_descriptors(child.pid, "e1", NAME, None)
+    assert open_count() == before
+
+
 def test_a_process_that_ends_while_its_files_are_opened_leaves_none_open(child, monkeypatch, tmp_path):
     really_open = fifo.open_fifo
 
