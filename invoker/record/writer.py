@@ -196,8 +196,9 @@ class Writer:
         self._stop.set()
         self._hurry.set()
         self._queue.put(None)
-        await self._ended
-        self._thread.join()
+        await asyncio.wait({self._ended})
+        self._thread.join()  # also where it has failed: whoever is told so finds its databases closed
+        self._ended.result()
 
     # ---- the thread
 

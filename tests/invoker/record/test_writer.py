@@ -158,6 +158,7 @@ async def test_a_bug_ends_the_writer_loudly(new_writer, caplog, monkeypatch):
     assert "the journal keeps everything" in caplog.text
     with pytest.raises(TypeError):
         await writer.close()
+    assert not writer._thread.is_alive()
 
 
 async def test_the_journal_is_replayed_from_the_older_of_both_positions(new_writer, tmp_path):
