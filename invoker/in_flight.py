@@ -23,6 +23,8 @@ class InFlight:
         self._tickets: dict[ActivationId, Ticket] = {}
         #: By namespace; no zeros.
         self._counts: dict[str, int] = {}
+        #: Those that count no more, though they have not ended.
+        self._answered: set[ActivationId] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -64,12 +66,22 @@ class InFlight:
         call = ticket.call
         if (digest := call.action.exec.code) is not None:
             self.code.release(digest)
-        if call.within is None:
-            namespace = call.identity.namespace.name
-            left = self._counts[namespace] - 1
-            if left:
-                self._counts[namespace] = left
-            else:
-                del self._counts[namespace]
+        if ticket.activation_id in self._answered:
+            self._answered.remove(ticket.activation_id)
+        elif call.within is None:
+            self._count_less(call.identity.namespace.name)
         if not self._tickets:
             self._idle.set()
+
+    def count_no_more(self, ticket: Ticket) -> None:
+        """It was answered, and only log lines of it are still to come: its caller may make the next call."""
+        if ticket.call.within is None:
+            self._answered.add(ticket.activation_id)
+            self._count_less(ticket.call.identity.namespace.name)
+
+    def _count_less(self, namespace: str) -> None:
+        left = self._counts[namespace] - 1
+        if left:
+            self._counts[namespace] = left
+        else:
+            del self._counts[namespace]

@@ -119,6 +119,7 @@ class LongWay:
         """Record it, answer, and then, where there are no lines yet, wait for them while it still has its container."""
         await self._endings.end(ticket, outcome, logs=lines)
         if lines is None:
+            self._in_flight.count_no_more(ticket)
             try:
                 await self._wait_lines(lease)
             finally:  # cancelled, there are some all the same

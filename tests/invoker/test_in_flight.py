@@ -47,6 +47,26 @@ async def test_each_counts_from_its_beginning_to_its_end_and_a_part_of_another_n
     assert (len(in_flight), in_flight.count("anna")) == (0, 0)
 
 
+async def test_what_was_answered_counts_no_more_and_is_there_until_its_end(tmp_path: Path):
+    in_flight = InFlight(CodeFiles(tmp_path))
+    first, second = ticket("1"), ticket("2")
+    part = ticket("3", Within(cause=ActivationId("1")))
+    for each in (first, second, part):
+        in_flight.enter(each)
+    for each in (first, part):
+        in_flight.count_no_more(each)
+        assert (len(in_flight), in_flight.count("anna")) == (3, 1)
+        assert in_flight.find(each.activation_id) is each
+    for each in (first, part):
+        in_flight.leave(each)
+    assert (len(in_flight), in_flight.count("anna")) == (1, 1)
+    in_flight.enter(first)
+    assert in_flight.count("anna") == 2, "another of the same id counts again"
+    in_flight.leave(first)
+    in_flight.leave(second)
+    assert (len(in_flight), in_flight.count("anna")) == (0, 0)
+
+
 async def test_who_waits_for_the_end_of_all_is_told_when_the_last_has_left(tmp_path: Path):
     in_flight = InFlight(CodeFiles(tmp_path))
     await in_flight.wait_empty()

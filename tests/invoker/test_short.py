@@ -231,6 +231,8 @@ async def test_more_lines_than_a_turn_reads_come_after_its_answer_and_before_its
 
     async def note(self: PipeLogReader, deadline: float) -> None:
         told.append((len(short.told), all(container.leases for container in s.pool.containers())))
+        assert s.invoker.in_flight("anna") == 0, "the caller may make the next call"
+        assert len(s.invoker._in_flight) == 1, "and the daemon does not end before it"
         await wait_complete(self, deadline)
 
     async with site(tmp_path, freeze_grace_s=10.0) as s:
