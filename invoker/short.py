@@ -265,11 +265,11 @@ class ShortCall:
     def _leave(self, task: asyncio.Task[None]) -> None:
         """It is on the long way, with this task."""
         self._finish_waiting()
-        self._ticket.short = None
         self._ticket.task = task
 
     def _finish_waiting(self) -> None:
         self._done = True
+        self._ticket.short = None  # nor would the two go without the collector of garbage, and all that hangs on them
         if self._verify is not None:
             self._verify.cancel()
         if self._expiry is not None:

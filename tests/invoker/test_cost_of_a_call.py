@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import http.client
 import socket
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, Self
 
+import pytest
 from aiohttp import web
 
 from invoker.config.model import Config, PoolConfig, StemCellConfig
@@ -160,6 +162,21 @@ def check_budget(counted: Counter[str], budget: int) -> None:
 async def test_a_warm_call_stays_within_its_instructions(tmp_path: Path):
     async with a_daemon(tmp_path) as (port, request):
         check_budget(await count_instructions(port, request), BUDGET)
+
+
+@pytest.mark.parametrize("clients", [1, 8])
+async def test_a_warm_call_leaves_nothing_to_the_collector_of_garbage(tmp_path: Path, clients: int):
+    """What refers to itself in a circle stays until the collector has found it: milliseconds in the middle of some call."""
+    async with a_daemon(tmp_path) as (port, request):
+        await asyncio.to_thread(call, port, request, _CALLS)
+        gc.collect()
+        gc.disable()
+        try:
+            await asyncio.gather(*(asyncio.to_thread(call, port, request, 50) for _ in range(clients)))
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < 50 * clients, f"{found} objects of {50 * clients} calls"
 
 
 async def test_a_refused_call_stays_within_its_instructions_and_leaves_nothing(tmp_path: Path):

@@ -15,10 +15,12 @@ import pytest
 from invoker.activation import Activation, Status
 from invoker.errors import JournalFull
 from invoker.model import Limits
-from invoker.record.activations import ActivationReader
+from invoker.record.activations import ActivationReader, Retention
 from invoker.record.recorder import Recorder
 from invoker.record.store import StoreTooNew
-from invoker.record.writer_client import WriterEnded
+from invoker.record.talk import Committed, pack
+from invoker.record.writer import Written
+from invoker.record.writer_client import WriterEnded, WriterProcess
 from tests.support.cpu_group import cpu_group_of
 
 #: By the real clock: the process has no other, and drops what is old.
@@ -74,6 +76,29 @@ async def test_many_records_over_many_segments_are_all_committed_and_read(open_r
     reader = await ActivationReader.open(tmp_path / "activations.db")
     assert await reader.get("g", f"{1234:032x}") == an_activation(1234)
     await reader.close()
+
+
+async def test_what_is_committed_is_taken_off_a_few_at_a_time_so_that_calls_need_not_wait_for_all(tmp_path):
+    groups: list[list[int]] = []
+    writer = WriterProcess(
+        tmp_path,
+        node="n",
+        retention=Retention(),
+        on_committed=lambda group: groups.append([each.sequence for each in group]),
+        release=lambda _: None,
+        linger_s=DEADLINE_S,
+    )
+    for sequence in range(1, 41):
+        writer.put(Written((), position=sequence, size=1, sequence=sequence))
+    writer.data_received(pack(Committed(position=20, asides=0)))
+    assert groups == [list(range(1, 9))], "the loop is free again"
+    writer.data_received(pack(Committed(position=30, asides=0)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert max(map(len, groups)) == 8
+    assert [sequence for group in groups for sequence in group] == list(range(1, 31))
+    writer.data_received(pack(Committed(position=31, asides=0)))
+    assert groups[-1] == [31]
 
 
 async def test_a_large_record_and_what_overtakes_it_are_committed(open_recorder):
