@@ -58,7 +58,10 @@ class Places:
         refusal = self._pool.refusal(plan.key, coming=self._coming.get(plan.key.digest, 0))
         if refusal is not None:
             self._on_refused(call, refusal)
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame: a circle, of which overload would make thousands
 
     def has_coming(self, plan: Plan) -> bool:
         """Whether one was let in that will want such a container in a moment."""

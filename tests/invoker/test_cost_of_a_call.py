@@ -164,15 +164,16 @@ async def test_a_warm_call_stays_within_its_instructions(tmp_path: Path):
         check_budget(await count_instructions(port, request), BUDGET)
 
 
+@pytest.mark.parametrize(("status", "pool"), [(200, {}), (429, {"max_waiting_per_user": 0})])
 @pytest.mark.parametrize("clients", [1, 8])
-async def test_a_warm_call_leaves_nothing_to_the_collector_of_garbage(tmp_path: Path, clients: int):
+async def test_a_call_leaves_nothing_to_the_collector_of_garbage(tmp_path: Path, clients: int, status: int, pool: dict[str, int]):
     """What refers to itself in a circle stays until the collector has found it: milliseconds in the middle of some call."""
-    async with a_daemon(tmp_path) as (port, request):
-        await asyncio.to_thread(call, port, request, _CALLS)
+    async with a_daemon(tmp_path, **pool) as (port, request):
+        await asyncio.to_thread(call, port, request, _CALLS, status)
         gc.collect()
         gc.disable()
         try:
-            await asyncio.gather(*(asyncio.to_thread(call, port, request, 50) for _ in range(clients)))
+            await asyncio.gather(*(asyncio.to_thread(call, port, request, 50, status) for _ in range(clients)))
             found = gc.collect()
         finally:
             gc.enable()
