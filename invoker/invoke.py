@@ -230,6 +230,7 @@ class Invoker:
             if ticket.course is not None:
                 ticket.course.coming.close()
             self._in_flight.leave(ticket)
+            ticket.release_waiters()
             raise
 
     async def run_promised(
@@ -257,6 +258,7 @@ class Invoker:
         except BaseException:
             for ticket in tickets:
                 self._in_flight.leave(ticket)
+                ticket.release_waiters()
             raise
         for ticket in tickets:
             self._begin(ticket)
@@ -280,7 +282,7 @@ class Invoker:
             What it was: `queued` or `running`; None when there is none such, or it has ended already.
         """
         ticket = self._in_flight.find(activation_id)
-        if ticket is None or (ticket.task is None and ticket.short is None) or ticket.done is not None:
+        if ticket is None or ticket.done is not None:
             return None
         if namespace not in {None, ticket.call.identity.namespace.name}:
             return None
@@ -288,7 +290,6 @@ class Invoker:
             ticket.cancelled = True
             ticket.short.cancel()
             return "running" if ticket.trace.granted else "queued"
-        assert ticket.task is not None
         course = ticket.course
         if course is not None:  # it ends when the part that runs has ended
             course.cancelled = True
@@ -298,6 +299,7 @@ class Invoker:
         if not ticket.cancelled:
             ticket.cancelled = True
             if ticket.trace.planned:  # else it looks itself, when it begins
+                assert ticket.task is not None
                 self._loop.call_soon(ticket.task.cancel)  # not now: a task that has not begun would never, nor record anything
         return "running" if ticket.trace.granted else "queued"
 
@@ -358,8 +360,9 @@ class Invoker:
         """Give an activation its way, in a task of its own."""
         call = ticket.call
         if ticket.composes:
-            ticket.course = ticket.course or Course(ticket.activation_id, call)
-            way = self._composed_way.conduct(ticket, ticket.course)
+            course = ticket.course = ticket.course or Course(ticket.activation_id, call)
+            course.cancelled |= ticket.cancelled
+            way = self._composed_way.conduct(ticket, course)
         elif call.action.exec.kind == BUILTIN:
             way = self._builtin_way.conduct(ticket)
         else:

@@ -100,6 +100,10 @@ class Ticket(msgspec.Struct, eq=False):
         """Tell all who wait how it ended, or, without a record, why it has not begun."""
         self.done, self.error = activation, error
         self.tell_end()
+        self.release_waiters()
+
+    def release_waiters(self) -> None:
+        """Let those who wait for the end look: it has come, or will not."""
         for waiter in self.waiters:
             release(waiter)
 

@@ -317,6 +317,37 @@ async def test_cancelled_while_it_runs_is_killed_and_billed_and_cancelled_in_the
         assert s.invoker.cancel(first.activation_id) is None
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_being_promised_can_be_cancelled_already_and_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+):
+    """Who asks with the same idempotency key knows its id before the disk has the promise."""
+    async with site(tmp_path) as s:
+        accepted, on_disk = s.recorder.accepted, asyncio.Event()
+
+        async def slowly(promise: Accepted) -> None:
+            await on_disk.wait()
+            if fails:
+                raise JournalFull
+            await accepted(promise)
+
+        async def cancel() -> str | None:
+            await until(lambda: s.invoker.in_flight("anna") == 1)
+            (name,) = s.invoker.ids_in_flight()
+            was = s.invoker.cancel(name)
+            asyncio.get_running_loop().call_soon(on_disk.set)
+            await s.invoker.wait_recorded(name)
+            return was
+
+        monkeypatch.setattr(s.recorder, "accepted", slowly)
+        call, was = await asyncio.gather(s.invoker.invoke(s.call(blocking=False)), cancel(), return_exceptions=True)
+        assert type(call) is (JournalFull if fails else Accepted202)
+        assert was == "queued"
+        await s.invoker.wait_idle()
+        assert [each.meter.outcome for each in s.finished] == ([] if fails else ["cancelled"])
+        assert s.backend.calls["create"] == 0
+
+
 async def test_idempotency_key_returns_the_first_activation_and_refuses_another_body(tmp_path: Path):
     async with site(tmp_path) as s:
         both = await asyncio.gather(s.run(idempotency_key="k"), s.run(idempotency_key="k"))
