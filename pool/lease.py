@@ -261,9 +261,9 @@ class Lease:
     async def _connect(self, deadline: float) -> Connection:
         try:
             return await self._live.connect(self._backend, self._loop, deadline=deadline, on_refused=self._thaw_now)
-        except TimeoutError:
-            raise
         except (OSError, ContainerStartFailed) as error:
+            if isinstance(error, TimeoutError) and self._loop.time() >= deadline:
+                raise  # the action's time is up; one of a single attempt to dial is the container's fault
             failure = ContainerStartFailed if self.needs_init else ContainerUnreachable
             raise failure(f"the container cannot be reached: {error}") from error
 
