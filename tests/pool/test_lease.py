@@ -168,6 +168,16 @@ async def test_a_container_that_has_ended_before_it_was_dialled_is_told_as_such(
             await bench.request(lease, "/init")
 
 
+@pytest.mark.parametrize(("needs_init", "failure"), [(True, ContainerStartFailed), (False, ContainerUnreachable)])
+async def test_an_attempt_to_dial_that_takes_too_long_is_not_the_actions_time_limit(bench, needs_init, failure):
+    async with bench.lease("a") as lease:
+        lease._live.close_connections()
+        lease.needs_init = needs_init
+        bench.backend.fail_next("dial", TimeoutError())
+        with pytest.raises(failure):
+            await bench.request(lease)
+
+
 @pytest.mark.parametrize(
     ("peak_mib", "clean", "quality", "seen"),
     [
