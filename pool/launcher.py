@@ -6,7 +6,7 @@ was given. The rules themselves are functions of values, in `launching.py`, `kee
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -33,7 +33,8 @@ S = ContainerState
 MOST_PACES = 20_000
 #: Frozen containers that are measured at a time.
 MEASURED_AT_ONCE = 64
-#: Lines that are looked at while there is no memory for them, in turn: with hundreds of them each event would cost milliseconds.
+#: Lines that are looked at, in turn, while there is no memory for them, or no place within their user's caps: with hundreds of
+#: them each event would cost milliseconds.
 MOST_BLOCKED = 32
 #: A user whose last activation was no longer ago than this would notice what others' starts cost, s.
 NEIGHBOUR_S = 1.0
@@ -150,9 +151,6 @@ class Launcher:
         Returns:
             Seconds.
         """
-        pace = self._paces.get(key.digest)
-        if pace is None or pace.mean_s is None:
-            return 0.0
         books, settings, uid = self._books, self._settings(), key.spec.uid
         has = len(books.by_key.get(key.digest, ()))
         user = books.users.get(uid)
@@ -164,7 +162,7 @@ class Launcher:
         )
         could_have = has + max(more, 0)
         takes = self.takes(key)
-        return waiting * pace.mean_s / (could_have * takes) if could_have else 0.0
+        return waiting * self.mean_s(key) / (could_have * takes) if could_have else 0.0
 
     def at_cap(self, key: ReuseKey) -> bool:
         """Whether the action or its user has all the containers, or the user all the memory, that it may have."""
@@ -234,14 +232,19 @@ class Launcher:
         books = self._books
         width = self.width.choose(self._settings().parallel_starts, books.now)
         lines = self._queue.in_turn() if books.starting < width else self._queue.in_turn(of=self._has_something)
+        #: User -> lines for which there was no place within its caps; None -> lines for which there was no memory.
+        blocked: Counter[int | None] = Counter()
         for digest, oldest in lines:
+            spec = oldest.key.spec
             if self._has_something(oldest.key):
                 self._orders.serve(oldest.key)
-            elif books.starting >= width or len(self.blocked) >= MOST_BLOCKED:
+            elif books.starting >= width or max(blocked[None], blocked[spec.uid]) >= MOST_BLOCKED:
                 continue  # only a start could help it, and there is none to be had
             line = self._queue.line(digest)
             if line is not None and not self._launch_line(digest, line, width):
                 return
+            if digest in self.blocked:
+                blocked[spec.uid if self._user_at_cap(spec) else None] += 1
         if not self._queue:
             self._replenish_stems(width)
 

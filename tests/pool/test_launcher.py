@@ -95,6 +95,17 @@ def test_with_hundreds_of_lines_only_those_are_looked_at_that_could_get_somethin
     assert 1 < looked_at(ev.Arrived(ActivationId("b"), of(2))) <= MOST_BLOCKED + 1, "there is no memory for any of them"
 
 
+def test_however_many_lines_wait_within_their_users_cap_nobody_else_waits_for_them():
+    driver = Driver(memory_mib=4096, parallel_starts=4, max_containers_per_user=2)
+    for number in range(2):
+        busy(driver, f"a{number}", of(1, f"f{number}"))
+    busy(driver, "b0", of(2, memory_mib=1024))  # so much that the other user's lines are looked at first
+    for number in range(2, MOST_BLOCKED + 10):
+        assert driver.arrive(f"a{number}", of(1, f"f{number}")) == []
+    (create,) = driver.arrive("b1", of(2, "other"))
+    assert driver.machine.books.containers[create.container].spec.uid == 2
+
+
 def test_an_idle_container_of_a_quiet_but_active_user_survives_a_flood():
     driver = Driver(memory_mib=1024)
     kept = driver.warm("b0", of(2))
