@@ -320,14 +320,13 @@ class Journal:
         While records come the next sync is due without being asked for: to wake the thread costs the loop more than an append.
         """
         due = time.monotonic() + self._sync_s
+        idle_s = _ASK_AGAIN_S if self._refusal else None
         try:
-            if self._advances:
-                job = self._jobs.get(timeout=self._sync_s)
-            else:
-                job = self._jobs.get(timeout=_ASK_AGAIN_S if self._refusal else None)
-                due = time.monotonic() + self._sync_s
+            job = self._jobs.get(timeout=self._sync_s if self._advances else idle_s)
         except queue.Empty:
             return
+        if not self._advances:
+            due = time.monotonic() + self._sync_s
         with contextlib.suppress(queue.Empty):
             while self._take(job):
                 job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
